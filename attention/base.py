@@ -1,0 +1,80 @@
+"""The two contracts of attention operators: refinement of a feature map, and mixing in place of a convolution.
+
+Hosts in `backbones` insert operators by these contracts alone, so an operator written elsewhere only has to subclass
+one of the two to be usable in every host, configuration file and command line.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+
+class Refine(nn.Module, ABC):
+    """A feature map refined in place of itself: `(B, C, H, W) -> (B, C, H, W)`.
+
+    A subclass is constructed as `Operator(channels, ...)` with plain typed options after `channels`, accepts every
+    H, W >= 1, keeps dtype, device and memory format, and may therefore follow any convolution. Operators with batch
+    normalisation need more than one value per channel in training, as any batch normalisation does.
+
+    Args:
+        channels: Number of channels C of the map, at least 1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        check_at_least(1, channels=channels)
+        self.channels = channels
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Refines `x` (B, C, H, W) and returns a tensor of the same shape."""
+
+
+class Mixer(nn.Module, ABC):
+    """A stand-in for a spatial convolution: `(B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))`.
+
+    A subclass is constructed as `Operator(in_channels, out_channels, stride, ...)` with plain typed options after
+    `stride` and accepts every H, W >= 1: where blocks or tokens must divide, it pads and masks internally, and the
+    result does not depend on the padding.
+
+    Args:
+        in_channels: Number of channels C_in of the input map, at least 1.
+        out_channels: Number of channels C_out of the output map, at least 1.
+        stride: Subsampling factor of the output map in both directions, at least 1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        check_at_least(1, in_channels=in_channels, out_channels=out_channels, stride=stride)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.stride = stride
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes `x` (B, C_in, H, W) into a map (B, C_out, ceil(H / stride), ceil(W / stride))."""
+
+
+def check_at_least(minimum: int, **arguments: int) -> None:
+    """Raises `ValueError` naming the first of `arguments` that is smaller than `minimum`."""
+    for name, value in arguments.items():
+        if value < minimum:
+            raise ValueError(f"{name}={value} is too small; give an integer of at least {minimum}")
+
+
+def check_choice(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raises `ValueError` if argument `name` has a `value` that is none of `choices`."""
+    choices = tuple(choices)
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(choices)}")
+
+
+def bottleneck_channels(channels: int, reduction: int) -> int:
+    """Width m = floor(channels / reduction) of a gate's bottleneck; `ValueError` if nothing would be left."""
+    check_at_least(1, reduction=reduction)
+    if channels < reduction:
+        raise ValueError(
+            f"reduction={reduction} leaves no hidden channel of channels={channels}; give a value of at most {channels}"
+        )
+    return channels // reduction

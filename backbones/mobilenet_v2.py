@@ -1,0 +1,149 @@
+"""MobileNetV2 (Sandler et al., CVPR 2018, arXiv 1801.04381) as a host of refinement operators.
+
+The network is torchvision's and keeps torchvision's parameter names, so that torchvision's weights load; only the
+attention inside the blocks is new. It sits where the authors of coordinate attention (arXiv 2103.02907) put it.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+from torchvision.models import MobileNet_V2_Weights, WeightsEnum, mobilenetv2
+
+from attention.base import Refine
+from backbones.base import Backbone
+from backbones.dilation import dilate
+from backbones.weights import load_weights
+
+OutputStride = Literal[8, 16, 32]
+
+_ENDS = (3, 6, 13, 17)  # last block at strides 4, 8, 16 and 32
+_TAPPED = 14  # the block whose expansion torchvision's SSDLite reads
+
+
+class _RefinedInvertedResidual(mobilenetv2.InvertedResidual):
+    """An inverted residual with attention before its projection; `MobileNetV2` sets `attention`."""
+
+    attention: nn.Module
+
+    @property
+    def expands(self) -> bool:
+        """Whether the block begins with a 1x1 expansion, as all but the first do."""
+        return len(self.conv) == 4
+
+    @property
+    def hidden_channels(self) -> int:
+        """Channels of the depthwise convolution."""
+        channels: int = self.conv[-2].in_channels
+        return channels
+
+    def expand(self, x: Tensor) -> Tensor:
+        expanded: Tensor = self.conv[0](x) if self.expands else x
+        return expanded
+
+    def project(self, expanded: Tensor) -> Tensor:
+        depthwise, projection, norm = self.conv[-3], self.conv[-2], self.conv[-1]
+        projected: Tensor = norm(projection(self.attention(depthwise(expanded))))
+        return projected
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.project(self.expand(x))
+        return x + out if self.use_res_connect else out
+
+
+class MobileNetV2(Backbone):
+    """MobileNetV2 with attention in its inverted residuals.
+
+    Features are the last block outputs at strides 4, 8, 16 and 32 (`output_stride` permitting), with 24, 32, 96 and 320
+    channels at width 1. Images of every size are accepted.
+
+    A block with expansion is x + BN(W_project A(relu6(BN(depthwise(relu6(BN(W_expand x))))))): the attention A refines
+    the hidden map of 6 times the block's input channels. The first block, which does not expand, receives none
+    (arXiv 2103.02907, figure 3a).
+
+    With `output_stride` 16 or 8 the strides that are left out become dilation 2 and 4 behind them, such that dense maps
+    agree with the network of stride 32 wherever that has cells.
+
+    Parameters without classifier at width 1: 1,811,712, with `last_conv` 2,223,872, plus those of the attention.
+
+    Args:
+        width: Multiplier of all channel numbers, positive; results are rounded to multiples of 8.
+        attention: Operator to insert in every block but the first, made from the number of hidden channels; none gives
+            the plain network.
+        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
+        last_conv: Whether to append the classification network's last 1x1 convolution; the last feature map then has
+            1280 channels in place of 320.
+        tap_expansion: Whether the third feature map is taken inside the next block, after its expansion (576 channels),
+            as torchvision's SSDLite does, and not at the block's output (96 channels).
+        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1 (stride 4), up to 5,
+            everything.
+        weights: `imagenet` for torchvision's default weights (width 1 only), or the path of a .pth, .pt or .safetensors
+            file; none leaves the random initialisation.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        attention: Callable[[int], Refine] | None = None,
+        output_stride: OutputStride = 32,
+        last_conv: bool = False,
+        tap_expansion: bool = False,
+        frozen_stages: int = 0,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        if width <= 0:
+            raise ValueError(f"width={width} leaves no channels; give a positive multiplier such as 1.0")
+        if output_stride not in get_args(OutputStride):
+            raise ValueError(f"output_stride={output_stride} is not possible; choose 8, 16 or 32")
+        self.width = width
+        self.tap_expansion = tap_expansion
+        host = mobilenetv2.MobileNetV2(num_classes=1, width_mult=width, block=_RefinedInvertedResidual)
+        self.features: nn.Sequential = host.features if last_conv else host.features[:-1]
+        if not last_conv:
+            self.classifier_prefixes = (*self.classifier_prefixes, f"features.{len(self.features)}.")
+        blocks = self.features[1 : _ENDS[-1] + 1]
+        channels = [self.features[end].out_channels for end in _ENDS]
+        if tap_expansion:
+            channels[2] = self.features[_TAPPED].hidden_channels
+        if last_conv:
+            channels[3] = host.last_channel
+        self.channels = tuple(channels)
+        self.strides = tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
+
+        rate = 1
+        for before, end, stride in zip((0, *_ENDS[:-1]), _ENDS, (4, 8, 16, 32), strict=True):
+            if stride > output_stride:
+                rate = dilate(self.features[before + 1 : end + 1], rate)
+        # After the host's own initialisation, which would overwrite that of the operators.
+        for block in blocks:
+            refined = attention is not None and block.expands
+            block.attention = attention(block.hidden_channels) if attention and refined else nn.Identity()
+        if weights is not None:
+            load_weights(self, weights)
+        self.freeze(frozen_stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of `x` (B, 3, H, W) at the four strides, finest first."""
+        features: list[Tensor] = []
+        for index, layer in enumerate(self.features):
+            if self.tap_expansion and index == _TAPPED and isinstance(layer, _RefinedInvertedResidual):
+                features[-1] = expanded = layer.expand(x)
+                x = layer.project(expanded)
+            else:
+                x = layer(x)
+            if index in _ENDS:
+                features.append(x)
+        features[-1] = x  # the last 1x1 convolution's output where there is one
+        return features
+
+    def stages(self) -> list[list[nn.Module]]:
+        """The stem convolution, then the blocks of each feature map; a last 1x1 convolution ends the last stage."""
+        ends = [1, 4, 7, 14, len(self.features)]
+        layers = list(self.features)
+        return [layers[:1], *(layers[start:end] for start, end in pairwise(ends))]
+
+    def published_weights(self) -> WeightsEnum | None:
+        """ImageNet weights of torchvision (its default ones), which exist for width 1."""
+        return MobileNet_V2_Weights.DEFAULT if self.width == 1.0 else None

@@ -1,0 +1,226 @@
+"""ADE20K semantic segmentation (the SceneParsing layout), and every data set in the same layout."""
+
+import csv
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from datamodules.base import Batch, VisionDataModule
+from datamodules.collate import pad_images, valid_sizes
+from datamodules.errors import DataError
+from datamodules.image_dataset import ImageDataset, to_tensor
+from datamodules.images import IMAGE_SUFFIXES, read_image, read_mask
+from datamodules.pipelines import RandomRatioCrop, SegmentationPipeline
+from datamodules.sampling import SampleKey, seed_transforms
+
+IGNORE = 255
+"""Label of pixels that neither loss nor metric counts."""
+
+Sample = dict[str, Any]
+
+
+class ADE20K(VisionDataModule):
+    """Images with a class for every pixel, in the layout of ADE20K's SceneParsing release.
+
+    `ROOT/images/{training,validation}/*.jpg`, `ROOT/annotations/{training,validation}/*.png` (0 = other, k = class k),
+    and `ROOT/objectInfo*.csv` or `.txt` with the class names. Labels become 0..K-1, other becomes 255 = ignored.
+
+    A batch is a dictionary:
+
+    - `image`: (B, 3, H, W) uint8 RGB, padded right and bottom with 0;
+    - `size`: (B, 2) valid height and width;
+    - `mask`: in training (B, H, W) uint8, padded with 255; in validation B tensors (H_i, W_i) at original resolution;
+    - `repeated`: (B,) bool, True where a sample only fills up the last step of a distributed run;
+    - `targets`: B dictionaries with `image_id`, `file_name`, `original_size` (2,) height and width.
+
+    Args:
+        root: Folder of the data set.
+        train_split: Name of the training folders in `images` and `annotations`.
+        val_split: Name of the validation folders.
+        pipeline: Resizing and augmentation. Default: `RandomRatioCrop()`, MMSegmentation's 512 x 512 recipe.
+        batch_size: Training images per process and step.
+        val_batch_size: Validation images per process and step; 1 keeps the scores independent of padding.
+        num_workers: Loader processes per training process; 0 loads in the training process.
+        max_images: Use only the first images of each split in the order of their names, to try things out.
+        images: Image, folder or glob that `predict` runs on, instead of the validation split.
+        class_names: Names of the classes, for `predict` where no data set is at hand. Default: read from the file.
+        seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        train_split: str = "training",
+        val_split: str = "validation",
+        pipeline: SegmentationPipeline | None = None,
+        batch_size: int = 4,
+        val_batch_size: int = 1,
+        num_workers: int = 2,
+        max_images: int | None = None,
+        images: str | None = None,
+        class_names: list[str] | None = None,
+        seed: int = 42,
+    ) -> None:
+        super().__init__(batch_size, val_batch_size, num_workers, images, class_names, seed)
+        self.root = Path(root)
+        self.train_split, self.val_split = train_split, val_split
+        self.pipeline = pipeline or RandomRatioCrop()
+        self.max_images = max_images
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of a typical network input."""
+        return self.pipeline.image_size
+
+    @cached_property
+    def _class_names_of_file(self) -> list[str]:
+        return read_class_names(self.root)
+
+    def read_class_names(self) -> list[str]:
+        """Names of the classes, in the order of the file."""
+        return self._class_names_of_file
+
+    def train_dataset(self) -> Dataset[Sample]:
+        """The training split, augmented."""
+        return self._split(self.train_split, self.pipeline.training(), training=True)
+
+    def val_dataset(self) -> Dataset[Sample]:
+        """The validation split with its masks at original resolution."""
+        return self._split(self.val_split, self.pipeline.evaluation(), training=False)
+
+    def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
+        """Images without annotations."""
+        return ImageDataset(paths, self.pipeline.evaluation())
+
+    def _split(self, split: str, transforms: list[A.BasicTransform], training: bool) -> "ADE20KDataset":
+        paths = find_images(self.root / "images" / split)[: self.max_images]
+        annotations = self.root / "annotations" / split
+        return ADE20KDataset(paths, annotations, len(self.class_names), transforms, self.seed, training)
+
+    def collate(self, samples: list[Sample], training: bool) -> Batch:
+        """Pads the images of a batch to one size, and the masks in training."""
+        images = [sample["image"] for sample in samples]
+        batch: Batch = {
+            "image": pad_images(images, frame=self.pipeline.frame if training else None, multiple=1),
+            "size": valid_sizes(images),
+            "repeated": torch.tensor([sample["repeated"] for sample in samples]),
+            "targets": [sample["target"] for sample in samples],
+        }
+        if "mask" in samples[0]:
+            masks = [sample["mask"] for sample in samples]
+            batch["mask"] = pad_images(masks, frame=self.pipeline.frame, value=IGNORE) if training else masks
+        return batch
+
+
+class ADE20KDataset(Dataset[Sample]):
+    """Samples of one split, indexed by `SampleKey`.
+
+    Args:
+        paths: Image files.
+        annotations: Folder of the masks, of the same names ending in .png.
+        num_classes: K; masks hold 0..K.
+        transforms: albumentations transforms.
+        seed: The run's seed.
+        training: Transform the mask with the image; otherwise it keeps its original resolution.
+    """
+
+    def __init__(
+        self,
+        paths: list[Path],
+        annotations: Path,
+        num_classes: int,
+        transforms: list[A.BasicTransform],
+        seed: int,
+        training: bool,
+    ) -> None:
+        self.paths, self.annotations, self.num_classes = paths, annotations, num_classes
+        self.seed, self.training = seed, training
+        self.transforms = A.Compose(transforms)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """Reads and augments one image; the result depends on the seed and the key alone."""
+        path = self.paths[key.index]
+        image = read_image(path)
+        mask_path = self.annotations / f"{path.stem}.png"
+        stored = read_mask(mask_path)
+        if stored.shape != image.shape[:2]:
+            raise DataError(f"{mask_path} is {stored.shape} (height, width), but {path} is {image.shape[:2]}")
+        try:
+            mask = reduce_zero_label(stored, self.num_classes)
+        except DataError as error:
+            raise DataError(f"{mask_path}: {error}") from None
+        target = {"image_id": key.index, "file_name": str(path), "original_size": torch.tensor(image.shape[:2])}
+        seed_transforms(self.transforms, self.seed, key)
+        if self.training:
+            augmented = self.transforms(image=image, mask=mask)
+            image, mask = augmented["image"], augmented["mask"]
+        else:
+            image = self.transforms(image=image)["image"]
+        return {
+            "image": to_tensor(image),
+            "mask": torch.from_numpy(mask),
+            "target": target,
+            "repeated": key.repeated,
+        }
+
+
+def reduce_zero_label(stored: NDArray[np.uint8], num_classes: int) -> NDArray[np.uint8]:
+    """Turns stored labels into class labels: 0 (other) and 255 become 255 = ignored, k becomes k - 1.
+
+    Raises:
+        DataError: A label is above K.
+    """
+    mask = stored - np.uint8(1)  # 0 wraps around to 255
+    mask[stored == IGNORE] = IGNORE
+    wrong = (mask >= num_classes) & (mask != IGNORE)
+    if wrong.any():
+        raise DataError(f"label {stored[wrong].max()} found, expected 0..{num_classes} or 255")
+    return mask
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Images of a split, by name.
+
+    Raises:
+        DataError: The folder is missing or empty.
+    """
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise DataError(
+            f"no images in {folder}; expected ROOT/images/{{training,validation}}/*.jpg and "
+            "ROOT/annotations/{training,validation}/*.png as in ADEChallengeData2016 (SceneParsing), not the full "
+            "ADE20K release; set --data.root, or write the sample data set with: python -m datamodules.shapes "
+            "--root data/shapes"
+        )
+    return paths
+
+
+def read_class_names(root: Path) -> list[str]:
+    """Reads the class names from `objectInfo*.csv` (commas) or `objectInfo*.txt` (tabs).
+
+    Of several synonyms ("building, edifice") the first is kept.
+
+    Raises:
+        DataError: There is no such file, or it has no column Name.
+    """
+    files = sorted([*root.glob("objectInfo*.csv"), *root.glob("objectInfo*.txt")])
+    if not files:
+        raise DataError(
+            f"no objectInfo*.csv or objectInfo*.txt with the class names in {root}; ADEChallengeData2016 has one; set "
+            "--data.root, or write the sample data set with: python -m datamodules.shapes --root data/shapes"
+        )
+    with files[0].open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines, delimiter="\t" if files[0].suffix == ".txt" else ","))
+    if not rows or "Name" not in rows[0]:
+        raise DataError(f"{files[0]} has no column Name; expected the columns Idx,...,Name")
+    return [row["Name"].replace(";", ",").split(",")[0].strip() for row in rows]

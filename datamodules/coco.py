@@ -1,0 +1,208 @@
+"""COCO detection, and every data set in the same layout."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import albumentations as A
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from datamodules.base import Batch, VisionDataModule
+from datamodules.coco_annotations import AnnotationFile
+from datamodules.collate import pad_images, valid_sizes
+from datamodules.errors import DataError
+from datamodules.image_dataset import ImageDataset, to_tensor
+from datamodules.images import read_image
+from datamodules.pipelines import DetectionPipeline, ShorterSide
+from datamodules.sampling import SampleKey, seed_transforms
+
+Sample = dict[str, Any]
+
+
+class COCO(VisionDataModule):
+    """Images with boxes in COCO's layout.
+
+    A batch is a dictionary:
+
+    - `image`: (B, 3, H, W) uint8 RGB, padded right and bottom with 0;
+    - `size`: (B, 2) valid height and width;
+    - `repeated`: (B,) bool, True where a sample only fills up the last step of a distributed run;
+    - `targets`: B dictionaries with `image_id`, `file_name`, `original_size` (2,) height and width, and
+      `boxes` (N, 4) float32 xyxy in pixels of the resized image, `labels` (N,) int64 in 0..K-1, `area` (N,) in pixels
+      of the original image, `iscrowd` (N,). Crowd regions and boxes without area are left out: no detector learns
+      from them. In validation `ground_truth` holds every annotation as it stands in the file (boxes xywh in original
+      pixels), crowd regions included, for the metric.
+
+    Args:
+        root: Folder of the data set.
+        train_images: Folder of the training images, relative to root.
+        train_annotations: Annotation file of the training split, relative to root.
+        val_images: Folder of the validation images, relative to root.
+        val_annotations: Annotation file of the validation split, relative to root.
+        pipeline: Resizing and augmentation. Default: `ShorterSide()`, 800 x 1333.
+        batch_size: Training images per process and step.
+        val_batch_size: Validation images per process and step. With images of different sizes, 1 keeps the padding,
+            and so the scores, independent of which images come together.
+        num_workers: Loader processes per training process; 0 loads in the training process.
+        max_images: Use only the images with the lowest ids of each split, to try things out or to overfit.
+        images: Image, folder or glob that `predict` runs on, instead of the validation split.
+        class_names: Names of the classes, for `predict` where no data set is at hand. Default: read from the file.
+        category_ids: Original ids of the classes, likewise.
+        seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        train_images: str = "train2017",
+        train_annotations: str = "annotations/instances_train2017.json",
+        val_images: str = "val2017",
+        val_annotations: str = "annotations/instances_val2017.json",
+        pipeline: DetectionPipeline | None = None,
+        batch_size: int = 2,
+        val_batch_size: int = 1,
+        num_workers: int = 2,
+        max_images: int | None = None,
+        images: str | None = None,
+        class_names: list[str] | None = None,
+        category_ids: list[int] | None = None,
+        seed: int = 42,
+    ) -> None:
+        super().__init__(batch_size, val_batch_size, num_workers, images, class_names, seed)
+        self.root = Path(root)
+        self.train_images, self.train_annotations = train_images, train_annotations
+        self.val_images, self.val_annotations = val_images, val_annotations
+        self.pipeline = pipeline or ShorterSide()
+        self.max_images = max_images
+        self._given_category_ids = category_ids
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of a typical network input."""
+        return self.pipeline.image_size
+
+    def read_class_names(self) -> list[str]:
+        """Names of the categories, by increasing category id."""
+        return self._validation.class_names
+
+    @property
+    def category_ids(self) -> list[int]:
+        """Original category ids, position = label."""
+        return self._given_category_ids or self._validation.category_ids
+
+    @cached_property
+    def _training(self) -> AnnotationFile:
+        training = AnnotationFile(self.root / self.train_annotations, self.max_images)
+        ours = dict(zip(training.category_ids, training.class_names, strict=True))
+        theirs = dict(zip(self._validation.category_ids, self._validation.class_names, strict=True))
+        if ours != theirs:
+            differing = sorted(set(ours.items()) ^ set(theirs.items()))
+            raise DataError(
+                f"{training.path} and {self._validation.path} list different categories: {differing[:4]}; "
+                "ids and names must agree"
+            )
+        return training
+
+    @cached_property
+    def _validation(self) -> AnnotationFile:
+        return AnnotationFile(self.root / self.val_annotations, self.max_images)
+
+    def train_dataset(self) -> Dataset[Sample]:
+        """The training split, augmented."""
+        folder = self.root / self.train_images
+        return COCODataset(folder, self._training, self.pipeline.training(), self.seed, training=True)
+
+    def val_dataset(self) -> Dataset[Sample]:
+        """The validation split with its ground truth."""
+        folder = self.root / self.val_images
+        return COCODataset(folder, self._validation, self.pipeline.evaluation(), self.seed, training=False)
+
+    def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
+        """Images without annotations."""
+        return ImageDataset(paths, self.pipeline.evaluation())
+
+    def collate(self, samples: list[Sample], training: bool) -> Batch:
+        """Pads the images of a batch to one size."""
+        images = [sample["image"] for sample in samples]
+        return {
+            "image": pad_images(images, frame=self.pipeline.frame),
+            "size": valid_sizes(images),
+            "repeated": torch.tensor([sample["repeated"] for sample in samples]),
+            "targets": [sample["target"] for sample in samples],
+        }
+
+
+class COCODataset(Dataset[Sample]):
+    """Samples of one split, indexed by `SampleKey`.
+
+    Args:
+        folder: Folder of the images.
+        annotations: The split's annotation file.
+        transforms: albumentations transforms.
+        seed: The run's seed.
+        training: Leave the ground truth out, which only validation needs.
+    """
+
+    def __init__(
+        self, folder: Path, annotations: AnnotationFile, transforms: list[A.BasicTransform], seed: int, training: bool
+    ) -> None:
+        self.folder, self.annotations, self.seed, self.training = folder, annotations, seed, training
+        self.transforms = A.Compose(transforms, bbox_params=_box_params())
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.annotations)
+
+    def __getitem__(self, key: SampleKey) -> Sample:
+        """Reads and augments one image; the result depends on the seed and the key alone."""
+        file = self.annotations
+        path = self.folder / str(file.file_names[key.index])
+        image = read_image(path)
+        height, width = (int(side) for side in file.sizes[key.index])
+        if image.shape[:2] != (height, width):
+            raise DataError(
+                f"{path} is {image.shape[0]} x {image.shape[1]} (height x width), {file.path} says {height} x {width}; "
+                "the boxes would be misplaced"
+            )
+        where = file.of_image(key.index)
+        boxes, usable = _usable_boxes(file.boxes[where], file.iscrowd[where], height, width)
+        seed_transforms(self.transforms, self.seed, key)
+        augmented = self.transforms(image=image, bboxes=boxes, row=usable)
+        rows = np.asarray(augmented["row"], dtype=np.int64)
+        target = {
+            "image_id": int(file.image_ids[key.index]),
+            "file_name": str(path),
+            "original_size": torch.tensor([height, width]),
+            "boxes": torch.as_tensor(np.asarray(augmented["bboxes"]), dtype=torch.float32).reshape(-1, 4),
+            "labels": torch.from_numpy(file.labels[where][rows]),
+            "area": torch.from_numpy(file.area[where][rows]),
+            "iscrowd": torch.from_numpy(file.iscrowd[where][rows]),
+        }
+        if not self.training:
+            target["ground_truth"] = {
+                "image_id": target["image_id"],
+                "original_size": (height, width),
+                "boxes": file.boxes[where],
+                "labels": file.labels[where],
+                "area": file.area[where],
+                "iscrowd": file.iscrowd[where],
+            }
+        return {"image": to_tensor(augmented["image"]), "target": target, "repeated": key.repeated}
+
+
+def _box_params() -> A.BboxParams:
+    """Boxes are clipped to the image; what keeps less than one pixel of width or height is dropped with its row."""
+    return A.BboxParams(format="pascal_voc", label_fields=["row"], clip=True, min_width=1.0, min_height=1.0)
+
+
+def _usable_boxes(
+    boxes: NDArray[np.float64], iscrowd: NDArray[np.bool_], height: int, width: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Boxes to learn from, clipped to the image, as xyxy, with their rows in the annotation columns."""
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    corners = corners.clip(0, [width, height, width, height])
+    usable = (corners[:, 2:] > corners[:, :2]).all(axis=1) & ~iscrowd
+    return corners[usable], np.flatnonzero(usable)

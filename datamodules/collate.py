@@ -1,0 +1,35 @@
+"""Batches of images of different sizes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def pad_images(
+    images: Sequence[Tensor], frame: tuple[int, int] | None = None, multiple: int = 32, value: int = 0
+) -> Tensor:
+    """Stacks images, padded right and bottom.
+
+    Args:
+        images: Tensors (..., H_i, W_i) with equal leading dimensions.
+        frame: Height and width of the result. Default: the largest of the images, rounded up.
+        multiple: Number that height and width are rounded up to a multiple of, where no frame is given.
+        value: What the padding is filled with.
+
+    Returns:
+        (B, ..., H, W).
+    """
+    if frame is None:
+        height = max(image.shape[-2] for image in images)
+        width = max(image.shape[-1] for image in images)
+        frame = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    batch = images[0].new_full((len(images), *images[0].shape[:-2], *frame), value)
+    for padded, image in zip(batch, images, strict=True):
+        padded[..., : image.shape[-2], : image.shape[-1]] = image
+    return batch
+
+
+def valid_sizes(images: Sequence[Tensor]) -> Tensor:
+    """Height and width (B, 2) of the images before padding."""
+    return torch.tensor([image.shape[-2:] for image in images])

@@ -1,0 +1,171 @@
+"""Augmentation pipelines: one object defines what training draws and what validation sees.
+
+Chosen by `--data.pipeline`, for instance `--data.pipeline FixedSize --data.pipeline.height 320`.
+"""
+
+from abc import ABC, abstractmethod
+
+import albumentations as A
+
+from datamodules.errors import DataError
+from datamodules.transforms import (
+    PhotoMetricDistortion,
+    RatioCrop,
+    ResizeShorterSide,
+    ScaleJitterCrop,
+    Size,
+)
+
+
+class Pipeline(ABC):
+    """What happens to an image between the file and the batch, apart from normalisation.
+
+    Attributes:
+        image_size: Height and width of a typical network input.
+        frame: Height and width that every image of a batch is padded to, or None to pad to the largest of the batch.
+    """
+
+    image_size: Size
+    frame: Size | None = None
+
+    @abstractmethod
+    def training(self) -> list[A.BasicTransform]:
+        """Random transforms of a training sample."""
+
+    @abstractmethod
+    def evaluation(self) -> list[A.BasicTransform]:
+        """Transforms of a validation or prediction image: geometry only, no random numbers."""
+
+
+class DetectionPipeline(Pipeline):
+    """A pipeline that keeps boxes aligned; base of those that `datamodules.COCO` takes."""
+
+
+class SegmentationPipeline(Pipeline):
+    """A pipeline that keeps masks aligned; base of those that `datamodules.ADE20K` takes.
+
+    Evaluation resizes the image only: predictions go back to the original resolution, where the mask is.
+    """
+
+
+class ShorterSide(DetectionPipeline):
+    """Shorter side to a given length: the input of RetinaNet, FCOS and Faster R-CNN.
+
+    Args:
+        shorter: Lengths of the shorter side in pixels; training draws one of them, evaluation takes the largest.
+        longest: Limit of the longer side in pixels.
+        flip: Probability of a horizontal flip in training.
+        photometric: Distort brightness, contrast and colour in training.
+    """
+
+    def __init__(
+        self, shorter: tuple[int, ...] = (800,), longest: int = 1333, flip: float = 0.5, photometric: bool = False
+    ) -> None:
+        _check_positive("shorter", *shorter)
+        _check_positive("longest", longest)
+        self.shorter, self.longest, self.flip, self.photometric = list(shorter), longest, flip, photometric
+        self.image_size = (max(shorter), longest)
+
+    def training(self) -> list[A.BasicTransform]:
+        """Colour at the original size, where there are fewer pixels, then resize and flip."""
+        return [*_photometric(self.photometric), ResizeShorterSide(self.shorter, self.longest), *_flip(self.flip)]
+
+    def evaluation(self) -> list[A.BasicTransform]:
+        """Resize."""
+        return [ResizeShorterSide([max(self.shorter)], self.longest)]
+
+
+class FixedSize(DetectionPipeline):
+    """Every input has the same size: the image is fitted into a frame and padded right and bottom.
+
+    SSD takes `keep_ratio: false`; large-scale jitter takes `height: 1024, width: 1024, scale: [0.1, 2.0]`.
+
+    Args:
+        height: Height of the frame in pixels.
+        width: Width of the frame in pixels.
+        scale: Range of the factor by which a training image is larger or smaller than the frame; what sticks out is
+            cropped at random.
+        keep_ratio: Keep the aspect ratio of the image.
+        flip: Probability of a horizontal flip in training.
+        photometric: Distort brightness, contrast and colour in training.
+    """
+
+    def __init__(
+        self,
+        height: int = 320,
+        width: int = 320,
+        scale: tuple[float, float] = (1.0, 1.0),
+        keep_ratio: bool = True,
+        flip: float = 0.5,
+        photometric: bool = False,
+    ) -> None:
+        _check_positive("height and width", height, width)
+        _check_range("scale", scale)
+        self.frame = self.image_size = (height, width)
+        self.scale, self.keep_ratio, self.flip, self.photometric = scale, keep_ratio, flip, photometric
+
+    def training(self) -> list[A.BasicTransform]:
+        """Colour, jitter of scale and place, flip."""
+        jitter = ScaleJitterCrop(self.image_size, self.scale, self.keep_ratio)
+        return [*_photometric(self.photometric), jitter, *_flip(self.flip)]
+
+    def evaluation(self) -> list[A.BasicTransform]:
+        """Fit into the frame."""
+        return [ScaleJitterCrop(self.image_size, (1.0, 1.0), self.keep_ratio)]
+
+
+class RandomRatioCrop(SegmentationPipeline):
+    """MMSegmentation's ADE20K pipeline: random ratio, crop with mixed content, flip, photometric distortion.
+
+    Args:
+        longest: Limit of the longer side in pixels, at ratio 1.
+        shorter: Length of the shorter side in pixels, at ratio 1.
+        ratio: Range of the random ratio.
+        crop: Side of the square training input in pixels; smaller images are padded with ignored pixels.
+        max_share: Largest share of one class in a crop (`cat_max_ratio`).
+        flip: Probability of a horizontal flip in training.
+        photometric: Distort brightness, contrast and colour in training.
+    """
+
+    def __init__(
+        self,
+        longest: int = 2048,
+        shorter: int = 512,
+        ratio: tuple[float, float] = (0.5, 2.0),
+        crop: int = 512,
+        max_share: float = 0.75,
+        flip: float = 0.5,
+        photometric: bool = True,
+    ) -> None:
+        _check_positive("longest, shorter and crop", longest, shorter, crop)
+        _check_range("ratio", ratio)
+        self.longest, self.shorter, self.ratio, self.max_share = longest, shorter, ratio, max_share
+        self.flip, self.photometric = flip, photometric
+        self.frame = self.image_size = (crop, crop)
+
+    def training(self) -> list[A.BasicTransform]:
+        """Resize and crop first: colour costs less on the crop."""
+        crop = RatioCrop((self.longest, self.shorter), self.ratio, self.image_size, self.max_share, ignore_index=255)
+        return [crop, *_flip(self.flip), *_photometric(self.photometric)]
+
+    def evaluation(self) -> list[A.BasicTransform]:
+        """Resize with the aspect ratio kept."""
+        return [ResizeShorterSide([self.shorter], self.longest)]
+
+
+def _flip(probability: float) -> list[A.BasicTransform]:
+    return [A.HorizontalFlip(p=probability)] if probability > 0 else []
+
+
+def _photometric(wanted: bool) -> list[A.BasicTransform]:
+    return [PhotoMetricDistortion()] if wanted else []
+
+
+def _check_positive(name: str, *values: int) -> None:
+    if not values or min(values) < 1:
+        raise DataError(f"{name} is {values}, expected at least 1 pixel")
+
+
+def _check_range(name: str, values: tuple[float, float]) -> None:
+    if not 0 < values[0] <= values[1]:
+        raise DataError(f"{name} is {values}, expected 0 < first <= second")

@@ -1,0 +1,1 @@
+"""Tasks: models, losses, metrics and command lines for detection and segmentation."""

@@ -1,0 +1,188 @@
+"""What detection and segmentation share: the steps of a LightningModule over batches, losses and one metric object."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from tasks.errors import TaskError
+from tasks.schedules import ScheduleBuilder
+
+Batch = dict[str, Any]
+Predictions = list[Any]
+
+logger = logging.getLogger(__name__)
+
+
+class Metric(Protocol):
+    """One object that scores a whole split: updated in every step, computed once, equal for any number of processes."""
+
+    def update(self, predictions: Predictions, targets: list[Any]) -> None:
+        """Takes the predictions and the ground truth of some images."""
+
+    def compute(self) -> dict[str, float]:
+        """Scores everything since the last reset; a collective call in a distributed run."""
+
+    def reset(self) -> None:
+        """Forgets everything."""
+
+
+class VisionTask(pl.LightningModule):
+    """Base of tasks.
+
+    Attributes:
+        monitor: Logged name of the number by which the best checkpoint is chosen, larger is better.
+        results: All numbers of the last complete evaluation, per-class ones included, by their logged names.
+    """
+
+    monitor: str
+
+    def __init__(
+        self,
+        model: nn.Module,
+        metric: Metric,
+        class_names: list[str],
+        image_size: tuple[int, int],
+        optimizer: OptimizerCallable,
+        lr_schedule: ScheduleBuilder,
+        weights: Path | None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.metric = metric
+        self.class_names = class_names
+        self.image_size = image_size
+        self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
+        self.results: dict[str, float] = {}
+        if weights is not None:
+            load_model_weights(self.model, weights)
+
+    @abstractmethod
+    def metric_inputs(self, batch: Batch, predictions: Predictions) -> tuple[Predictions, list[Any]]:
+        """Predictions and ground truth in the metric's form, one entry per image."""
+
+    def forward(self, batch: Batch) -> Any:
+        """Losses in training mode, predictions otherwise."""
+        return self.model(batch)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sums and logs the losses.
+
+        Raises:
+            TaskError: The loss is not finite.
+        """
+        losses = self.model(batch)
+        loss = sum_losses(losses)
+        if not torch.isfinite(loss):
+            parts = ", ".join(f"{name} {value.mean().item():.4g}" for name, value in losses.items())
+            images = [target["image_id"] for target in batch["targets"]]
+            raise TaskError(
+                f"the loss is {loss.item()} at step {self.global_step} ({parts}; image ids {images}); lower the "
+                "learning rate or lengthen the warm-up, then resume from the last checkpoint"
+            )
+        scalars = {f"train/{name}": value.detach().mean() for name, value in losses.items()}
+        self.log_dict(scalars, batch_size=len(batch["image"]))
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:
+        """Updates the metric, and hands the predictions to the callbacks."""
+        return self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Predictions:
+        """Updates the metric, and hands the predictions to the callbacks."""
+        return self._evaluate(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
+        """Predictions, one per image."""
+        predictions: Predictions = self.model(batch)
+        return predictions
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores the split."""
+        self._score("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Scores the split."""
+        self._score("test")
+
+    def _evaluate(self, batch: Batch) -> Predictions:
+        predictions: Predictions = self.model(batch)
+        found, expected = self.metric_inputs(batch, predictions)
+        counted = [position for position, repeated in enumerate(batch["repeated"].tolist()) if not repeated]
+        self.metric.update([found[position] for position in counted], [expected[position] for position in counted])
+        return predictions
+
+    def _score(self, prefix: str) -> None:
+        self.results = {f"{prefix}/{name}": value for name, value in self.metric.compute().items()}
+        self.metric.reset()
+        # Per-class numbers would flood the curves: they are in `results`, which the run summary reads.
+        curves = {name: value for name, value in self.results.items() if name.count("/") == 1}
+        headline = f"{prefix}/{self.monitor.split('/')[1]}"
+        self.log_dict({name: value for name, value in curves.items() if name != headline}, rank_zero_only=True)
+        self.log(headline, curves[headline], prog_bar=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser over all parameters that are not frozen, and a schedule over the run's steps."""
+        optimizer = self.optimizer(trainable(self.model.parameters()))
+        schedule = self.lr_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def forget_live_hyperparameters(self) -> None:
+        """Takes modules and functions out of the saved constructor arguments: a checkpoint must hold plain data only.
+
+        Under the command line there are none: arguments are saved as class paths with their arguments, from which
+        `load_from_checkpoint` rebuilds the task. A task that was built in Python needs them again.
+        """
+        live = [name for name, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]
+        for name in live:
+            del self.hparams[name]
+
+
+def sum_losses(losses: dict[str, Tensor]) -> Tensor:
+    """The scalar to minimise: the sum of all parts whose name does not say that they are an accuracy."""
+    parts = [value.mean() for name, value in losses.items() if "acc_" not in name]
+    return torch.stack(parts).sum()
+
+
+def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """The parameters that are not frozen."""
+    return [parameter for parameter in parameters if parameter.requires_grad]
+
+
+def load_model_weights(model: nn.Module, path: Path) -> None:
+    """Starts a model from the weights of another run's checkpoint.
+
+    A head of another number of classes starts anew; what was not taken over is listed.
+
+    Args:
+        model: The model of a task.
+        path: A checkpoint of this package.
+
+    Raises:
+        TaskError: The file is missing, is no such checkpoint, or nothing in it fits.
+    """
+    if not path.is_file():
+        raise TaskError(f"no weights at {path}; --model.weights expects a checkpoint file of another run")
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    prefix = "model."
+    state = {
+        name.removeprefix(prefix): value
+        for name, value in checkpoint.get("state_dict", {}).items()
+        if name.startswith(prefix)
+    }
+    own = model.state_dict()
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    if not fitting:
+        raise TaskError(f"nothing in {path} fits this model; expected a checkpoint of a task with the same backbone")
+    model.load_state_dict(fitting, strict=False)
+    left_out = sorted((state.keys() | own.keys()) - fitting.keys())
+    logger.warning("%s: %d of %d tensors taken over; not taken over: %s", path, len(fitting), len(own), left_out or "none")

@@ -1,0 +1,21 @@
+"""What happens around a run: files, pictures, progress, summaries. Tasks know nothing of it."""
+
+from tasks.callbacks.pictures import DetectionPictures, Pictures, SegmentationPictures
+from tasks.callbacks.prediction_writer import DetectionWriter, LabelMapWriter, PredictionWriter
+from tasks.callbacks.progress import choose_progress
+from tasks.callbacks.run_config import RunConfig
+from tasks.callbacks.run_summary import RunSummary
+from tasks.callbacks.step_seed import StepSeed
+
+__all__ = [
+    "DetectionPictures",
+    "DetectionWriter",
+    "LabelMapWriter",
+    "Pictures",
+    "PredictionWriter",
+    "RunConfig",
+    "RunSummary",
+    "SegmentationPictures",
+    "StepSeed",
+    "choose_progress",
+]

@@ -1,0 +1,105 @@
+"""Pictures of ground truth and prediction, of the same validation images after every epoch."""
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from torch import Tensor
+from torchvision.io import write_png
+from torchvision.transforms.v2.functional import resize
+
+from tasks.base import VisionTask
+from tasks.drawing import draw_detections, draw_label_map, side_by_side
+
+
+class Pictures(Callback):
+    """Writes `pictures/<image id>.png` (ground truth left, prediction right), and sends the same to W&B.
+
+    The first images of the validation split are taken, so every epoch and every run shows the same ones.
+
+    Args:
+        images: Number of images; 0 writes none.
+        every_n_epochs: Epochs between pictures.
+    """
+
+    def __init__(self, images: int = 8, every_n_epochs: int = 1) -> None:
+        self.images, self.every_n_epochs = images, every_n_epochs
+        self._drawn: dict[int, Tensor] = {}
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Draws the images that the first process sees, until there are enough."""
+        assert isinstance(pl_module, VisionTask)
+        due = trainer.current_epoch % self.every_n_epochs == 0 and not trainer.sanity_checking
+        if not due or not trainer.is_global_zero:
+            return
+        for position, target in enumerate(batch["targets"]):
+            if len(self._drawn) < self.images:
+                image = original_image(batch, position)
+                self._drawn[target["image_id"]] = self.draw(pl_module, image, outputs[position], batch, position)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the pictures."""
+        for image_id, picture in self._drawn.items():
+            save_picture(picture, Path(trainer.default_root_dir) / "pictures" / f"{image_id}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and self._drawn:
+                pictures = [picture.permute(1, 2, 0).numpy() for picture in self._drawn.values()]
+                logger.log_image("val/pictures", pictures, caption=[str(image_id) for image_id in self._drawn])
+        self._drawn = {}
+
+    @abstractmethod
+    def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: dict[str, Any], position: int) -> Tensor:
+        """Ground truth and prediction of one image (3, H, W), side by side."""
+
+
+class DetectionPictures(Pictures):
+    """Boxes with class names and scores."""
+
+    def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: dict[str, Any], position: int) -> Tensor:
+        """Annotated boxes, and detections of score 0.3 and above."""
+        truth = batch["targets"][position]["ground_truth"]
+        boxes = torch.as_tensor(truth["boxes"])
+        corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
+        expected = draw_detections(image, corners, torch.as_tensor(truth["labels"]), task.class_names)
+        return side_by_side([expected, draw_prediction(task, image, prediction)])
+
+
+class SegmentationPictures(Pictures):
+    """Classes in colours, with a legend."""
+
+    def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: dict[str, Any], position: int) -> Tensor:
+        """The mask, and the predicted label map."""
+        expected = draw_label_map(image, batch["mask"][position].cpu(), task.class_names)
+        return side_by_side([expected, draw_prediction(task, image, prediction)])
+
+
+def draw_prediction(task: VisionTask, image: Tensor, prediction: Any) -> Tensor:
+    """Draws what a detector or a segmentor predicts for an image (3, H, W)."""
+    if isinstance(prediction, Tensor):
+        return draw_label_map(image, prediction.cpu(), task.class_names)
+    boxes, labels, scores = (prediction[name].cpu() for name in ("boxes", "labels", "scores"))
+    return draw_detections(image, boxes, labels, task.class_names, scores)
+
+
+def original_image(batch: dict[str, Any], position: int) -> Tensor:
+    """One image of a batch as (3, H, W) uint8, without padding and resized back to its original size."""
+    height, width = batch["size"][position].tolist()
+    image = batch["image"][position, :, :height, :width].cpu()
+    return resize(image, batch["targets"][position]["original_size"].tolist())
+
+
+def save_picture(picture: Tensor, path: Path) -> None:
+    """Writes a picture (3, H, W) uint8."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(picture.contiguous(), str(path))

@@ -1,0 +1,105 @@
+"""What `predict` writes."""
+
+import json
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from PIL import Image
+
+from tasks.base import VisionTask
+from tasks.callbacks.pictures import draw_prediction, original_image, save_picture
+from tasks.detection import DetectionTask
+from tasks.run_folder import write_text
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes predictions into `predictions/` of the run folder, with a picture of each image unless told not to.
+
+    Args:
+        pictures: Draw the predictions on the images.
+    """
+
+    def __init__(self, pictures: bool = True) -> None:
+        super().__init__(write_interval="batch")
+        self.pictures = pictures
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Writes the images of a batch; a sample that only fills up a distributed step is left to its first owner."""
+        assert isinstance(pl_module, VisionTask)
+        folder = Path(trainer.default_root_dir) / "predictions"
+        for position, (found, target) in enumerate(zip(prediction, batch["targets"], strict=True)):
+            if batch["repeated"][position]:
+                continue
+            self.write(pl_module, found, target, folder)
+            if self.pictures:
+                picture = draw_prediction(pl_module, original_image(batch, position), found)
+                save_picture(picture, folder / "pictures" / f"{Path(target['file_name']).stem}.png")
+
+    @abstractmethod
+    def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path) -> None:
+        """Writes, or keeps for the end, the prediction of one image."""
+
+
+class DetectionWriter(PredictionWriter):
+    """Writes `predictions.json` in COCO's result format: original category ids, boxes xywh in original pixels."""
+
+    def __init__(self, pictures: bool = True) -> None:
+        super().__init__(pictures)
+        self._results: list[dict[str, Any]] = []
+        self._files: list[dict[str, Any]] = []
+
+    def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path) -> None:
+        """Keeps the detections."""
+        assert isinstance(task, DetectionTask)
+        boxes = prediction["boxes"].double().cpu()
+        boxes[:, 2:] -= boxes[:, :2]
+        rows = zip(boxes.tolist(), prediction["scores"].tolist(), prediction["labels"].tolist(), strict=True)
+        self._files.append({"id": target["image_id"], "file_name": target["file_name"]})
+        self._results += [
+            {"image_id": target["image_id"], "category_id": task.category_ids[label], "bbox": box, "score": score}
+            for box, score, label in rows
+        ]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collects the detections of all processes and writes the files."""
+        parts = [(self._results, self._files)]
+        if dist.is_available() and dist.is_initialized():
+            parts = [([], [])] * trainer.world_size
+            dist.all_gather_object(parts, (self._results, self._files))
+        if not trainer.is_global_zero:
+            return
+        results = sorted((row for part, _ in parts for row in part), key=lambda row: row["image_id"])
+        files = sorted((row for _, part in parts for row in part), key=lambda row: row["id"])
+        folder = Path(trainer.default_root_dir) / "predictions"
+        write_text(folder / "predictions.json", json.dumps(results))
+        write_text(folder / "images.json", json.dumps(files))
+        print(f"{len(results)} detections in {len(files)} images: {folder / 'predictions.json'}")  # noqa: T201
+
+
+class LabelMapWriter(PredictionWriter):
+    """Writes `label_maps/<image>.png` in ADE20K's convention: class k is stored as k + 1."""
+
+    def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path) -> None:
+        """Writes one label map at original resolution."""
+        path = folder / "label_maps" / f"{Path(target['file_name']).stem}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((prediction + 1).byte().cpu().numpy()).save(path)
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says where the label maps are."""
+        if trainer.is_global_zero:
+            print(f"label maps: {Path(trainer.default_root_dir) / 'predictions' / 'label_maps'}")  # noqa: T201

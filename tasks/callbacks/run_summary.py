@@ -1,0 +1,159 @@
+"""What a run is and what it reached, as flat keys: `summary.json`, and W&B's config and summary."""
+
+import json
+import math
+import subprocess
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from attention import Mixer, Refine
+from backbones import Backbone
+from tasks.base import VisionTask
+from tasks.run_folder import write_text
+
+
+class RunSummary(Callback):
+    """Keeps the numbers of the best evaluation, with the facts that runs are compared by.
+
+    `summary.json` of training holds the epoch with the best monitored number; `validate` and `test` write
+    `summary.validate.json` and `summary.test.json`. Not-a-number (a class without ground truth) is written as null.
+
+    Args:
+        task: `detect` or `segment`.
+        subcommand: `fit`, `validate` or `test`.
+        seed: Seed of the run.
+    """
+
+    def __init__(self, task: str, subcommand: str, seed: int | None) -> None:
+        self.task, self.subcommand, self.seed = task, subcommand, seed
+        self.best: dict[str, float] = {}
+        self.seconds_before = 0.0
+        self.started = 0.0
+        self._facts: dict[str, Any] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must not forget."""
+        return {"best": self.best, "seconds": self._seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from the interrupted run's best and training time."""
+        self.best, self.seconds_before = state_dict["best"], state_dict["seconds"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Collects the facts and tells W&B to compare runs by their best, not their last, number."""
+        assert isinstance(pl_module, VisionTask)
+        if not trainer.is_global_zero:
+            return
+        self._facts = describe_model(pl_module) | {
+            "task": self.task,
+            "seed": self.seed,
+            "git": git_revision(),
+            "torch": str(torch.__version__),
+            "processes": trainer.world_size,
+        }
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.config.update(self._facts, allow_val_change=True)
+                logger.experiment.define_metric(
+                    pl_module.monitor, step_metric="trainer/global_step", summary="max"
+                )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self.started = time.monotonic()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Keeps the numbers if they are the best so far."""
+        assert isinstance(pl_module, VisionTask)
+        if trainer.sanity_checking:
+            return
+        results, monitor = pl_module.results, pl_module.monitor
+        if self.subcommand != "fit":
+            self._write(trainer, results)
+        elif not self.best or results[monitor] > self.best[monitor]:
+            self.best = {**results, "epoch": trainer.current_epoch, "step": trainer.global_step}
+            self._write(trainer, self.best)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the numbers of the test."""
+        assert isinstance(pl_module, VisionTask)
+        self._write(trainer, pl_module.results)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds the whole training time, and per-class numbers to W&B."""
+        self._write(trainer, self.best)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                per_class = {name: value for name, value in self.best.items() if name.count("/") > 1}
+                logger.experiment.summary.update(per_class)
+
+    def _seconds(self) -> float:
+        return self.seconds_before + (time.monotonic() - self.started if self.started else 0.0)
+
+    @rank_zero_only
+    def _write(self, trainer: Trainer, results: dict[str, float]) -> None:
+        content = self._facts | results | {"seconds": round(self._seconds(), 1), "run": str(trainer.default_root_dir)}
+        finite = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in content.items()}
+        name = "summary.json" if self.subcommand == "fit" else f"summary.{self.subcommand}.json"
+        write_text(f"{trainer.default_root_dir}/{name}", json.dumps(finite, indent=2) + "\n")
+
+
+def describe_model(task: VisionTask) -> dict[str, Any]:
+    """Names and costs of a task's model.
+
+    Returns:
+        `backbone`, `attention` (class names of the operators in it, or none), `detector` or `segmentor`,
+        `parameters`, `MACs` (multiply-accumulates of one image of `image_size`, convolutions and matrix products only)
+        and `image_size`.
+    """
+    backbone = next(module for module in task.model.modules() if isinstance(module, Backbone))
+    head = getattr(task.model, "decode_head", None)
+    return {
+        "backbone": type(backbone).__name__,
+        "attention": attention_names(backbone),
+        "model": type(task.model).__name__ if head is None else type(head).__name__,
+        "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
+        "MACs": count_macs(task),
+        "image_size": "x".join(map(str, task.image_size)),
+    }
+
+
+def attention_names(module: nn.Module) -> str:
+    """Class names of the outermost attention operators, joined by +, or none."""
+    names: list[str] = []
+    for child in module.children():
+        found = type(child).__name__ if isinstance(child, Refine | Mixer) else attention_names(child)
+        names += [name for name in found.split("+") if name not in (*names, "none")]
+    return "+".join(names) or "none"
+
+
+def count_macs(task: VisionTask) -> int:
+    """Multiply-accumulates of the model on one image of the task's image size, in evaluation mode."""
+    size = torch.tensor([task.image_size], device=task.device)
+    image = torch.zeros(1, 3, *task.image_size, dtype=torch.uint8, device=task.device)
+    batch = {"image": image, "size": size, "targets": [{"original_size": size[0]}]}
+    training = task.model.training
+    counter = FlopCounterMode(display=False)
+    task.model.eval()
+    with torch.no_grad(), counter:
+        task.model(batch)
+    task.model.train(training)
+    return int(counter.get_total_flops()) // 2
+
+
+def git_revision() -> str:
+    """Commit of the working directory, with + behind it when files differ from it; unknown outside a checkout."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=12", "--dirty=+"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return answer.stdout.strip()

@@ -1,0 +1,176 @@
+"""The command line of a task: LightningCLI with a run folder, two loggers and the callbacks that every run has."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from jsonargparse import lazy_instance
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger
+
+import attention  # noqa: F401 - imported so that short class names resolve
+import backbones  # noqa: F401
+import datamodules
+import tasks.schedules  # noqa: F401
+from tasks.base import VisionTask
+from tasks.callbacks import Pictures, PredictionWriter, RunConfig, RunSummary, StepSeed, choose_progress
+from tasks.errors import TaskError
+from tasks.run_folder import CHECKPOINTS, choose_run_folder, forget, hand_down
+from tasks.run_logger import CSVMetrics, WandbOptions, make_wandb_logger
+
+
+class VisionCLI(LightningCLI):
+    """LightningCLI for one task.
+
+    Args:
+        name: `detect` or `segment`: the folder below `runs`.
+        task: The LightningModule.
+        data: Data module that is used unless the configuration names another.
+        pictures: Callback that draws validation images.
+        writer: Callback that writes predictions.
+        args: Arguments; default: those of the process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        task: type[VisionTask],
+        data: type[datamodules.VisionDataModule],
+        pictures: type[Pictures],
+        writer: type[PredictionWriter],
+        args: list[str] | None,
+    ) -> None:
+        self.name, self.task, self.data, self.pictures, self.writer = name, task, data, pictures, writer
+        self.run_folder = Path()
+        super().__init__(
+            task,
+            datamodules.VisionDataModule,
+            subclass_mode_data=True,
+            save_config_callback=RunConfig,
+            seed_everything_default=42,
+            auto_configure_optimizers=False,
+            trainer_defaults={"max_epochs": 12},
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the options that every run has, and hands the data set's facts to the model."""
+        parser.add_argument("--name", type=str | None, default=None, help="Name of the run. Default: the config's.")
+        parser.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of all runs.")
+        parser.add_class_arguments(WandbOptions, "wandb")
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults(
+            {
+                "checkpoint.monitor": self.task.monitor,
+                "checkpoint.mode": "max",
+                "checkpoint.filename": "best",
+                "checkpoint.save_last": True,
+                "checkpoint.enable_version_counter": False,
+            }
+        )
+        parser.add_subclass_arguments(Pictures, "pictures", default=lazy_instance(self.pictures))
+        parser.add_subclass_arguments(PredictionWriter, "writer", default=lazy_instance(self.writer))
+        for fact in ("class_names", "category_ids", "image_size"):
+            if fact != "category_ids" or self.name == "detect":
+                parser.link_arguments(f"data.{fact}", f"model.{fact}", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_integer_seed)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})  # a checkpoint is data, never code
+        return parser
+
+    def before_instantiate_classes(self) -> None:
+        """Chooses the run folder, and takes the class names from the checkpoint when images are all that is given."""
+        config = self.config[self.subcommand]
+        checkpoint = Path(config.ckpt_path) if config.get("ckpt_path") else None
+        if checkpoint is not None and not checkpoint.is_file():
+            raise TaskError(f"no checkpoint at {checkpoint}; --ckpt_path expects a file such as RUN/{CHECKPOINTS}/last.ckpt")
+        first_config = Path(str(config.config[0])) if config.get("config") else None
+        self.run_folder = choose_run_folder(
+            self.name, config.runs, config.name, first_config, checkpoint, fits=self.subcommand == "fit"
+        )
+        hand_down(self.run_folder)
+        config.checkpoint.dirpath = str(self.run_folder / CHECKPOINTS)
+        if checkpoint is not None and config.data.init_args.get("images"):
+            hyperparameters = torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]
+            for fact in ("class_names", "category_ids"):
+                if fact in hyperparameters:
+                    config.data.init_args[fact] = hyperparameters[fact]
+
+    def instantiate_classes(self) -> None:
+        """Builds data, model and trainer; what a constructor refuses is the user's to correct."""
+        try:
+            super().instantiate_classes()
+        except (datamodules.DataError, TaskError):
+            raise
+        except ValueError as error:
+            raise TaskError(str(error)) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Adds run folder, loggers and callbacks to what the configuration says."""
+        config = self.config_init[self.subcommand]
+        self.save_config_kwargs = {"subcommand": self.subcommand}
+        loggers = self._loggers(config)
+        callbacks = [*(config.trainer.callbacks or []), *self._callbacks(config, has_logger=bool(loggers))]
+        return super().instantiate_trainer(
+            default_root_dir=self.run_folder, logger=loggers, callbacks=callbacks, **kwargs
+        )
+
+    def _loggers(self, config: Any) -> list[Logger]:
+        given = config.trainer.logger
+        if given is False or config.trainer.fast_dev_run or self.subcommand == "predict":
+            return []
+        table = CSVMetrics(self.run_folder, "metrics.csv" if self.subcommand == "fit" else f"metrics.{self.subcommand}.csv")
+        if isinstance(given, Logger | list):
+            return [table, *(given if isinstance(given, list) else [given])]
+        tracker = make_wandb_logger(config.wandb, self.name, self.run_folder) if self.subcommand == "fit" else None
+        return [table] if tracker is None else [table, tracker]
+
+    def _callbacks(self, config: Any, has_logger: bool) -> list[pl.Callback]:
+        seed = _integer_seed(config.seed_everything)
+        callbacks: list[pl.Callback] = []
+        if config.trainer.enable_progress_bar is not False:
+            callbacks.append(choose_progress(config.trainer.log_every_n_steps or 50))
+        if self.subcommand == "predict":
+            return [*callbacks, config.writer]
+        if config.trainer.fast_dev_run:
+            return callbacks
+        callbacks += [RunSummary(self.name, str(self.subcommand), seed), StepSeed(seed), config.pictures]
+        return [*callbacks, LearningRateMonitor()] if has_logger and self.subcommand == "fit" else callbacks
+
+    def before_fit(self) -> None:
+        """Lets `metrics.csv` go on where the checkpoint is."""
+        checkpoint = self.config[self.subcommand].get("ckpt_path")
+        if checkpoint:
+            step = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+            for logger in self.trainer.loggers:
+                if isinstance(logger, CSVMetrics):
+                    logger.continue_from(step)
+
+
+def _integer_seed(seed: bool | int) -> int:
+    """The seed of the data: the given one, or 42 where a random or no seed is asked for."""
+    return 42 if isinstance(seed, bool) else seed
+
+
+def run(cli: Any) -> None:
+    """Runs a command line; a user's mistake ends in one line on stderr and exit code 2.
+
+    Args:
+        cli: Function without arguments that constructs the command line.
+    """
+    inherited = os.environ.get("LOCAL_RANK")
+    try:
+        cli()
+    except (datamodules.DataError, TaskError) as error:
+        # A loader process hands its traceback on in the message; the last line is the error itself.
+        last_line = str(error).strip().splitlines()[-1]
+        sys.exit(f"error: {last_line.split('DataError: ')[-1]}")
+    finally:
+        if inherited is None:
+            forget()

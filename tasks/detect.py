@@ -1,0 +1,19 @@
+"""`python -m tasks.detect {fit,validate,test,predict} --config FILE`: object detection on COCO and its like."""
+
+from datamodules import COCO
+from tasks.callbacks import DetectionPictures, DetectionWriter
+from tasks.cli import VisionCLI, run
+from tasks.detection import DetectionTask
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        args: Arguments; default: those of the process.
+    """
+    run(lambda: VisionCLI("detect", DetectionTask, COCO, DetectionPictures, DetectionWriter, args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What every detector shares: normalisation on the device, and the way back to original pixels."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from backbones import Backbone
+from tasks.normalization import Normalization
+
+Batch = dict[str, Any]
+Losses = dict[str, Tensor]
+Detections = list[dict[str, Tensor]]
+
+
+class Detector(nn.Module, ABC):
+    """A model from batches to losses (in training) or to detections (in evaluation).
+
+    The batch is the one of `datamodules.COCO`. Losses are named scalars whose sum is minimised. Detections are one
+    dictionary per image: `boxes` (N, 4) xyxy in pixels of the original image, `scores` (N,) in 0..1 in decreasing
+    order, `labels` (N,) int64 in 0..K-1.
+    """
+
+    normalization: Normalization
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Losses | Detections:
+        """Computes losses in training mode, detections otherwise."""
+
+    def image_list(self, batch: Batch) -> ImageList:
+        """Normalised images with the sizes of their valid parts, in torchvision's form."""
+        sizes = [(int(height), int(width)) for height, width in batch["size"].tolist()]
+        return ImageList(self.normalization(batch["image"], batch["size"]), sizes)
+
+    @staticmethod
+    def to_original(detections: Detections, batch: Batch) -> Detections:
+        """Scales boxes from the resized images to the original ones, in place."""
+        for found, size, target in zip(detections, batch["size"], batch["targets"], strict=True):
+            height, width = (target["original_size"].to(size.device) / size).tolist()
+            found["boxes"] = found["boxes"].float() * found["boxes"].new_tensor([width, height, width, height])
+        return detections
+
+
+DetectorBuilder = Callable[[Backbone, int], Detector]
+"""Builds a detector from a backbone and the number of classes."""
+
+
+def split_levels(outputs: dict[str, Tensor], sizes: list[int]) -> dict[str, list[Tensor]]:
+    """Splits head outputs (B, sum of anchors, ...) into pyramid levels, as torchvision's post-processing wants them."""
+    return {name: list(output.split(sizes, dim=1)) for name, output in outputs.items()}
+
+
+def anchors_per_level(features: list[Tensor], per_location: int) -> list[int]:
+    """Number of anchors of each feature map (B, C, H, W)."""
+    return [feature.shape[-2] * feature.shape[-1] * per_location for feature in features]
+
+
+def match_nothing(anchors: Tensor) -> Tensor:
+    """Assigns every anchor (A, 4) to the background: the matching of an image without objects."""
+    return torch.full((anchors.shape[0],), -1, dtype=torch.int64, device=anchors.device)

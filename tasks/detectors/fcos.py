@@ -1,0 +1,73 @@
+"""FCOS on any backbone."""
+
+from torchvision.models import detection
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.fcos import FCOSHead
+
+from backbones import Backbone
+from tasks.detectors.base import Batch, Detections, Detector, Losses, anchors_per_level, split_levels
+from tasks.detectors.pyramid import FeaturePyramid
+from tasks.normalization import Normalization
+
+
+class FCOS(Detector, detection.FCOS):  # type: ignore[misc]
+    """FCOS: fully convolutional one-stage detection (Tian et al., ICCV 2019, arXiv 1904.01355).
+
+    Pyramid, head, assignment (centre sampling), GIoU loss and post-processing are torchvision's.
+
+    Args:
+        backbone: Features of stride 8, 16 and 32 are used.
+        num_classes: K.
+        channels: Channels of the pyramid and of the head, a multiple of 32 (the head normalises groups of them).
+        num_convs: 3x3 convolutions of the head before its predictions.
+        extra_levels: 2 for P6 and P7, 0 for small inputs.
+        center_radius: Radius of the centre in which locations are positive, in strides.
+        score_threshold: Detections below it are dropped.
+        nms_threshold: IoU above which the weaker of two detections of a class is dropped.
+        max_detections: Detections per image.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        channels: int = 256,
+        num_convs: int = 4,
+        extra_levels: int = 2,
+        center_radius: float = 1.5,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.6,
+        max_detections: int = 100,
+    ) -> None:
+        if channels % 32:
+            raise ValueError(f"channels is {channels}, expected a multiple of 32: the head has 32 normalisation groups")
+        neck = FeaturePyramid(backbone, channels, extra_levels)
+        strides = [8 * 2**level for level in range(neck.num_levels)]
+        detection.FCOS.__init__(
+            self,
+            neck,
+            num_classes,
+            anchor_generator=AnchorGenerator(tuple((stride,) for stride in strides), ((1.0,),) * len(strides)),
+            head=FCOSHead(channels, 1, num_classes, num_convs),
+            center_sampling_radius=center_radius,
+            score_thresh=score_threshold,
+            nms_thresh=nms_threshold,
+            detections_per_img=max_detections,
+        )
+        self.normalization = Normalization()
+        self.backbone, self.neck = backbone, neck
+        del self.transform  # images arrive resized; Normalization does the rest
+
+    def forward(self, batch: Batch) -> Losses | Detections:
+        """Backbone, neck, head; then losses or detections."""
+        images = self.image_list(batch)
+        features = self.neck(self.backbone(images.tensors))
+        outputs = self.head(features)
+        anchors = self.anchor_generator(images, features)
+        levels = anchors_per_level(features, per_location=1)
+        if self.training:
+            return dict(self.compute_loss(batch["targets"], outputs, anchors, levels))
+        detections = self.postprocess_detections(
+            split_levels(outputs, levels), [list(of_image.split(levels)) for of_image in anchors], images.image_sizes
+        )
+        return self.to_original(detections, batch)

@@ -1,0 +1,38 @@
+"""The feature pyramid between a backbone and a dense detection head."""
+
+from torch import Tensor, nn
+from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from backbones import Backbone
+
+
+class FeaturePyramid(nn.Module):
+    """Feature Pyramid Network (Lin et al., arXiv 1612.03144) on a backbone's features of stride 8 and coarser.
+
+    Attributes:
+        out_channels: Channels of every level.
+
+    Args:
+        backbone: Supplies `channels` and `strides`.
+        channels: Channels of every level.
+        extra_levels: 2 adds P6 and P7, made by strided 3x3 convolutions from P5, as in RetinaNet and FCOS; 0 adds none.
+    """
+
+    def __init__(self, backbone: Backbone, channels: int = 256, extra_levels: int = 2) -> None:
+        super().__init__()
+        if extra_levels not in (0, 2):
+            raise ValueError(f"extra_levels is {extra_levels}, expected 0, or 2 for P6 and P7")
+        self.levels = [level for level, stride in enumerate(backbone.strides) if stride >= 8]
+        self.out_channels = channels
+        self.num_levels = len(self.levels) + extra_levels
+        self.fpn = FeaturePyramidNetwork(
+            [backbone.channels[level] for level in self.levels],
+            channels,
+            extra_blocks=LastLevelP6P7(channels, channels) if extra_levels else None,
+        )
+
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
+        """From the backbone's features to (B, channels, H / s, W / s) for every level, finest first."""
+        named = {str(level): features[level] for level in self.levels}
+        return list(self.fpn(named).values())

@@ -1,0 +1,72 @@
+"""RetinaNet on any backbone."""
+
+from torchvision.models import detection
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNetHead
+
+from backbones import Backbone
+from tasks.detectors.base import Batch, Detections, Detector, Losses, anchors_per_level, split_levels
+from tasks.detectors.pyramid import FeaturePyramid
+from tasks.normalization import Normalization
+
+
+class RetinaNet(Detector, detection.RetinaNet):  # type: ignore[misc]
+    """RetinaNet: focal loss for dense detection (Lin et al., ICCV 2017, arXiv 1708.02002).
+
+    Pyramid, head, matching, losses and post-processing are torchvision's (its v1 model: P6 and P7 from P5, L1 loss).
+
+    Args:
+        backbone: Features of stride 8, 16 and 32 are used.
+        num_classes: K.
+        channels: Channels of the pyramid and of the head.
+        anchor_scale: Side of the smallest anchor of a level, in strides; each level has 3 octave scales x 3 ratios.
+        extra_levels: 2 for P6 and P7, 0 for small inputs.
+        score_threshold: Detections below it are dropped.
+        nms_threshold: IoU above which the weaker of two detections of a class is dropped.
+        max_detections: Detections per image.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        channels: int = 256,
+        anchor_scale: float = 4.0,
+        extra_levels: int = 2,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+    ) -> None:
+        neck = FeaturePyramid(backbone, channels, extra_levels)
+        sides = [anchor_scale * 8 * 2**level for level in range(neck.num_levels)]
+        anchors = AnchorGenerator(
+            tuple((int(side), int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sides),
+            ((0.5, 1.0, 2.0),) * neck.num_levels,
+        )
+        detection.RetinaNet.__init__(
+            self,
+            neck,
+            num_classes,
+            anchor_generator=anchors,
+            head=RetinaNetHead(channels, anchors.num_anchors_per_location()[0], num_classes),
+            score_thresh=score_threshold,
+            nms_thresh=nms_threshold,
+            detections_per_img=max_detections,
+        )
+        self.normalization = Normalization()
+        self.backbone, self.neck = backbone, neck
+        del self.transform  # images arrive resized; Normalization does the rest
+
+    def forward(self, batch: Batch) -> Losses | Detections:
+        """Backbone, neck, head; then losses or detections."""
+        images = self.image_list(batch)
+        features = self.neck(self.backbone(images.tensors))
+        outputs = self.head(features)
+        anchors = self.anchor_generator(images, features)
+        if self.training:
+            return dict(self.compute_loss(batch["targets"], outputs, anchors))
+        levels = anchors_per_level(features, self.anchor_generator.num_anchors_per_location()[0])
+        detections = self.postprocess_detections(
+            split_levels(outputs, levels), [list(of_image.split(levels)) for of_image in anchors], images.image_sizes
+        )
+        return self.to_original(detections, batch)

@@ -1,0 +1,120 @@
+"""COCO detection metric: 12 numbers and AP per class over the whole data set, equal for any number of processes.
+
+Semantics are COCOeval's (github.com/cocodataset/cocoapi): crowds are ignore regions, 1 / 10 / 100 detections per image
+and class, small / medium / large by the annotated area. Unlike COCOeval, "undefined" is nan and not -1, an image seen
+twice (sampler padding) counts once, and no predictions at all is a score of 0 instead of a failure.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch.distributed as dist
+
+from tasks.metrics.coco_backends import choose_backend, evaluate, summarize
+from tasks.metrics.coco_records import RLE, GroundTruth, ImageRecord, Prediction, pack
+
+__all__ = ["RLE", "COCODetectionMetric", "GroundTruth", "Prediction"]
+
+
+class COCODetectionMetric:
+    """Collects detections with ``update``, scores them once with ``compute``.
+
+    Args:
+        class_names: K distinct names; position is the label.
+        iou_type: Overlap of boxes ("bbox") or of masks ("segm").
+        backend: "hotcoco", "pycocotools", or "auto" for the first of the two that can be imported.
+
+    Raises:
+        ValueError: No class names, repeated class names, or an unknown ``iou_type`` or ``backend``.
+        RuntimeError: The backend cannot be imported.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        iou_type: Literal["bbox", "segm"] = "bbox",
+        backend: Literal["auto", "hotcoco", "pycocotools"] = "auto",
+    ) -> None:
+        self.class_names = tuple(class_names)
+        if not self.class_names or len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f"class_names must be at least one and all different, got {self.class_names}")
+        if iou_type not in ("bbox", "segm"):
+            raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
+        self.iou_type = iou_type
+        self.backend = choose_backend(backend)
+        self._records: dict[int, ImageRecord] = {}
+
+    def update(self, predictions: list[Prediction], targets: list[GroundTruth]) -> None:
+        """Adds the images of a batch; ``predictions[i]`` and ``targets[i]`` belong to the same image.
+
+        An image that came before is left out (its first predictions stay).
+
+        Raises:
+            ValueError: Predictions and targets do not belong together, an array has a wrong shape, a label is outside
+                0..K-1, a number is not finite, a mask does not fit its image, or one image id stands for two images.
+        """
+        if len(predictions) != len(targets):
+            raise ValueError(f"got {len(predictions)} predictions for {len(targets)} targets")
+        pairs = zip(predictions, targets, strict=True)
+        num_classes, with_masks = len(self.class_names), self.iou_type == "segm"
+        records = [pack(prediction, target, num_classes, with_masks) for prediction, target in pairs]
+        _keep_first(self._records, records)
+
+    def compute(self) -> dict[str, float]:
+        """Scores all images of all processes; in a distributed run every process must call it.
+
+        Process 0 evaluates, the others wait for its numbers (pycocotools needs minutes for val2017, hotcoco seconds).
+
+        Returns:
+            In 0..1, or nan where the ground truth leaves the number undefined: "mAP", "mAP50", "mAP75", "mAP_small",
+            "mAP_medium", "mAP_large", "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large" and "AP/<class>"
+            for every class; and "images", the number of distinct images.
+
+        Raises:
+            RuntimeError: The evaluation failed in process 0 (where the original error is raised).
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return self._evaluate([list(self._records.values())])
+        is_first = dist.get_rank() == 0
+        gathered: list[Any] | None = [None] * dist.get_world_size() if is_first else None
+        dist.gather_object(list(self._records.values()), gathered, dst=0)
+        # An error must travel like a result: a process that waits for numbers that never come would hang.
+        outcome: list[Any] = [None]
+        failure: BaseException | None = None
+        if gathered is not None:
+            try:
+                outcome[0] = self._evaluate(gathered)
+            except BaseException as error:  # a panic of the Rust backend is not an Exception; raised again below
+                failure = error
+                outcome[0] = f"{type(error).__name__}: {error}"
+        dist.broadcast_object_list(outcome, src=0)
+        if failure is not None:
+            raise failure
+        if isinstance(outcome[0], str):
+            raise RuntimeError(f"COCO evaluation failed in process 0: {outcome[0]}")
+        numbers: dict[str, float] = outcome[0]
+        return numbers
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        self._records.clear()
+
+    def _evaluate(self, per_process: Sequence[Sequence[ImageRecord]]) -> dict[str, float]:
+        images: dict[int, ImageRecord] = {}
+        for records in per_process:
+            _keep_first(images, records)
+        # Equal scores rank in image order, so that order must not depend on how images were spread over processes.
+        in_order = [images[image_id] for image_id in sorted(images)]
+        curves = evaluate(in_order, len(self.class_names), self.iou_type, self.backend)
+        return summarize(curves, self.class_names) | {"images": float(len(images))}
+
+
+def _keep_first(images: dict[int, ImageRecord], records: Iterable[ImageRecord]) -> None:
+    """Adds to ``images`` the records whose image is not there yet; a repeat must repeat the ground truth."""
+    for record in records:
+        first = images.setdefault(record.image_id, record)
+        if first is record:
+            continue
+        if first.size != record.size or not np.array_equal(first.ground_truths, record.ground_truths):
+            raise ValueError(f"image id {record.image_id} came with two different ground truths; ids must be unique")

@@ -1,0 +1,201 @@
+"""COCO evaluation of packed images, by hotcoco (fast, Rust) or by pycocotools (the reference).
+
+Both backends fill the same precision and recall tables from the same arrays, and one function turns the tables into
+numbers, so a backend can only differ in the matching itself; the tests hold the two equal to 1e-12.
+
+What is not left to the backends:
+
+- Images and annotations are numbered from 1 in the order given. COCOeval takes the id of the matched annotation as
+  its "matched" flag, so an annotation whose id is 0 would score as missed; and hotcoco's table of results holds image
+  ids as floating-point numbers, which are exact up to 2**53 only.
+- Neither ``summarize`` nor ``loadRes`` of pycocotools is called: the first prints, the second fails without results.
+"""
+
+import contextlib
+import importlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.metrics.coco_records import ImageRecord
+
+IoUType = Literal["bbox", "segm"]
+BackendName = Literal["hotcoco", "pycocotools"]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What COCOeval accumulates; -1 where there is no ground truth.
+
+    Axes: T = 10 IoU thresholds 0.50:0.05:0.95, R = 101 recall levels, K classes, A = areas (all, small, medium,
+    large), M = (1, 10, 100) detections per image and class.
+
+    Attributes:
+        precision: (T, R, K, A, M).
+        recall: (T, K, A, M).
+    """
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+
+
+def choose_backend(wanted: Literal["auto", "hotcoco", "pycocotools"]) -> BackendName:
+    """Name of the backend to use: the one wanted, or for "auto" hotcoco if it can be imported, else pycocotools.
+
+    Raises:
+        ValueError: The name is unknown.
+        RuntimeError: The backend cannot be imported; the message is one line with the reason.
+    """
+    if wanted not in ("auto", "hotcoco", "pycocotools"):
+        raise ValueError(f"backend must be 'auto', 'hotcoco' or 'pycocotools', got {wanted!r}")
+    candidates: tuple[BackendName, ...] = ("hotcoco", "pycocotools") if wanted == "auto" else (wanted,)
+    reasons = []
+    for name in candidates:
+        try:
+            importlib.import_module("hotcoco" if name == "hotcoco" else "pycocotools.cocoeval")
+        except ImportError as error:
+            reasons.append(f"{name}: {error}")
+        else:
+            return name
+    raise RuntimeError(f"no COCO evaluation backend ({'; '.join(reasons)}); pip install {candidates[-1]}")
+
+
+def evaluate(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName) -> Curves:
+    """Matches detections to ground truth and accumulates precision and recall.
+
+    Args:
+        records: Distinct images. Their order decides which of two equal scores in different images comes first.
+        num_classes: K.
+        iou_type: Overlap of boxes or of masks.
+        backend: Which package does it.
+
+    Returns:
+        Tables that are -1 throughout when there is no ground truth.
+    """
+    if not any(len(record.ground_truths) for record in records):
+        return Curves(np.full((10, 101, num_classes, 4, 3), -1.0), np.full((10, num_classes, 4, 3), -1.0))
+    run = _evaluate_with_hotcoco if backend == "hotcoco" else _evaluate_with_pycocotools
+    tables = run(records, num_classes, iou_type)
+    return Curves(np.asarray(tables["precision"]), np.asarray(tables["recall"]))
+
+
+def summarize(curves: Curves, class_names: Sequence[str]) -> dict[str, float]:
+    """COCO's twelve numbers and one AP per class, in 0..1; nan where there is no ground truth to define them."""
+    precision, recall = curves.precision, curves.recall
+    areas = {"small": 1, "medium": 2, "large": 3}
+    numbers = {"mAP": precision[..., 0, 2], "mAP50": precision[0, ..., 0, 2], "mAP75": precision[5, ..., 0, 2]}
+    numbers |= {f"mAP_{name}": precision[..., area, 2] for name, area in areas.items()}
+    numbers |= {f"AR{limit}": recall[..., 0, m] for m, limit in enumerate((1, 10, 100))}
+    numbers |= {f"AR_{name}": recall[..., area, 2] for name, area in areas.items()}
+    numbers |= {f"AP/{name}": precision[:, :, k, 0, 2] for k, name in enumerate(class_names)}
+    return {name: _mean_of_defined(values) for name, values in numbers.items()}
+
+
+def _mean_of_defined(values: NDArray[np.float64]) -> float:
+    defined = values[values > -1]
+    return float(defined.mean()) if defined.size else float("nan")
+
+
+def _images(records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
+    return [{"id": n, "height": r.size[0], "width": r.size[1]} for n, r in enumerate(records, start=1)]
+
+
+def _categories(num_classes: int) -> list[dict[str, Any]]:
+    return [{"id": label + 1, "name": str(label + 1)} for label in range(num_classes)]
+
+
+def _image_numbers(counts: Sequence[int]) -> NDArray[np.int64]:
+    """Image number, from 1, of each of the concatenated objects when image n has ``counts[n - 1]`` of them."""
+    return np.repeat(np.arange(1, len(counts) + 1), counts)
+
+
+def _detection_masks(records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
+    return [{"size": list(r.size), "counts": counts} for r in records for counts in r.detection_masks]
+
+
+def _ground_truth_masks(records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
+    return [{"size": list(r.size), "counts": counts} for r in records for counts in r.ground_truth_masks]
+
+
+def _evaluate_with_hotcoco(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType) -> dict[str, Any]:
+    import hotcoco
+
+    truths = np.concatenate([record.ground_truths for record in records])
+    detections = np.concatenate([record.detections for record in records])
+    segmentation: list[Any] | None = _ground_truth_masks(records) if iou_type == "segm" else None
+    ground_truth = hotcoco.COCO.from_arrays(
+        _images(records),
+        _categories(num_classes),
+        _image_numbers([len(record.ground_truths) for record in records]),
+        truths["label"].astype(np.int64) + 1,
+        np.ascontiguousarray(truths["box"]),
+        ids=np.arange(1, len(truths) + 1),
+        area=np.ascontiguousarray(truths["area"]),
+        iscrowd=np.ascontiguousarray(truths["iscrowd"]),
+        segmentation=segmentation,
+    )
+    image_of = _image_numbers([len(record.detections) for record in records])
+    results: NDArray[np.float64] | list[dict[str, Any]]
+    if iou_type == "bbox":
+        results = np.column_stack([image_of, detections["box"], detections["score"], detections["label"] + 1])
+    else:  # without a box the area of a result is that of its mask, which is what sorts it into small .. large
+        results = [
+            {"image_id": image, "category_id": label + 1, "score": score, "segmentation": mask}
+            for image, label, score, mask in zip(
+                image_of.tolist(),
+                detections["label"].tolist(),
+                detections["score"].tolist(),
+                _detection_masks(records),
+                strict=True,
+            )
+        ]
+    evaluation = hotcoco.COCOeval(ground_truth, ground_truth.load_res(results), iou_type)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    assert evaluation.eval is not None  # filled by accumulate
+    return evaluation.eval
+
+
+def _evaluate_with_pycocotools(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType) -> dict[str, Any]:
+    from pycocotools import mask as coco_mask
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    def indexed(annotations: list[dict[str, Any]], masks: list[dict[str, Any]]) -> COCO:
+        for number, annotation in enumerate(annotations, start=1):
+            annotation["id"] = number
+            if iou_type == "segm":
+                annotation["segmentation"] = masks[number - 1]
+        dataset = COCO()
+        dataset.dataset = {
+            "images": _images(records),
+            "categories": _categories(num_classes),
+            "annotations": annotations,
+        }
+        dataset.createIndex()
+        return dataset
+
+    truths = [
+        {"image_id": n, "category_id": label + 1, "bbox": box, "area": area, "iscrowd": int(iscrowd)}
+        for n, record in enumerate(records, start=1)
+        for box, area, label, iscrowd in record.ground_truths.tolist()
+    ]
+    masks = _detection_masks(records)
+    detections = [
+        {"image_id": n, "category_id": label + 1, "bbox": box, "score": score, "area": box[2] * box[3], "iscrowd": 0}
+        for n, record in enumerate(records, start=1)
+        for box, score, label in record.detections.tolist()
+    ]
+    if iou_type == "segm":
+        for detection, mask in zip(detections, masks, strict=True):
+            detection["area"] = float(coco_mask.area(mask))
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(indexed(truths, _ground_truth_masks(records)), indexed(detections, masks), iou_type)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    tables: dict[str, Any] = evaluation.eval
+    return tables

@@ -1,0 +1,130 @@
+"""Semantic segmentation metric: mIoU, mAcc, aAcc and IoU per class from one integer confusion matrix.
+
+The numbers are those of MMSegmentation's IoUMetric as fractions (it prints percent). Counts are summed over the data
+set and divided once; nothing is averaged over batches or processes, so the result depends on neither.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class SegmentationMetric:
+    """Counts pixels with ``update``, divides once with ``compute``.
+
+    An image given twice counts twice: the caller removes duplicates (sampler padding) before ``update``.
+
+    Args:
+        class_names: K distinct names; position is the label.
+        ignore_index: Target value of pixels that do not count, in -256..65535 (it sets the size of a table).
+
+    Attributes:
+        confusion: int64 (K, K) on the CPU, pixels of this process; rows are ground truth, columns prediction.
+
+    Raises:
+        ValueError: No class names, repeated class names, or ``ignore_index`` out of range.
+    """
+
+    def __init__(self, class_names: Sequence[str], ignore_index: int = 255) -> None:
+        self.class_names = tuple(class_names)
+        if not self.class_names or len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f"class_names must be at least one and all different, got {self.class_names}")
+        if not -256 <= ignore_index <= 65535:
+            raise ValueError(f"ignore_index must be in -256..65535, got {ignore_index}")
+        self.ignore_index = ignore_index
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all images."""
+        num_classes = len(self.class_names)
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device="cpu")
+        self._images = 0
+
+    def update(self, predictions: list[Tensor], targets: list[Tensor]) -> None:
+        """Counts the pixels of some images.
+
+        Args:
+            predictions: One (H, W) integer map per image at original size, values 0..K-1, on any device.
+            targets: As many (H, W) integer maps, values 0..K-1 or ``ignore_index``.
+
+        Raises:
+            ValueError: Numbers or shapes of maps differ, a map is not integer, or a value is out of range. No image of
+                the call is counted then.
+        """
+        if len(predictions) != len(targets):
+            raise ValueError(f"got {len(predictions)} predictions for {len(targets)} targets")
+        counts = [self._count(prediction, target) for prediction, target in zip(predictions, targets, strict=True)]
+        for count in counts:
+            # Not in place: a matrix made in inference mode (Lightning's validation) cannot be changed outside of it.
+            self.confusion = self.confusion + count
+        self._images += len(counts)
+
+    def compute(self) -> dict[str, float]:
+        """Scores all images of all processes; in a distributed run every process must call it.
+
+        Returns:
+            In 0..1: "mIoU"; "mAcc" (mean recall of classes in the ground truth); "aAcc" (share of pixels that are
+            right); "IoU/<class>", nan for a class in neither ground truth nor prediction, which the mean leaves out.
+            "classes": number of classes in the mIoU. "images": number of images. Without a pixel all scores are nan.
+        """
+        confusion, images = self._sum_over_processes()
+        right = confusion.diagonal().double()  # (K,)
+        truth, predicted = confusion.sum(dim=1).double(), confusion.sum(dim=0).double()
+        iou = right / (truth + predicted - right)  # 0 / 0 = nan: class in neither
+        accuracy = right / truth  # 0 / 0 = nan: class not in the ground truth
+        scores = {
+            "mIoU": iou.nanmean().item(),
+            "mAcc": accuracy.nanmean().item(),
+            "aAcc": (right.sum() / truth.sum()).item(),
+            "classes": float(iou.isfinite().sum()),
+            "images": float(images),
+        }
+        return scores | {f"IoU/{name}": value for name, value in zip(self.class_names, iou.tolist(), strict=True)}
+
+    def _count(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Confusion matrix (K, K) of one image on the CPU."""
+        num_classes, ignore = len(self.class_names), self.ignore_index
+        if prediction.shape != target.shape or prediction.ndim != 2 or prediction.numel() == 0:
+            raise ValueError(
+                f"prediction and target must be (H, W) of the same size, got {tuple(prediction.shape)} and "
+                f"{tuple(target.shape)}"
+            )
+        for name, labels in (("prediction", prediction), ("target", target)):
+            if labels.is_floating_point() or labels.is_complex():
+                raise ValueError(f"{name} must hold integer labels, got {labels.dtype}")
+        prediction, target = prediction.long(), target.to(prediction.device).long()
+        allowed = f"0..{num_classes - 1}"
+        _check_range(prediction, 0, num_classes - 1, f"prediction must be in {allowed}")
+        lowest, highest = min(0, ignore), max(num_classes - 1, ignore)
+        _check_range(target, lowest, highest, f"target must be in {allowed} or {ignore} (ignore)")
+
+        # One cell per (target, prediction), the ignored target included: cutting its row off afterwards is many times
+        # cheaper than masking its pixels out.
+        cell = (target - lowest) * num_classes + prediction
+        rows = highest - lowest + 1
+        table = torch.bincount(cell.flatten(), minlength=rows * num_classes).cpu().reshape(rows, num_classes)
+        table[ignore - lowest] = 0
+        rest = table.sum(dim=1)
+        rest[-lowest : num_classes - lowest] = 0
+        if rest.any():
+            value = int(rest.nonzero()[0]) + lowest
+            raise ValueError(f"target must be in {allowed} or {ignore} (ignore), got {value}")
+        return table[-lowest : num_classes - lowest]
+
+    def _sum_over_processes(self) -> tuple[Tensor, int]:
+        if not (dist.is_available() and dist.is_initialized()):
+            return self.confusion, self._images
+        # NCCL moves CUDA tensors only; the state stays on the CPU.
+        device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+        totals = torch.cat([self.confusion.flatten(), self.confusion.new_tensor([self._images])]).to(device)
+        dist.all_reduce(totals)
+        totals = totals.cpu()
+        return totals[:-1].reshape(self.confusion.shape), int(totals[-1])
+
+
+def _check_range(labels: Tensor, lowest: int, highest: int, rule: str) -> None:
+    least, greatest = (int(value) for value in torch.aminmax(labels))
+    if least < lowest or greatest > highest:
+        raise ValueError(f"{rule}, got {least if least < lowest else greatest}")

@@ -1,0 +1,19 @@
+"""`python -m tasks.segment {fit,validate,test,predict} --config FILE`: semantic segmentation on ADE20K and its like."""
+
+from datamodules import ADE20K
+from tasks.callbacks import LabelMapWriter, SegmentationPictures
+from tasks.cli import VisionCLI, run
+from tasks.segmentation import SegmentationTask
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        args: Arguments; default: those of the process.
+    """
+    run(lambda: VisionCLI("segment", SegmentationTask, ADE20K, SegmentationPictures, LabelMapWriter, args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""The contract of a segmentor."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from backbones import Backbone
+
+Batch = dict[str, Any]
+Losses = dict[str, Tensor]
+LabelMaps = list[Tensor]
+
+
+class Segmentor(nn.Module, ABC):
+    """A model from batches to losses (in training) or to label maps (in evaluation).
+
+    The batch is the one of `datamodules.ADE20K`. Losses are named scalars; those whose name contains `loss` are summed
+    and minimised, the others are only logged. Label maps are one int64 tensor (H_i, W_i) of classes 0..K-1 per image,
+    at the image's original resolution.
+    """
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Losses | LabelMaps:
+        """Computes losses in training mode, label maps otherwise."""
+
+
+SegmentorBuilder = Callable[[Backbone, int], Segmentor]
+"""Builds a segmentor from a backbone and the number of classes."""

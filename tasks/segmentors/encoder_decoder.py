@@ -1,0 +1,156 @@
+"""Our backbones under MMSegmentation's decode heads.
+
+`mmseg` is imported when a segmentor is built: the import takes seconds that no other program should pay.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+from torch import Tensor, nn
+
+from backbones import Backbone
+from tasks.normalization import Normalization
+from tasks.segmentors.base import Batch, LabelMaps, Losses, Segmentor
+from tasks.segmentors.inference import Inference, WholeInference
+
+MULTI_LEVEL_HEADS = ("FPNHead", "LightHamHead", "LRASPPHead", "SegformerHead", "UPerHead")
+"""Heads that take all features of the backbone unless the config gives an `in_index`."""
+
+
+class EncoderDecoder(Segmentor):
+    """A backbone, an optional neck, a decode head and an optional auxiliary head of MMSegmentation.
+
+    Heads are given as in an MMSegmentation config, for instance
+    `decode_head: {type: UPerHead, channels: 512, pool_scales: [1, 2, 3, 6]}`. What follows from the backbone and the
+    data set is filled in where the config leaves it out: `num_classes`, `in_channels`, `in_index`, `norm_cfg`
+    (batch norm), and for the heads that need them `feature_strides` and `c1_in_channels`.
+
+    Args:
+        backbone: Any backbone.
+        num_classes: K.
+        decode_head: Config of the decode head, with its `type`.
+        auxiliary_head: Config of a head that only adds a loss in training; `in_index` chooses its feature.
+        neck: Config of a neck between backbone and heads, for instance `{type: FPN, out_channels: 256, num_outs: 4}`.
+        inference: Whole image or sliding windows in evaluation. Default: `WholeInference()`.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        decode_head: dict[str, Any],
+        auxiliary_head: dict[str, Any] | None = None,
+        neck: dict[str, Any] | None = None,
+        inference: Inference | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.normalization = Normalization()
+        self.inference = inference or WholeInference()
+        channels, strides = list(backbone.channels), list(backbone.strides)
+        self.neck: nn.Module | None = None
+        if neck is not None:
+            self.neck = build_module({"in_channels": channels, **neck})
+            channels, strides = [neck["out_channels"]] * neck["num_outs"], strides[: neck["num_outs"]]
+        self.decode_head = build_module(complete_head(decode_head, channels, strides, num_classes))
+        self.auxiliary_head: nn.Module | None = None
+        if auxiliary_head is not None:
+            self.auxiliary_head = build_module(complete_head(auxiliary_head, channels, strides, num_classes))
+
+    def forward(self, batch: Batch) -> Losses | LabelMaps:
+        """Losses of the heads in training, label maps at original resolution otherwise."""
+        image = self.normalization(batch["image"], batch["size"])
+        return self.losses(image, batch["mask"]) if self.training else self.label_maps(image, batch)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Backbone, then neck."""
+        features = self.backbone(image)
+        return list(features if self.neck is None else self.neck(features))
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of normalised images (B, 3, H, W), upsampled by the decode head."""
+        meta = {"img_shape": tuple(image.shape[-2:]), "pad_shape": tuple(image.shape[-2:])}
+        found: Tensor = self.decode_head.predict(self.features(image), [meta] * len(image), test_cfg=None)
+        return found
+
+    def losses(self, image: Tensor, mask: Tensor) -> Losses:
+        """Losses of normalised images (B, 3, H, W) with masks (B, H, W)."""
+        features = self.features(image)
+        samples = data_samples(mask)
+        losses: Losses = dict(self.decode_head.loss(features, samples, train_cfg=None))
+        if self.auxiliary_head is not None:
+            auxiliary = self.auxiliary_head.loss(features, samples, train_cfg=None)
+            losses |= {f"aux_{name}": value for name, value in auxiliary.items()}
+        return losses
+
+    def label_maps(self, image: Tensor, batch: Batch) -> LabelMaps:
+        """Most probable class of every original pixel; each image is seen without the padding of its batch."""
+        maps = []
+        for position, (height, width) in enumerate(batch["size"].tolist()):
+            logits = self.inference(image[position : position + 1, :, :height, :width], self.logits)
+            original = tuple(batch["targets"][position]["original_size"].tolist())
+            if logits.shape[-2:] != original:
+                logits = F.interpolate(logits, size=original, mode="bilinear", align_corners=False)
+            maps.append(logits[0].argmax(dim=0))
+        return maps
+
+
+def complete_head(
+    config: dict[str, Any], channels: list[int], strides: list[int], num_classes: int
+) -> dict[str, Any]:
+    """Fills in what a head's config leaves to the backbone and the data set.
+
+    Raises:
+        ValueError: The config has no type, or its own number of classes.
+    """
+    if "type" not in config:
+        raise ValueError(f"the head config {config} has no type; expected for instance {{type: UPerHead, channels: 512}}")
+    if config.get("num_classes", num_classes) != num_classes:
+        raise ValueError(f"the head config has num_classes {config['num_classes']}, the data set {num_classes}; leave it out")
+    multi_level = config["type"] in MULTI_LEVEL_HEADS
+    index = config.get("in_index", list(range(len(channels))) if multi_level else len(channels) - 1)
+    in_channels = [channels[level] for level in index] if isinstance(index, list) else channels[index]
+    derived: dict[str, Any] = {
+        "in_channels": in_channels,
+        "in_index": index,
+        "num_classes": num_classes,
+        "norm_cfg": {"type": "BN", "requires_grad": True},
+    }
+    if config["type"] == "FPNHead":
+        derived["feature_strides"] = [strides[level] for level in index]
+    if config["type"] == "DepthwiseSeparableASPPHead":
+        derived["c1_in_channels"] = channels[0]
+    return derived | config
+
+
+def build_module(config: dict[str, Any]) -> nn.Module:
+    """Builds a head or neck from MMSegmentation's registry and initialises it as its config says.
+
+    Raises:
+        ValueError: The registry does not know the type.
+    """
+    import mmseg.models
+    from mmengine.logging import MMLogger
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmseg")
+    MMLogger.get_instance("mmengine", log_level="WARNING")  # init_weights reports every tensor otherwise
+    if mmseg.registry.MODELS.get(config["type"]) is None:
+        raise ValueError(f"MMSegmentation has no {config['type']!r}; see mmseg.models.decode_heads for the heads it has")
+    module: nn.Module = mmseg.registry.MODELS.build(config)
+    module.init_weights()  # type: ignore[operator]
+    return module
+
+
+def data_samples(mask: Tensor) -> list[Any]:
+    """Masks (B, H, W) in the form that MMSegmentation's heads take."""
+    from mmengine.structures import PixelData
+    from mmseg.structures import SegDataSample
+
+    samples = []
+    for labels in mask:
+        sample = SegDataSample(metainfo={"img_shape": tuple(labels.shape), "pad_shape": tuple(labels.shape)})
+        sample.gt_sem_seg = PixelData(data=labels.to(torch.int64)[None])
+        samples.append(sample)
+    return samples

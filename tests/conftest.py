@@ -1,0 +1,27 @@
+"""Fixtures shared by all tests: where the real sample data lies."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the sample data sets: $ATTNDENSE_DATA, or ``shared/data`` beside the project."""
+    default = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    return Path(os.environ.get("ATTNDENSE_DATA", default))
+
+
+@pytest.fixture(scope="session")
+def shared_data(data_root: Path) -> Callable[[str], Path]:
+    """``shared_data("coco-eval")`` is that sub-folder; the test is skipped where it is absent."""
+
+    def folder(name: str) -> Path:
+        path = data_root / name
+        if not path.is_dir():
+            pytest.skip(f"sample data {name!r} not found in {data_root}; set ATTNDENSE_DATA")
+        return path
+
+    return folder
