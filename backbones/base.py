@@ -48,6 +48,11 @@ class Backbone(nn.Module, ABC):
         layer group of its own, usually one block.
         """
 
+    @property
+    def label(self) -> str:
+        """Name of the network without its attention, for tables: "ResNet-50"."""
+        return type(self).__name__
+
     def published_weights(self) -> "WeightsEnum | None":
         """ImageNet weights that torchvision publishes for this host and configuration; None where there are none."""
         return None

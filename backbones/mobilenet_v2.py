@@ -144,6 +144,11 @@ class MobileNetV2(Backbone):
         layers = list(self.features)
         return [layers[:1], *(layers[start:end] for start, end in pairwise(ends))]
 
+    @property
+    def label(self) -> str:
+        """Name of the network without its attention."""
+        return "MobileNetV2" if self.width == 1.0 else f"MobileNetV2 x{self.width:g}"
+
     def published_weights(self) -> WeightsEnum | None:
         """ImageNet weights of torchvision (its default ones), which exist for width 1."""
         return MobileNet_V2_Weights.DEFAULT if self.width == 1.0 else None

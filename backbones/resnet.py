@@ -158,6 +158,11 @@ class ResNet(Backbone):
         """The stem, then the blocks of each stage."""
         return [[self.conv1, self.bn1], *(list(s) for s in (self.layer1, self.layer2, self.layer3, self.layer4))]
 
+    @property
+    def label(self) -> str:
+        """Name of the network without its attention."""
+        return f"ResNet-{self.depth}"
+
     def published_weights(self) -> WeightsEnum:
         """ImageNet weights of torchvision (its default ones) for this depth: version 2 from depth 50 on."""
         return get_model_weights(f"resnet{self.depth}").DEFAULT

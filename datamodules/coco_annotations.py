@@ -64,9 +64,13 @@ class AnnotationFile:
         position_of = {int(image_id): position for position, image_id in enumerate(self.image_ids)}
         for record in annotations:
             if record["image_id"] not in known:
-                raise DataError(f"{self.path}: annotation {record['id']} has image_id {record['image_id']}, not an image")
+                raise DataError(
+                    f"{self.path}: annotation {record['id']} has image_id {record['image_id']}, not an image"
+                )
             if record["category_id"] not in label_of:
-                raise DataError(f"{self.path}: annotation {record['id']} has unknown category_id {record['category_id']}")
+                raise DataError(
+                    f"{self.path}: annotation {record['id']} has unknown category_id {record['category_id']}"
+                )
         kept = sorted(
             (record for record in annotations if record["image_id"] in position_of),
             key=lambda record: position_of[record["image_id"]],
@@ -80,7 +84,9 @@ class AnnotationFile:
         broken = ~np.isfinite(self.boxes).all(axis=1)
         if broken.any():
             record = kept[int(np.argmax(broken))]
-            raise DataError(f"{self.path}: annotation {record['id']} has bbox {record['bbox']}, expected finite numbers")
+            raise DataError(
+                f"{self.path}: annotation {record['id']} has bbox {record['bbox']}, expected finite numbers"
+            )
 
     def of_image(self, position: int) -> "slice":
         """The slice of the annotation columns that belongs to an image."""

@@ -40,7 +40,9 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise DataError(f"image {path} does not exist; check the images folder or the file_name in the json") from None
     except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"image {path} cannot be decoded ({error}); replace it or take it out of the data set") from None
+        raise DataError(
+            f"image {path} cannot be decoded ({error}); replace it or take it out of the data set"
+        ) from None
 
 
 def _high_byte(pixels: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
@@ -68,7 +70,9 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
                 raise DataError(f"mask {path} has mode {mask.mode}, expected one 8-bit channel (L) or a palette (P)")
             return np.asarray(mask)
     except FileNotFoundError:
-        raise DataError(f"mask {path} does not exist; every image needs a mask of the same name ending in .png") from None
+        raise DataError(
+            f"mask {path} does not exist; every image needs a mask of the same name ending in .png"
+        ) from None
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise DataError(f"mask {path} cannot be decoded ({error}); replace it") from None
 

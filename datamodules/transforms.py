@@ -149,7 +149,9 @@ class RatioCrop(ResizeAndCrop):
     DRAWS = 10
     """Crops that are drawn before the last one is taken whatever it holds."""
 
-    def __init__(self, scale: Size, ratio: tuple[float, float], crop: Size, max_share: float, ignore_index: int) -> None:
+    def __init__(
+        self, scale: Size, ratio: tuple[float, float], crop: Size, max_share: float, ignore_index: int
+    ) -> None:
         super().__init__()
         self.scale, self.ratio, self.crop = scale, ratio, crop
         self.max_share, self.ignore_index = max_share, ignore_index

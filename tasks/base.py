@@ -185,4 +185,6 @@ def load_model_weights(model: nn.Module, path: Path) -> None:
         raise TaskError(f"nothing in {path} fits this model; expected a checkpoint of a task with the same backbone")
     model.load_state_dict(fitting, strict=False)
     left_out = sorted((state.keys() | own.keys()) - fitting.keys())
-    logger.warning("%s: %d of %d tensors taken over; not taken over: %s", path, len(fitting), len(own), left_out or "none")
+    logger.warning(
+        "%s: %d of %d tensors taken over; not taken over: %s", path, len(fitting), len(own), left_out or "none"
+    )

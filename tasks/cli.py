@@ -1,5 +1,6 @@
 """The command line of a task: LightningCLI with a run folder, two loggers and the callbacks that every run has."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ class VisionCLI(LightningCLI):
             save_config_callback=RunConfig,
             seed_everything_default=42,
             auto_configure_optimizers=False,
-            trainer_defaults={"max_epochs": 12},
+            trainer_defaults={"max_epochs": 12, "enable_model_summary": False},
             args=args,
         )
 
@@ -89,7 +90,9 @@ class VisionCLI(LightningCLI):
         config = self.config[self.subcommand]
         checkpoint = Path(config.ckpt_path) if config.get("ckpt_path") else None
         if checkpoint is not None and not checkpoint.is_file():
-            raise TaskError(f"no checkpoint at {checkpoint}; --ckpt_path expects a file such as RUN/{CHECKPOINTS}/last.ckpt")
+            raise TaskError(
+                f"no checkpoint at {checkpoint}; --ckpt_path expects a file such as RUN/{CHECKPOINTS}/last.ckpt"
+            )
         first_config = Path(str(config.config[0])) if config.get("config") else None
         self.run_folder = choose_run_folder(
             self.name, config.runs, config.name, first_config, checkpoint, fits=self.subcommand == "fit"
@@ -125,7 +128,9 @@ class VisionCLI(LightningCLI):
         given = config.trainer.logger
         if given is False or config.trainer.fast_dev_run or self.subcommand == "predict":
             return []
-        table = CSVMetrics(self.run_folder, "metrics.csv" if self.subcommand == "fit" else f"metrics.{self.subcommand}.csv")
+        table = CSVMetrics(
+            self.run_folder, "metrics.csv" if self.subcommand == "fit" else f"metrics.{self.subcommand}.csv"
+        )
         if isinstance(given, Logger | list):
             return [table, *(given if isinstance(given, list) else [given])]
         tracker = make_wandb_logger(config.wandb, self.name, self.run_folder) if self.subcommand == "fit" else None
@@ -158,12 +163,18 @@ def _integer_seed(seed: bool | int) -> int:
     return 42 if isinstance(seed, bool) else seed
 
 
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    """False for Lightning's hints at further packages."""
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
 def run(cli: Any) -> None:
     """Runs a command line; a user's mistake ends in one line on stderr and exit code 2.
 
     Args:
         cli: Function without arguments that constructs the command line.
     """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     inherited = os.environ.get("LOCAL_RANK")
     try:
         cli()

@@ -4,7 +4,7 @@ import colorsys
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
@@ -24,7 +24,7 @@ def draw_detections(
     scores: Tensor | None = None,
     min_score: float = 0.3,
 ) -> Tensor:
-    """Draws boxes with class names, and scores where given.
+    """Draws boxes with class names, and scores where given; a small image is magnified so that they can be read.
 
     Args:
         image: (3, H, W) uint8.
@@ -35,8 +35,10 @@ def draw_detections(
         min_score: Least score that is drawn.
 
     Returns:
-        (3, H, W) uint8.
+        (3, H * zoom, W * zoom) uint8.
     """
+    image, zoom = magnify(image)
+    boxes = boxes * zoom
     captions = [class_names[label] for label in labels.tolist()]
     if scores is not None:
         kept = scores >= min_score
@@ -44,7 +46,7 @@ def draw_detections(
         captions = [caption for caption, keep in zip(captions, kept.tolist(), strict=True) if keep]
         boxes, labels = boxes[kept], labels[kept]
     if not len(boxes):
-        return image.clone()
+        return image
     palette = class_colours(len(class_names))
     colours = [palette[label] for label in labels.tolist()]
     height, width = image.shape[-2:]
@@ -62,8 +64,10 @@ def draw_label_map(image: Tensor, labels: Tensor, class_names: Sequence[str], op
         opacity: Of the paint, 0..1.
 
     Returns:
-        (3, H + rows of the legend, W) uint8.
+        (3, H * zoom + rows of the legend, W * zoom) uint8.
     """
+    image, zoom = magnify(image)
+    labels = labels.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
     palette = class_colours(len(class_names))
     present, areas = labels[labels != 255].unique(return_counts=True)
     present = present[areas.argsort(descending=True)]
@@ -72,6 +76,12 @@ def draw_label_map(image: Tensor, labels: Tensor, class_names: Sequence[str], op
     if len(present):
         painted = draw_segmentation_masks(image, masks, opacity, [palette[label] for label in present.tolist()])
     return torch.cat([painted, legend(present.tolist()[:8], class_names, palette, image.shape[-1])], dim=1)
+
+
+def magnify(image: Tensor, least: int = 400) -> tuple[Tensor, int]:
+    """Repeats pixels until the longer side of a picture (3, H, W) has about `least` pixels; also gives the factor."""
+    zoom = max(1, round(least / max(image.shape[-2:])))
+    return image.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2), zoom
 
 
 def legend(
@@ -88,7 +98,15 @@ def legend(
     return draw_bounding_boxes(rows, boxes, names, colours, label_colors=["black"] * len(labels))
 
 
-def side_by_side(pictures: Sequence[Tensor]) -> Tensor:
-    """Pictures (3, H_i, W_i) in a row, padded with white at the bottom."""
+def pad_to_equal(pictures: Sequence[Tensor]) -> list[Tensor]:
+    """Pictures (3, H_i, W_i) padded right and bottom with white to the largest height and width."""
     height = max(picture.shape[-2] for picture in pictures)
-    return torch.cat([F.pad(picture, (0, 4, 0, height - picture.shape[-2]), value=255) for picture in pictures], dim=2)
+    width = max(picture.shape[-1] for picture in pictures)
+    missing = [(width - picture.shape[-1], height - picture.shape[-2]) for picture in pictures]
+    return [F.pad(picture, (0, x, 0, y), value=255) for picture, (x, y) in zip(pictures, missing, strict=True)]
+
+
+def side_by_side(left: Tensor, right: Tensor) -> Tensor:
+    """Two pictures (3, H_i, W_i) in a row, with a white gap."""
+    left, right = pad_to_equal([left, right])
+    return torch.cat([F.pad(left, (0, 8), value=255), right], dim=2)

@@ -14,7 +14,9 @@ CHECKPOINTS = "checkpoints"
 _CHOSEN = "ATTNDENSE_RUN_FOLDER"
 
 
-def choose_run_folder(task: str, root: Path, name: str | None, config: Path | None, checkpoint: Path | None, fits: bool) -> Path:
+def choose_run_folder(
+    task: str, root: Path, name: str | None, config: Path | None, checkpoint: Path | None, fits: bool
+) -> Path:
     """Chooses the folder of this run.
 
     A run that continues or evaluates a checkpoint writes into the checkpoint's own run folder, unless a name is given.

@@ -104,7 +104,7 @@ class MultiStep(Schedule):
         super().__init__(optimizer, total_steps, warmup_steps, warmup_factor)
 
     def factor(self, progress: float) -> float:
-        """gamma to the number of milestones passed."""
+        """Gamma to the number of milestones passed."""
         return float(self.gamma ** sum(progress >= milestone for milestone in self.milestones))
 
 

@@ -12,7 +12,7 @@ from torchvision.io import write_png
 from torchvision.transforms.v2.functional import resize
 
 from tasks.base import VisionTask
-from tasks.drawing import draw_detections, draw_label_map, side_by_side
+from tasks.drawing import draw_detections, draw_label_map, pad_to_equal, side_by_side
 
 
 class Pictures(Callback):
@@ -54,7 +54,7 @@ class Pictures(Callback):
             save_picture(picture, Path(trainer.default_root_dir) / "pictures" / f"{image_id}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and self._drawn:
-                pictures = [picture.permute(1, 2, 0).numpy() for picture in self._drawn.values()]
+                pictures = [picture.permute(1, 2, 0).numpy() for picture in pad_to_equal(list(self._drawn.values()))]
                 logger.log_image("val/pictures", pictures, caption=[str(image_id) for image_id in self._drawn])
         self._drawn = {}
 
@@ -72,7 +72,7 @@ class DetectionPictures(Pictures):
         boxes = torch.as_tensor(truth["boxes"])
         corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
         expected = draw_detections(image, corners, torch.as_tensor(truth["labels"]), task.class_names)
-        return side_by_side([expected, draw_prediction(task, image, prediction)])
+        return side_by_side(expected, draw_prediction(task, image, prediction))
 
 
 class SegmentationPictures(Pictures):
@@ -81,7 +81,7 @@ class SegmentationPictures(Pictures):
     def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: dict[str, Any], position: int) -> Tensor:
         """The mask, and the predicted label map."""
         expected = draw_label_map(image, batch["mask"][position].cpu(), task.class_names)
-        return side_by_side([expected, draw_prediction(task, image, prediction)])
+        return side_by_side(expected, draw_prediction(task, image, prediction))
 
 
 def draw_prediction(task: VisionTask, image: Tensor, prediction: Any) -> Tensor:

@@ -39,12 +39,16 @@ class TerminalProgress(TQDMProgressBar):
         super().on_train_epoch_start(trainer, *args)
         self.throughput.reset()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
         """Counts the images."""
         self.throughput.add(len(batch["image"]) * trainer.world_size)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, *args)
 
-    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, int | str | float | dict[str, float]]:
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
         """Adds the throughput and takes away the version number, which runs do not have."""
         items = super().get_metrics(trainer, pl_module)
         items.pop("v_num", None)
@@ -117,8 +121,8 @@ class LineProgress(ProgressBar):
 
     def _print_scores(self, trainer: Trainer, prefix: str) -> None:
         scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
-        listed = " ".join(f"{name} {value:.4f}" for name, value in scores.items())
-        self.print(f"epoch {trainer.current_epoch} {listed}")
+        listed = " ".join(f"{name.removeprefix(prefix)} {value:.4f}" for name, value in reversed(scores.items()))
+        self.print(f"epoch {trainer.current_epoch} {prefix} {listed}")
         self.throughput.reset()
 
 

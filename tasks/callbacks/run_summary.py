@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -58,12 +58,15 @@ class RunSummary(Callback):
             "torch": str(torch.__version__),
             "processes": trainer.world_size,
         }
+        facts = self._facts
+        rank_zero_info(
+            f"{facts['model']} on {facts['backbone']}, attention: {facts['attention']}, {facts['parameters']:,} "
+            f"parameters, {facts['MACs']:,} MACs at {facts['image_size']}; run folder {trainer.default_root_dir}"
+        )
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.config.update(self._facts, allow_val_change=True)
-                logger.experiment.define_metric(
-                    pl_module.monitor, step_metric="trainer/global_step", summary="max"
-                )
+                logger.experiment.define_metric(pl_module.monitor, step_metric="trainer/global_step", summary="max")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -100,7 +103,9 @@ class RunSummary(Callback):
     @rank_zero_only
     def _write(self, trainer: Trainer, results: dict[str, float]) -> None:
         content = self._facts | results | {"seconds": round(self._seconds(), 1), "run": str(trainer.default_root_dir)}
-        finite = {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in content.items()}
+        finite = {
+            name: None if isinstance(value, float) and math.isnan(value) else value for name, value in content.items()
+        }
         name = "summary.json" if self.subcommand == "fit" else f"summary.{self.subcommand}.json"
         write_text(f"{trainer.default_root_dir}/{name}", json.dumps(finite, indent=2) + "\n")
 
@@ -116,7 +121,7 @@ def describe_model(task: VisionTask) -> dict[str, Any]:
     backbone = next(module for module in task.model.modules() if isinstance(module, Backbone))
     head = getattr(task.model, "decode_head", None)
     return {
-        "backbone": type(backbone).__name__,
+        "backbone": backbone.label,
         "attention": attention_names(backbone),
         "model": type(task.model).__name__ if head is None else type(head).__name__,
         "parameters": sum(parameter.numel() for parameter in task.model.parameters()),

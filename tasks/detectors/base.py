@@ -25,6 +25,8 @@ class Detector(nn.Module, ABC):
     """
 
     normalization: Normalization
+    compute_loss: Callable[..., Losses]
+    postprocess_detections: Callable[..., Detections]
 
     @abstractmethod
     def forward(self, batch: Batch) -> Losses | Detections:

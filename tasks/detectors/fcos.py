@@ -1,5 +1,7 @@
 """FCOS on any backbone."""
 
+from typing import Any
+
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
@@ -10,7 +12,7 @@ from tasks.detectors.pyramid import FeaturePyramid
 from tasks.normalization import Normalization
 
 
-class FCOS(Detector, detection.FCOS):  # type: ignore[misc]
+class FCOS(Detector, detection.FCOS):
     """FCOS: fully convolutional one-stage detection (Tian et al., ICCV 2019, arXiv 1904.01355).
 
     Pyramid, head, assignment (centre sampling), GIoU loss and post-processing are torchvision's.
@@ -26,6 +28,11 @@ class FCOS(Detector, detection.FCOS):  # type: ignore[misc]
         nms_threshold: IoU above which the weaker of two detections of a class is dropped.
         max_detections: Detections per image.
     """
+
+    anchor_generator: Any
+    backbone: Backbone
+    head: Any
+    neck: FeaturePyramid
 
     def __init__(
         self,

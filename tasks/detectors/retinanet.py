@@ -1,5 +1,7 @@
 """RetinaNet on any backbone."""
 
+from typing import Any
+
 from torchvision.models import detection
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
@@ -10,7 +12,7 @@ from tasks.detectors.pyramid import FeaturePyramid
 from tasks.normalization import Normalization
 
 
-class RetinaNet(Detector, detection.RetinaNet):  # type: ignore[misc]
+class RetinaNet(Detector, detection.RetinaNet):
     """RetinaNet: focal loss for dense detection (Lin et al., ICCV 2017, arXiv 1708.02002).
 
     Pyramid, head, matching, losses and post-processing are torchvision's (its v1 model: P6 and P7 from P5, L1 loss).
@@ -25,6 +27,11 @@ class RetinaNet(Detector, detection.RetinaNet):  # type: ignore[misc]
         nms_threshold: IoU above which the weaker of two detections of a class is dropped.
         max_detections: Detections per image.
     """
+
+    anchor_generator: Any
+    backbone: Backbone
+    head: Any
+    neck: FeaturePyramid
 
     def __init__(
         self,

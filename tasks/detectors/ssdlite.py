@@ -2,6 +2,7 @@
 
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 from torchvision.models import detection
@@ -14,7 +15,7 @@ from tasks.detectors.base import Batch, Detections, Detector, Losses, match_noth
 from tasks.normalization import Normalization
 
 
-class SSDLite320(Detector, detection.ssd.SSD):  # type: ignore[misc]
+class SSDLite320(Detector, detection.ssd.SSD):
     """SSDLite for 320 x 320 inputs (Sandler et al., CVPR 2018, arXiv 1801.04381), from torchvision's parts.
 
     Six maps of stride 16 to 320: the backbone's stride 16 and 32, and four extra blocks. Six default boxes per
@@ -30,6 +31,11 @@ class SSDLite320(Detector, detection.ssd.SSD):  # type: ignore[misc]
         nms_threshold: IoU above which the weaker of two detections of a class is dropped.
         max_detections: Detections per image.
     """
+
+    anchor_generator: Any
+    backbone: Backbone
+    head: Any
+    proposal_matcher: Any
 
     def __init__(
         self,
@@ -90,6 +96,8 @@ class SSDLite320(Detector, detection.ssd.SSD):  # type: ignore[misc]
     def match(self, targets: list[dict[str, Tensor]], anchors: list[Tensor]) -> list[Tensor]:
         """Assigns default boxes (A, 4) to objects; -1 is background."""
         return [
-            self.proposal_matcher(box_iou(target["boxes"], of_image)) if len(target["boxes"]) else match_nothing(of_image)
+            self.proposal_matcher(box_iou(target["boxes"], of_image))
+            if len(target["boxes"])
+            else match_nothing(of_image)
             for target, of_image in zip(targets, anchors, strict=True)
         ]

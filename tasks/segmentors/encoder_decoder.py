@@ -6,8 +6,8 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - PyTorch's own convention
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from backbones import Backbone
 from tasks.normalization import Normalization
@@ -35,6 +35,10 @@ class EncoderDecoder(Segmentor):
         inference: Whole image or sliding windows in evaluation. Default: `WholeInference()`.
     """
 
+    decode_head: Any
+    auxiliary_head: Any
+    neck: Any
+
     def __init__(
         self,
         backbone: Backbone,
@@ -49,12 +53,12 @@ class EncoderDecoder(Segmentor):
         self.normalization = Normalization()
         self.inference = inference or WholeInference()
         channels, strides = list(backbone.channels), list(backbone.strides)
-        self.neck: nn.Module | None = None
+        self.neck = None
         if neck is not None:
             self.neck = build_module({"in_channels": channels, **neck})
             channels, strides = [neck["out_channels"]] * neck["num_outs"], strides[: neck["num_outs"]]
         self.decode_head = build_module(complete_head(decode_head, channels, strides, num_classes))
-        self.auxiliary_head: nn.Module | None = None
+        self.auxiliary_head = None
         if auxiliary_head is not None:
             self.auxiliary_head = build_module(complete_head(auxiliary_head, channels, strides, num_classes))
 
@@ -96,18 +100,20 @@ class EncoderDecoder(Segmentor):
         return maps
 
 
-def complete_head(
-    config: dict[str, Any], channels: list[int], strides: list[int], num_classes: int
-) -> dict[str, Any]:
+def complete_head(config: dict[str, Any], channels: list[int], strides: list[int], num_classes: int) -> dict[str, Any]:
     """Fills in what a head's config leaves to the backbone and the data set.
 
     Raises:
         ValueError: The config has no type, or its own number of classes.
     """
     if "type" not in config:
-        raise ValueError(f"the head config {config} has no type; expected for instance {{type: UPerHead, channels: 512}}")
+        raise ValueError(
+            f"the head config {config} has no type; expected for instance {{type: UPerHead, channels: 512}}"
+        )
     if config.get("num_classes", num_classes) != num_classes:
-        raise ValueError(f"the head config has num_classes {config['num_classes']}, the data set {num_classes}; leave it out")
+        raise ValueError(
+            f"the head config has num_classes {config['num_classes']}, the data set {num_classes}; leave it out"
+        )
     multi_level = config["type"] in MULTI_LEVEL_HEADS
     index = config.get("in_index", list(range(len(channels))) if multi_level else len(channels) - 1)
     in_channels = [channels[level] for level in index] if isinstance(index, list) else channels[index]
@@ -124,7 +130,7 @@ def complete_head(
     return derived | config
 
 
-def build_module(config: dict[str, Any]) -> nn.Module:
+def build_module(config: dict[str, Any]) -> Any:
     """Builds a head or neck from MMSegmentation's registry and initialises it as its config says.
 
     Raises:
@@ -137,9 +143,11 @@ def build_module(config: dict[str, Any]) -> nn.Module:
     init_default_scope("mmseg")
     MMLogger.get_instance("mmengine", log_level="WARNING")  # init_weights reports every tensor otherwise
     if mmseg.registry.MODELS.get(config["type"]) is None:
-        raise ValueError(f"MMSegmentation has no {config['type']!r}; see mmseg.models.decode_heads for the heads it has")
-    module: nn.Module = mmseg.registry.MODELS.build(config)
-    module.init_weights()  # type: ignore[operator]
+        raise ValueError(
+            f"MMSegmentation has no {config['type']!r}; see mmseg.models.decode_heads for the heads it has"
+        )
+    module: Any = mmseg.registry.MODELS.build(config)
+    module.init_weights()
     return module
 
 

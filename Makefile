@@ -1,0 +1,42 @@
+# Needs Python >= 3.10 with venv, make and a package index. `make help` lists the targets.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: help install quickstart test lint types clean
+
+help:  ## Lists the targets.
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+install: $(INSTALLED)  ## Creates .venv with the pinned dependencies; does nothing when they are there.
+
+# mmcv asks for the OpenCV build with a window system, albumentations for the one without; both write the same files.
+# Cluster nodes lack libGL, so exactly the headless one stays.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[test]'
+	$(BIN)/pip uninstall -q -y opencv-python opencv-python-headless
+	$(BIN)/pip install --disable-pip-version-check -q --no-deps -c constraints.txt opencv-python-headless
+	touch $@
+
+data/shapes/shapes.json: | $(INSTALLED)
+	$(BIN)/python -m datamodules.shapes --root data/shapes --seed 0
+
+quickstart: $(INSTALLED) data/shapes/shapes.json  ## Trains a detector and a segmentor on the sample data set.
+	$(BIN)/python -m tasks.detect fit --config configs/detect/quickstart.yaml
+	$(BIN)/python -m tasks.segment fit --config configs/segment/quickstart.yaml
+	$(BIN)/python -m tasks.compare runs
+
+test: $(INSTALLED)  ## Runs the tests.
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## Checks style and the direction of imports.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(INSTALLED)  ## Checks types.
+	$(BIN)/mypy
+
+clean:  ## Removes the environment, the sample data set and caches; runs stay.
+	rm -rf .venv data/shapes .pytest_cache .ruff_cache .mypy_cache *.egg-info
