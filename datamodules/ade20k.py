@@ -1,6 +1,8 @@
 """ADE20K semantic segmentation (the SceneParsing layout), and every data set in the same layout."""
 
 import csv
+import re
+from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ class ADE20K(VisionDataModule):
     """Images with a class for every pixel, in the layout of ADE20K's SceneParsing release.
 
     `ROOT/images/{training,validation}/*.jpg`, `ROOT/annotations/{training,validation}/*.png` (0 = other, k = class k),
-    and `ROOT/objectInfo*.csv` or `.txt` with the class names. Labels become 0..K-1, other becomes 255 = ignored.
+    and `ROOT/objectInfo*.txt` or `.csv` with the class names. Labels become 0..K-1, other becomes 255 = ignored.
 
     A batch is a dictionary:
 
@@ -67,11 +69,10 @@ class ADE20K(VisionDataModule):
         class_names: list[str] | None = None,
         seed: int = 42,
     ) -> None:
-        super().__init__(batch_size, val_batch_size, num_workers, images, class_names, seed)
+        super().__init__(batch_size, val_batch_size, num_workers, max_images, images, class_names, seed)
         self.root = Path(root)
         self.train_split, self.val_split = train_split, val_split
         self.pipeline = pipeline or RandomRatioCrop()
-        self.max_images = max_images
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -154,7 +155,10 @@ class ADE20KDataset(Dataset[Sample]):
         mask_path = self.annotations / f"{path.stem}.png"
         stored = read_mask(mask_path)
         if stored.shape != image.shape[:2]:
-            raise DataError(f"{mask_path} is {stored.shape} (height, width), but {path} is {image.shape[:2]}")
+            raise DataError(
+                f"{mask_path} is {stored.shape} (height, width), but {path} is {image.shape[:2]}; "
+                "expected equal sizes, take the mask that was drawn on this image"
+            )
         try:
             mask = reduce_zero_label(stored, self.num_classes)
         except DataError as error:
@@ -184,7 +188,10 @@ def reduce_zero_label(stored: NDArray[np.uint8], num_classes: int) -> NDArray[np
     mask[stored == IGNORE] = IGNORE
     wrong = (mask >= num_classes) & (mask != IGNORE)
     if wrong.any():
-        raise DataError(f"label {stored[wrong].max()} found, expected 0..{num_classes} or 255")
+        raise DataError(
+            f"label {stored[wrong].max()} found, expected 0..{num_classes} or 255; list all classes in objectInfo or "
+            "relabel the mask"
+        )
     return mask
 
 
@@ -206,21 +213,34 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def read_class_names(root: Path) -> list[str]:
-    """Reads the class names from `objectInfo*.csv` (commas) or `objectInfo*.txt` (tabs).
+    """Reads the class names from `objectInfo*.txt` (tabs), or else from `objectInfo*.csv` (commas).
 
-    Of several synonyms ("building, edifice") the first is kept.
+    The text file goes first because ADE20K's csv has lost the spaces in names ("screen;door;screen"). Of several
+    synonyms ("building, edifice") the first is kept, or all where two classes share the first.
 
     Raises:
-        DataError: There is no such file, or it has no column Name.
+        DataError: There is no such file, it has no column Name, or labels and names are not one to one.
     """
-    files = sorted([*root.glob("objectInfo*.csv"), *root.glob("objectInfo*.txt")])
+    files = [*sorted(root.glob("objectInfo*.txt")), *sorted(root.glob("objectInfo*.csv"))]
     if not files:
         raise DataError(
-            f"no objectInfo*.csv or objectInfo*.txt with the class names in {root}; ADEChallengeData2016 has one; set "
+            f"no objectInfo*.txt or objectInfo*.csv with the class names in {root}; ADEChallengeData2016 has one; set "
             "--data.root, or write the sample data set with: python -m datamodules.shapes --root data/shapes"
         )
-    with files[0].open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines, delimiter="\t" if files[0].suffix == ".txt" else ","))
-    if not rows or "Name" not in rows[0]:
-        raise DataError(f"{files[0]} has no column Name; expected the columns Idx,...,Name")
-    return [row["Name"].replace(";", ",").split(",")[0].strip() for row in rows]
+    path = files[0]
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
+    rows = list(csv.DictReader(lines, delimiter="\t" if path.suffix == ".txt" else ","))
+    synonyms = [[part.strip() for part in re.split("[;,]", row.get("Name") or "")] for row in rows]
+    firsts = Counter(first for first, *_ in synonyms)
+    names = [first if firsts[first] == 1 else ", ".join([first, *others]) for first, *others in synonyms]
+    if not names or not all(names):
+        raise DataError(f"{path} has no column Name, or an empty one; expected the columns Idx,...,Name")
+    if any((row.get("Idx", str(number)) or "").strip() != str(number) for number, row in enumerate(rows, start=1)):
+        raise DataError(f"{path}: the column Idx does not count 1, 2, ..., {len(rows)}; sort the lines by label")
+    if len(set(names)) < len(names):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        raise DataError(f"{path} names several classes {repeated[:5]}; give every class a name of its own")
+    return names

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.errors import DataError
 from datamodules.images import list_images
+from datamodules.loader import ResumableLoader
 from datamodules.sampling import KeySampler, SampleKey
 
 Batch = dict[str, Any]
@@ -26,6 +27,7 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         val_batch_size: Validation images per process and step. With images of different sizes, 1 keeps the padding,
             and so the scores, independent of which images come together.
         num_workers: Loader processes per training process; 0 loads in the training process.
+        max_images: Use only the first images of each split, to try things out or to overfit.
         images: Image, folder or glob that `predict` runs on, instead of the validation split.
         class_names: Names of the classes 0..K-1, for `predict` where no data set is at hand. Default: read from the
             data set. `predict --ckpt_path` fills them in from the checkpoint.
@@ -37,6 +39,7 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         batch_size: int,
         val_batch_size: int,
         num_workers: int,
+        max_images: int | None,
         images: str | None,
         class_names: list[str] | None,
         seed: int,
@@ -47,9 +50,12 @@ class VisionDataModule(pl.LightningDataModule, ABC):
                 f"batch_size {batch_size}, val_batch_size {val_batch_size}, num_workers {num_workers}: expected >= 1, "
                 ">= 1 and >= 0"
             )
+        if max_images is not None and max_images < 1:
+            raise DataError(f"max_images is {max_images}, expected at least 1; leave it out to use all images")
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size
         self.num_workers = num_workers
+        self.max_images = max_images
         self.images = images
         self.seed = seed
         self._given_class_names = class_names
@@ -85,7 +91,7 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         """Makes a batch of samples."""
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled training batches; starts behind the batches that an interrupted epoch has consumed."""
+        """Shuffled training batches; resumes behind the batches that an interrupted epoch has consumed."""
         dataset = self.train_dataset()
         world_size = self.trainer.world_size if self.trainer else 1
         if len(dataset) < self.batch_size * world_size:  # type: ignore[arg-type]
@@ -93,7 +99,10 @@ class VisionDataModule(pl.LightningDataModule, ABC):
                 f"the training split has {len(dataset)} images, fewer than batch_size {self.batch_size} x "  # type: ignore[arg-type]
                 f"{world_size} processes; lower batch_size"
             )
-        return self._loader(dataset, training=True, start=self._consumed_batches() * self.batch_size)
+        loader = self._loader(dataset, training=True)
+        assert isinstance(loader, ResumableLoader)
+        loader.consumed_batches = self._consumed_batches
+        return loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation split in order."""
@@ -110,23 +119,18 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         return self._loader(self.image_dataset(list_images(self.images)), training=False)
 
     def _consumed_batches(self) -> int:
-        """Batches that the current epoch has finished already, when the trainer resumes in the middle of an epoch."""
-        if self.trainer is None or not self.trainer.fit_loop.restarting:
-            return 0
-        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.completed)
+        """Batches of the current epoch that are done; not 0 when a run resumes in the middle of an epoch."""
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready) if self.trainer else 0
 
-    def _loader(self, dataset: "Dataset[Any]", training: bool, start: int = 0) -> DataLoader[Any]:
+    def _loader(self, dataset: "Dataset[Any]", training: bool) -> DataLoader[Any]:
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         size = len(dataset)  # type: ignore[arg-type]
-        sampler = KeySampler(size, training, self.seed, rank, world_size)
-        batch_size = self.batch_size if training else self.val_batch_size
-        per_epoch = len(sampler) // batch_size * batch_size
-        sampler.start = start if start < per_epoch else 0
-        return DataLoader(
+        loader: type[DataLoader[Any]] = ResumableLoader if training else DataLoader
+        return loader(
             dataset,
-            batch_size=batch_size,
-            sampler=sampler,
+            batch_size=self.batch_size if training else self.val_batch_size,
+            sampler=KeySampler(size, training, self.seed, rank, world_size),
             drop_last=training,
             num_workers=self.num_workers,
             collate_fn=_Collate(self.collate, training),

@@ -7,11 +7,10 @@ from typing import Any
 import albumentations as A
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.base import Batch, VisionDataModule
-from datamodules.coco_annotations import AnnotationFile
+from datamodules.coco_annotations import AnnotationFile, clipped_corners
 from datamodules.collate import pad_images, valid_sizes
 from datamodules.errors import DataError
 from datamodules.image_dataset import ImageDataset, to_tensor
@@ -71,12 +70,11 @@ class COCO(VisionDataModule):
         category_ids: list[int] | None = None,
         seed: int = 42,
     ) -> None:
-        super().__init__(batch_size, val_batch_size, num_workers, images, class_names, seed)
+        super().__init__(batch_size, val_batch_size, num_workers, max_images, images, class_names, seed)
         self.root = Path(root)
         self.train_images, self.train_annotations = train_images, train_annotations
         self.val_images, self.val_annotations = val_images, val_annotations
         self.pipeline = pipeline or ShorterSide()
-        self.max_images = max_images
         self._given_category_ids = category_ids
 
     @property
@@ -95,7 +93,7 @@ class COCO(VisionDataModule):
 
     @cached_property
     def _training(self) -> AnnotationFile:
-        training = AnnotationFile(self.root / self.train_annotations, self.max_images)
+        training = self._read(self.train_annotations)
         ours = dict(zip(training.category_ids, training.class_names, strict=True))
         theirs = dict(zip(self._validation.category_ids, self._validation.class_names, strict=True))
         if ours != theirs:
@@ -108,7 +106,17 @@ class COCO(VisionDataModule):
 
     @cached_property
     def _validation(self) -> AnnotationFile:
-        return AnnotationFile(self.root / self.val_annotations, self.max_images)
+        return self._read(self.val_annotations)
+
+    def _read(self, annotations: str) -> AnnotationFile:
+        file = AnnotationFile(self.root / annotations, self.max_images)
+        for option, given in (("class_names", self._given_class_names), ("category_ids", self._given_category_ids)):
+            if given and len(given) != len(file.category_ids):
+                raise DataError(
+                    f"{option} has {len(given)} entries, but {file.path} has {len(file.category_ids)} categories; "
+                    f"leave {option} out to take them from the file"
+                )
+        return file
 
     def train_dataset(self) -> Dataset[Sample]:
         """The training split, augmented."""
@@ -168,9 +176,10 @@ class COCODataset(Dataset[Sample]):
                 "the boxes would be misplaced"
             )
         where = file.of_image(key.index)
-        boxes, usable = _usable_boxes(file.boxes[where], file.iscrowd[where], height, width)
+        corners = clipped_corners(file.boxes[where], file.sizes[key.index])
+        usable = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(axis=1) & ~file.iscrowd[where])
         seed_transforms(self.transforms, self.seed, key)
-        augmented = self.transforms(image=image, bboxes=boxes, row=usable)
+        augmented = self.transforms(image=image, bboxes=corners[usable], row=usable)
         rows = np.asarray(augmented["row"], dtype=np.int64)
         target = {
             "image_id": int(file.image_ids[key.index]),
@@ -194,15 +203,16 @@ class COCODataset(Dataset[Sample]):
 
 
 def _box_params() -> A.BboxParams:
-    """Boxes are clipped to the image; what keeps less than one pixel of width or height is dropped with its row."""
-    return A.BboxParams(format="pascal_voc", label_fields=["row"], clip=True, min_width=1.0, min_height=1.0)
+    """Boxes are clipped to the image; what keeps less than one pixel of width or height is dropped with its row.
 
-
-def _usable_boxes(
-    boxes: NDArray[np.float64], iscrowd: NDArray[np.bool_], height: int, width: int
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Boxes to learn from, clipped to the image, as xyxy, with their rows in the annotation columns."""
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-    corners = corners.clip(0, [width, height, width, height])
-    usable = (corners[:, 2:] > corners[:, :2]).all(axis=1) & ~iscrowd
-    return corners[usable], np.flatnonzero(usable)
+    albumentations computes in float32, where the two sides of a very thin box can coincide: such boxes are dropped
+    at the start, where it would raise.
+    """
+    return A.BboxParams(
+        format="pascal_voc",
+        label_fields=["row"],
+        clip=True,
+        filter_invalid_bboxes=True,
+        min_width=1.0,
+        min_height=1.0,
+    )

@@ -49,4 +49,4 @@ class ImageDataset(Dataset[dict[str, Any]]):
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
     """(H, W, 3) pixels as a (3, H, W) tensor."""
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())

@@ -4,11 +4,14 @@ Pixels are the ones stored in the file: an EXIF orientation is not applied, beca
 refer to stored pixels. Pillow is used because it refuses truncated files, which OpenCV accepts with only a message.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from datamodules.errors import DataError
 
@@ -16,11 +19,16 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 """File name endings (lower case) that a folder of images is searched for."""
 
 
+MAX_PIXELS = 178_956_970
+"""Images with more pixels are refused before they are decoded: a few kB can unpack to gigabytes."""
+
+
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Decodes an image file of any mode into RGB.
 
-    Grey, palette, CMYK and 1-bit images are converted, an alpha channel is dropped. A 16-bit grey image keeps its high
-    byte, which maps the full 16-bit range to 0..255 (Pillow alone would clip at 255, OpenCV would keep the low range).
+    Grey, palette, CMYK and 1-bit images are converted, an alpha channel is dropped. Of a grey image with more than 8
+    bits, the 8 bits from the highest one in use are kept (Pillow alone would clip at 255, OpenCV would keep the low
+    range): the brightest pixel gets 128..255, and a full 16-bit range keeps its high byte.
 
     Args:
         path: Image file.
@@ -31,25 +39,11 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is missing, truncated, too large or not an image.
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-                grey = _high_byte(np.asarray(image), path)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise DataError(f"image {path} does not exist; check the images folder or the file_name in the json") from None
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"image {path} cannot be decoded ({error}); replace it or take it out of the data set"
-        ) from None
-
-
-def _high_byte(pixels: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
-    """Scales integer grey levels 0..65535 to 0..255."""
-    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
-        raise DataError(f"image {path} has {pixels.dtype} grey levels outside 0..65535; convert it to 8 or 16 bit")
-    return (pixels.astype(np.uint32) >> 8).astype(np.uint8)
+    with _open("image", path, "check the images folder or the file_name in the json") as image:
+        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+            grey = _highest_bits(np.asarray(image), path)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.asarray(image.convert("RGB"))
 
 
 def read_mask(path: Path) -> NDArray[np.uint8]:
@@ -64,17 +58,38 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is missing, cannot be decoded or has several channels.
     """
+    with _open("mask", path, "every image needs a mask of the same name ending in .png") as mask:
+        if mask.mode not in ("L", "P"):
+            raise DataError(f"mask {path} has mode {mask.mode}, expected one 8-bit channel (L) or a palette (P)")
+        return np.asarray(mask)
+
+
+@contextmanager
+def _open(kind: str, path: Path, if_missing: str) -> Iterator[Image.Image]:
+    """Opens a file; whatever goes wrong until the end of the with block becomes a DataError that names it."""
     try:
-        with Image.open(path) as mask:
-            if mask.mode not in ("L", "P"):
-                raise DataError(f"mask {path} has mode {mask.mode}, expected one 8-bit channel (L) or a palette (P)")
-            return np.asarray(mask)
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{kind} {path} has {image.size} pixels, expected at most {MAX_PIXELS}; shrink it")
+            yield image
+    except DataError:
+        raise
     except FileNotFoundError:
+        raise DataError(f"{kind} {path} does not exist; {if_missing}") from None
+    except Exception as error:  # a corrupt header makes Pillow's decoders raise almost anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{kind} {path} cannot be decoded ({reason}); replace it or take it out") from None
+
+
+def _highest_bits(pixels: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
+    """Scales integer grey levels by the power of two that brings the brightest one to 128..255."""
+    if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
         raise DataError(
-            f"mask {path} does not exist; every image needs a mask of the same name ending in .png"
-        ) from None
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise DataError(f"mask {path} cannot be decoded ({error}); replace it") from None
+            f"image {path} has {pixels.dtype} grey levels {pixels.min()}..{pixels.max()}, expected integers 0..65535; "
+            "convert it to 8 or 16 bit"
+        )
+    bits = int(pixels.max()).bit_length()
+    return (pixels.astype(np.uint32) << 8 >> bits).astype(np.uint8)
 
 
 def list_images(source: str) -> list[Path]:
@@ -95,9 +110,8 @@ def list_images(source: str) -> list[Path]:
     elif path.is_file():
         found = [path]
     else:
-        anchor = Path(path.anchor) if path.is_absolute() else Path()
-        pattern = str(path.relative_to(anchor)) if path.is_absolute() else source
-        found = [file for file in anchor.glob(pattern) if file.suffix.lower() in IMAGE_SUFFIXES]
+        matches = map(Path, glob(source, recursive=True))
+        found = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
         raise DataError(f"no image found at {source!r}; give an image, a folder of {IMAGE_SUFFIXES} files, or a glob")
     return sorted(found)

@@ -63,6 +63,7 @@ class ShorterSide(DetectionPipeline):
     ) -> None:
         _check_positive("shorter", *shorter)
         _check_positive("longest", longest)
+        _check_share("flip", flip)
         self.shorter, self.longest, self.flip, self.photometric = list(shorter), longest, flip, photometric
         self.image_size = (max(shorter), longest)
 
@@ -101,6 +102,7 @@ class FixedSize(DetectionPipeline):
     ) -> None:
         _check_positive("height and width", height, width)
         _check_range("scale", scale)
+        _check_share("flip", flip)
         self.frame = self.image_size = (height, width)
         self.scale, self.keep_ratio, self.flip, self.photometric = scale, keep_ratio, flip, photometric
 
@@ -139,6 +141,8 @@ class RandomRatioCrop(SegmentationPipeline):
     ) -> None:
         _check_positive("longest, shorter and crop", longest, shorter, crop)
         _check_range("ratio", ratio)
+        _check_share("flip", flip)
+        _check_share("max_share", max_share)
         self.longest, self.shorter, self.ratio, self.max_share = longest, shorter, ratio, max_share
         self.flip, self.photometric = flip, photometric
         self.frame = self.image_size = (crop, crop)
@@ -169,3 +173,8 @@ def _check_positive(name: str, *values: int) -> None:
 def _check_range(name: str, values: tuple[float, float]) -> None:
     if not 0 < values[0] <= values[1]:
         raise DataError(f"{name} is {values}, expected 0 < first <= second")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise DataError(f"{name} is {value}, expected 0..1")

@@ -25,7 +25,7 @@ class SampleKey(NamedTuple):
     """
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     repeated: bool
 
 
@@ -44,7 +44,7 @@ class KeySampler(DistributedSampler[int]):
     """
 
     def __init__(self, size: int, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1, start: int = 0) -> None:
-        super().__init__(range(size), num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
+        super().__init__(range(size), world_size, rank, shuffle, seed)  # type: ignore[arg-type]  # only its length is used
         self.size = size
         self.start = start
 

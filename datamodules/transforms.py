@@ -31,8 +31,8 @@ class Window(NamedTuple):
 class ResizeAndCrop(A.DualTransform):
     """Base of transforms that resize an image and keep a window of it; boxes and masks follow.
 
-    A subclass draws the window. Images are interpolated bilinearly (by area when they shrink to less than half),
-    masks by nearest neighbour.
+    A subclass draws the window. Images are interpolated bilinearly (by area when a side shrinks to less than half and
+    none grows), masks by nearest neighbour.
     """
 
     def __init__(self) -> None:
@@ -54,8 +54,9 @@ class ResizeAndCrop(A.DualTransform):
 
     def apply(self, img: NDArray[np.uint8], window: Window, **params: Any) -> NDArray[np.uint8]:
         """Resizes and crops the image."""
-        shrinks = window.size[0] * 2 < img.shape[0]
-        return _resample(img, window, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+        (height, width), size = img.shape[:2], window.size
+        by_area = size[0] <= height and size[1] <= width and (size[0] * 2 < height or size[1] * 2 < width)
+        return _resample(img, window, cv2.INTER_AREA if by_area else cv2.INTER_LINEAR)  # growth by area moves edges
 
     def apply_to_mask(self, mask: NDArray[np.uint8], window: Window, **params: Any) -> NDArray[np.uint8]:
         """Resizes and crops the mask without inventing labels."""
@@ -172,7 +173,7 @@ class RatioCrop(ResizeAndCrop):
     def _is_mixed(self, labels: NDArray[np.uint8]) -> bool:
         counts = np.bincount(labels.reshape(-1), minlength=256)
         counts[self.ignore_index] = 0
-        return np.count_nonzero(counts) > 1 and counts.max() < self.max_share * counts.sum()
+        return bool(np.count_nonzero(counts) > 1 and counts.max() < self.max_share * counts.sum())
 
 
 class PhotoMetricDistortion(A.ImageOnlyTransform):

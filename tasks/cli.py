@@ -9,7 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from jsonargparse import lazy_instance
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 
@@ -18,10 +18,19 @@ import backbones  # noqa: F401
 import datamodules
 import tasks.schedules  # noqa: F401
 from tasks.base import VisionTask
-from tasks.callbacks import Pictures, PredictionWriter, RunConfig, RunSummary, StepSeed, choose_progress
+from tasks.callbacks import (
+    BestCheckpoint,
+    LastCheckpoint,
+    Pictures,
+    PredictionWriter,
+    RunConfig,
+    RunSummary,
+    StepSeed,
+    choose_progress,
+)
 from tasks.errors import TaskError
 from tasks.run_folder import CHECKPOINTS, choose_run_folder, forget, hand_down
-from tasks.run_logger import CSVMetrics, WandbOptions, make_wandb_logger
+from tasks.run_logger import CSVMetrics, WandbOptions, finish_wandb, make_wandb_logger
 
 
 class VisionCLI(LightningCLI):
@@ -63,15 +72,11 @@ class VisionCLI(LightningCLI):
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run. Default: the config's.")
         parser.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of all runs.")
         parser.add_class_arguments(WandbOptions, "wandb")
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults(
-            {
-                "checkpoint.monitor": self.task.monitor,
-                "checkpoint.mode": "max",
-                "checkpoint.filename": "best",
-                "checkpoint.save_last": True,
-                "checkpoint.enable_version_counter": False,
-            }
+        parser.add_argument(
+            "--save_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Optimiser steps between additional writes of last.ckpt within an epoch.",
         )
         parser.add_subclass_arguments(Pictures, "pictures", default=lazy_instance(self.pictures))
         parser.add_subclass_arguments(PredictionWriter, "writer", default=lazy_instance(self.writer))
@@ -98,7 +103,6 @@ class VisionCLI(LightningCLI):
             self.name, config.runs, config.name, first_config, checkpoint, fits=self.subcommand == "fit"
         )
         hand_down(self.run_folder)
-        config.checkpoint.dirpath = str(self.run_folder / CHECKPOINTS)
         if checkpoint is not None and config.data.init_args.get("images"):
             hyperparameters = torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]
             for fact in ("class_names", "category_ids"):
@@ -145,8 +149,14 @@ class VisionCLI(LightningCLI):
             return [*callbacks, config.writer]
         if config.trainer.fast_dev_run:
             return callbacks
-        callbacks += [RunSummary(self.name, str(self.subcommand), seed), StepSeed(seed), config.pictures]
-        return [*callbacks, LearningRateMonitor()] if has_logger and self.subcommand == "fit" else callbacks
+        callbacks += [RunSummary(self.name, str(self.subcommand), seed), config.pictures]
+        if self.subcommand != "fit":
+            return callbacks
+        folder = self.run_folder / CHECKPOINTS
+        callbacks += [StepSeed(seed), BestCheckpoint(folder, self.task.monitor), LastCheckpoint(folder)]
+        if config.save_every_n_steps is not None:
+            callbacks.append(LastCheckpoint(folder, config.save_every_n_steps))
+        return [*callbacks, LearningRateMonitor()] if has_logger else callbacks
 
     def before_fit(self) -> None:
         """Lets `metrics.csv` go on where the checkpoint is."""
@@ -183,5 +193,6 @@ def run(cli: Any) -> None:
         last_line = str(error).strip().splitlines()[-1]
         sys.exit(f"error: {last_line.split('DataError: ')[-1]}")
     finally:
+        finish_wandb()
         if inherited is None:
             forget()

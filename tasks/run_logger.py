@@ -3,6 +3,7 @@
 import csv
 import os
 import secrets
+import sys
 import warnings
 from argparse import Namespace
 from dataclasses import dataclass
@@ -65,6 +66,12 @@ def _can_log_in() -> bool:
     except wandb.errors.Error as error:
         warnings.warn(f"W&B cannot be reached, this run is logged offline: {error}", stacklevel=2)
         return False
+
+
+def finish_wandb() -> None:
+    """Closes the W&B run of this process, if there is one, so that the next command gets its own."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish()
 
 
 def _wandb_id(folder: Path) -> str | None:

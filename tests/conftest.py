@@ -25,3 +25,13 @@ def shared_data(data_root: Path) -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample data set, small: 12 training and 7 validation scenes in ``coco`` and ``ade20k``. Read-only."""
+    from datamodules.shapes import write_shapes
+
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    write_shapes(root, seed=0, train=12, val=7)
+    return root

@@ -1,5 +1,6 @@
 """What happens around a run: files, pictures, progress, summaries. Tasks know nothing of it."""
 
+from tasks.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from tasks.callbacks.pictures import DetectionPictures, Pictures, SegmentationPictures
 from tasks.callbacks.prediction_writer import DetectionWriter, LabelMapWriter, PredictionWriter
 from tasks.callbacks.progress import choose_progress
@@ -8,6 +9,8 @@ from tasks.callbacks.run_summary import RunSummary
 from tasks.callbacks.step_seed import StepSeed
 
 __all__ = [
+    "BestCheckpoint",
+    "LastCheckpoint",
     "DetectionPictures",
     "DetectionWriter",
     "LabelMapWriter",

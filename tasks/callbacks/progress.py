@@ -121,8 +121,9 @@ class LineProgress(ProgressBar):
 
     def _print_scores(self, trainer: Trainer, prefix: str) -> None:
         scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(prefix)}
-        listed = " ".join(f"{name.removeprefix(prefix)} {value:.4f}" for name, value in reversed(scores.items()))
-        self.print(f"epoch {trainer.current_epoch} {prefix} {listed}")
+        shown = {name: value for name, value in reversed(scores.items()) if value == value}  # not a number: undefined
+        listed = " ".join(f"{name.removeprefix(prefix)} {value:.4g}" for name, value in shown.items())
+        self.print(f"epoch {trainer.current_epoch} {prefix.removesuffix('/')}: {listed}")
         self.throughput.reset()
 
 

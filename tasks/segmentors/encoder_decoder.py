@@ -141,7 +141,7 @@ def build_module(config: dict[str, Any]) -> Any:
     from mmengine.registry import init_default_scope
 
     init_default_scope("mmseg")
-    MMLogger.get_instance("mmengine", log_level="WARNING")  # init_weights reports every tensor otherwise
+    MMLogger.get_current_instance().setLevel("WARNING")  # init_weights reports every tensor otherwise
     if mmseg.registry.MODELS.get(config["type"]) is None:
         raise ValueError(
             f"MMSegmentation has no {config['type']!r}; see mmseg.models.decode_heads for the heads it has"

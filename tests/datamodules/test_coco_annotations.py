@@ -1,0 +1,212 @@
+"""A COCO file is read exactly, or refused in one line that names the file and the culprit."""
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from datamodules import DataError
+from datamodules.coco_annotations import AnnotationFile, clipped_corners
+
+Content = dict[str, Any]
+
+
+def content() -> Content:
+    """Three images out of order, the second without annotations; category ids unordered and with gaps."""
+    return {
+        "images": [
+            {"id": 9, "file_name": "nine.jpg", "height": 40, "width": 60},
+            {"id": 4, "file_name": "sub/four.jpg", "height": 30, "width": 20},
+            {"id": 7, "file_name": "seven.jpg", "height": 50, "width": 50},
+        ],
+        "categories": [{"id": 7, "name": "cat"}, {"id": 90, "name": "brush"}, {"id": 3, "name": "car"}],
+        "annotations": [
+            {"id": 5, "image_id": 9, "category_id": 90, "bbox": [1.25, 2.1, 3.3, 4.7], "area": 15.5, "iscrowd": 0},
+            {"id": 0, "image_id": 4, "category_id": 3, "bbox": [0, 0, 10, 10], "area": 99, "iscrowd": 1},
+            {"id": 8, "image_id": 9, "category_id": 7, "bbox": [5, 6, 7, 8], "area": 56.0},
+        ],
+    }
+
+
+def write(tmp_path: Path, value: object) -> Path:
+    path = tmp_path / "instances.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_columns(tmp_path: Path) -> None:
+    file = AnnotationFile(write(tmp_path, content()))
+    assert file.category_ids == [3, 7, 90] and file.class_names == ["car", "cat", "brush"]
+    assert len(file) == 3 and file.image_ids.tolist() == [4, 7, 9]
+    assert file.file_names.tolist() == ["sub/four.jpg", "seven.jpg", "nine.jpg"]
+    assert file.sizes.tolist() == [[30, 20], [50, 50], [40, 60]]
+    assert [file.of_image(place) for place in range(3)] == [slice(0, 1), slice(1, 1), slice(1, 3)]
+    assert file.boxes.tolist() == [[0, 0, 10, 10], [1.25, 2.1, 3.3, 4.7], [5, 6, 7, 8]]
+    assert file.labels.tolist() == [0, 2, 1] and file.area.tolist() == [99, 15.5, 56]
+    assert file.iscrowd.tolist() == [True, False, False]
+    assert [column.dtype for column in (file.boxes, file.labels, file.area, file.iscrowd)] == [
+        np.float64,
+        np.int64,
+        np.float64,
+        np.bool_,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("max_images", "ids", "boxes"), [(1, [4], 1), (2, [4, 7], 1), (3, [4, 7, 9], 3), (9, [4, 7, 9], 3)]
+)
+def test_max_images_keeps_the_lowest_ids(max_images: int, ids: list[int], boxes: int, tmp_path: Path) -> None:
+    file = AnnotationFile(write(tmp_path, content()), max_images)
+    assert file.image_ids.tolist() == ids and len(file.boxes) == len(file.labels) == boxes == file.first[-1]
+
+
+@pytest.mark.parametrize("split", ["train2017", "val2017"])
+def test_real_file_is_kept_bit_by_bit(split: str, shared_data: Callable[[str], Path]) -> None:
+    path = shared_data("coco-free") / "annotations" / f"instances_{split}.json"
+    file, raw = AnnotationFile(path), json.loads(path.read_text())
+    assert len(file.category_ids) == 80 and file.category_ids[-1] == 90
+    of_image: dict[int, list[Content]] = {record["id"]: [] for record in raw["images"]}
+    for record in raw["annotations"]:
+        of_image[record["image_id"]].append(record)
+    assert sum(not records for records in of_image.values()) >= 1
+    for place, image_id in enumerate(file.image_ids.tolist()):
+        where, records = file.of_image(place), of_image[image_id]
+        assert file.boxes[where].tobytes() == np.array([r["bbox"] for r in records], dtype=np.float64).tobytes()
+        assert [file.category_ids[label] for label in file.labels[where]] == [r["category_id"] for r in records]
+        assert file.area[where].tolist() == [r["area"] for r in records]
+        assert file.iscrowd[where].tolist() == [bool(r["iscrowd"]) for r in records]
+
+
+def test_byte_order_mark_and_empty_annotations_are_accepted(tmp_path: Path) -> None:
+    file = AnnotationFile(write(tmp_path, "\ufeff" + json.dumps({**content(), "annotations": []})))
+    assert file.boxes.shape == (0, 4) and file.first.tolist() == [0, 0, 0, 0]
+
+
+def put(*where: Any) -> Callable[[Content], object]:
+    """Replaces an entry: put("images", 0, "id", 4); "absent" as the value deletes it."""
+
+    def change(value: Content) -> None:
+        inner: Any = value
+        for key in where[:-2]:
+            inner = inner[key]
+        if where[-1] == "absent":
+            del inner[where[-2]]
+        else:
+            inner[where[-2]] = where[-1]
+
+    return change
+
+
+FAULTS: dict[str, tuple[Callable[[Content], object], str]] = {
+    "no images": (put("images", []), "has no 'images'; expected"),
+    "images absent": (put("images", "absent"), "has no 'images'; expected"),
+    "images a number": (put("images", 3), "has no 'images'; expected"),
+    "no categories": (put("categories", []), "has no 'categories'; expected"),
+    "categories absent": (put("categories", "absent"), "has no 'categories'; expected"),
+    "annotations absent": (put("annotations", "absent"), "has no 'annotations'; expected"),
+    "image a number": (put("images", 1, 3), "entry 1 of 'images' has no integer id"),
+    "image id absent": (put("images", 1, "id", "absent"), "entry 1 of 'images' has no integer id"),
+    "image id a text": (put("images", 0, "id", "nine"), "entry 0 of 'images' has no integer id"),
+    "annotation id null": (put("annotations", 2, "id", None), "entry 2 of 'annotations' has no integer id"),
+    "category id absent": (put("categories", 0, "id", "absent"), "entry 0 of 'categories' has no integer id"),
+    "image ids twice": (put("images", 0, "id", 4), r"ids of images occur twice: \[4\]"),
+    "annotation ids twice": (put("annotations", 0, "id", 8), r"ids of annotations occur twice: \[8\]"),
+    "category ids twice": (put("categories", 0, "id", 3), r"ids of categories occur twice: \[3\]"),
+    "category names twice": (put("categories", 0, "name", "car"), r"category names occur twice: \['car'\]"),
+    "category name absent": (put("categories", 0, "name", "absent"), "category 7 has name None, expected str"),
+    "height absent": (put("images", 0, "height", "absent"), "image 9 has height None, expected int"),
+    "width a text": (put("images", 0, "width", "60"), "image 9 has width '60', expected int"),
+    "file name absent": (put("images", 0, "file_name", "absent"), "image 9 has file_name None, expected str"),
+    "unknown image": (put("annotations", 0, "image_id", 999), "annotation 5 has unknown image_id 999"),
+    "unknown category": (put("annotations", 0, "category_id", 1), "annotation 5 has unknown category_id 1"),
+    "image_id absent": (put("annotations", 0, "image_id", "absent"), "annotation 5 has image_id None, expected int"),
+    "image_id a list": (put("annotations", 0, "image_id", [9]), r"annotation 5 has image_id \[9\], expected int"),
+    "category_id absent": (put("annotations", 0, "category_id", "absent"), "annotation 5 has category_id None"),
+    "area absent": (put("annotations", 0, "area", "absent"), "annotation 5 has area None, expected int or float"),
+    "area NaN": (put("annotations", 0, "area", math.nan), "annotation 5 has area nan, expected int or float"),
+    "iscrowd a text": (put("annotations", 0, "iscrowd", "0"), "annotation 5 has iscrowd '0', expected int"),
+    "bbox absent": (put("annotations", 0, "bbox", "absent"), "annotation 5 has bbox None, expected four finite"),
+    "bbox of 3": (put("annotations", 0, "bbox", [1, 2, 3]), r"annotation 5 has bbox \[1, 2, 3\], expected four"),
+    "bbox of 8": (put("annotations", 0, "bbox", [1] * 8), r"annotation 5 has bbox \[1, 1, .*\], expected four"),
+    "bbox of 500": (put("annotations", 0, "bbox", [1] * 500), r"annotation 5 has bbox .{97}\.\.\., expected four"),
+    "bbox NaN": (put("annotations", 0, "bbox", 2, math.nan), r"annotation 5 has bbox \[.*nan.*\], expected four"),
+    "bbox infinite": (put("annotations", 0, "bbox", 2, math.inf), r"annotation 5 has bbox \[.*inf.*\], expected"),
+    "bbox of texts": (put("annotations", 0, "bbox", ["1", "2", "3", "4"]), "annotation 5 has bbox .* finite numbers"),
+    "path upwards": (put("images", 0, "file_name", "../../etc/passwd"), "file_name '../../etc/passwd' leaves"),
+    "path upwards inside": (put("images", 0, "file_name", "a/../../b.jpg"), "file_name 'a/../../b.jpg' leaves"),
+    "absolute path": (put("images", 0, "file_name", "/etc/passwd"), "file_name '/etc/passwd' leaves"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_faults_are_refused_in_one_line(fault: str, tmp_path: Path) -> None:
+    value = content()
+    change, message = FAULTS[fault]
+    change(value)
+    path = write(tmp_path, value)
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))}:? {message}") as error:
+        AnnotationFile(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is not a json file .* copy it again"),
+        ('{"images": [', "is not a json file .* copy it again"),
+        ("[1, 2]", r"holds a list, expected a COCO instances file \(a json object\)"),
+        ("3", "holds a int, expected"),
+    ],
+)
+def test_files_that_are_no_json_object(text: str, message: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))} {message}"):
+        AnnotationFile(path)
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))} is not a json file"):
+        AnnotationFile(path)
+
+
+def test_missing_file_tells_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^no COCO annotation file at .*none\.json; .* python -m datamodules\.shapes"):
+        AnnotationFile(tmp_path / "none.json")
+
+
+def test_boxes_without_area_are_counted_once_per_file(tmp_path: Path) -> None:
+    value = content()
+    bad = [[1, 1, 0, 5], [1, 1, 5, 0], [1, 1, -3, 5], [60, 0, 5, 5], [0, -9, 5, 9], [-5, 0, 5, 5]]
+    for number, box in enumerate(bad, start=20):
+        value["annotations"].append({**value["annotations"][0], "id": number, "bbox": box})
+    path = write(tmp_path, value)
+    with pytest.warns(UserWarning) as caught:
+        file = AnnotationFile(path)
+    (warning,) = caught
+    assert str(warning.message) == (
+        f"{path}: 6 of 9 boxes have no area inside their image; training leaves them out: "
+        "annotations 20, 21, 22, 23, 24, ..."
+    )
+    assert len(file.boxes) == 9, "they stay in the ground truth"
+
+
+def test_sound_files_do_not_warn(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AnnotationFile(write(tmp_path, content()))
+
+
+def test_clipped_corners() -> None:
+    boxes = np.array([[1, 2, 3, 4], [-1, -1, 5, 100], [50, 2, 3, 4]], dtype=np.float64)
+    expected = [[1, 2, 4, 6], [0, 0, 4, 10], [20, 2, 20, 6]]
+    assert clipped_corners(boxes, np.array([10, 20])).tolist() == expected
+    assert clipped_corners(boxes, np.array([[10, 20]] * 3)).tolist() == expected
+    assert clipped_corners(boxes[:0], np.array([10, 20])).shape == (0, 4)

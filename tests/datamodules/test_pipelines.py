@@ -1,0 +1,93 @@
+"""What the pipelines promise to data modules: sizes, frames and refusals."""
+
+from collections.abc import Callable
+
+import albumentations as A
+import numpy as np
+import pytest
+
+from datamodules import DataError, FixedSize, RandomRatioCrop, ShorterSide
+from datamodules.pipelines import Pipeline
+from datamodules.sampling import SampleKey, seed_transforms
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+
+
+def run(transforms: list[A.BasicTransform], index: int) -> np.ndarray:
+    pipeline = A.Compose(transforms)
+    seed_transforms(pipeline, 0, SampleKey(0, index, False))
+    return pipeline(image=IMAGE)["image"]
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "size"),
+    [
+        (FixedSize(32, 64), (32, 48)),
+        (FixedSize(32, 64, keep_ratio=False), (32, 64)),
+        (FixedSize(32, 64, scale=(0.1, 2.0)), (32, 48)),
+        (ShorterSide((20, 40), 200), (40, 60)),
+        (ShorterSide((20, 40), 50), (33, 50)),
+        (RandomRatioCrop(longest=200, shorter=30, crop=16), (30, 45)),
+    ],
+)
+def test_evaluation_draws_nothing_and_takes_the_largest_size(pipeline: Pipeline, size: tuple[int, int]) -> None:
+    outputs = [run(pipeline.evaluation(), index) for index in range(8)]
+    assert outputs[0].shape == (*size, 3)
+    assert all((output == outputs[0]).all() for output in outputs)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "image_size", "frame"),
+    [
+        (FixedSize(32, 64), (32, 64), (32, 64)),
+        (ShorterSide((20, 40), 200), (40, 200), None),
+        (RandomRatioCrop(crop=16), (16, 16), (16, 16)),
+    ],
+)
+def test_image_size_and_frame(pipeline: Pipeline, image_size: tuple[int, int], frame: tuple[int, int] | None) -> None:
+    assert (pipeline.image_size, pipeline.frame) == (image_size, frame)
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        FixedSize(32, 64, scale=(0.3, 3.0), photometric=True),
+        FixedSize(32, 64, scale=(0.3, 3.0), keep_ratio=False),
+        RandomRatioCrop(longest=200, shorter=60, crop=32),
+    ],
+)
+def test_training_images_fit_the_frame(pipeline: Pipeline) -> None:
+    assert pipeline.frame is not None
+    shapes = [run(pipeline.training(), index).shape[:2] for index in range(60)]
+    assert np.max(shapes, axis=0).tolist() == list(pipeline.frame)
+
+
+def test_shorter_side_draws_every_length() -> None:
+    shapes = {run(ShorterSide((20, 30, 40)).training(), index).shape[0] for index in range(60)}
+    assert shapes == {20, 30, 40}
+
+
+@pytest.mark.parametrize("make", [FixedSize, ShorterSide, RandomRatioCrop])
+def test_flip_and_colour_can_be_switched_off(make: Callable[..., Pipeline]) -> None:
+    plain, rich = make(flip=0.0, photometric=False).training(), make(flip=0.5, photometric=True).training()
+    assert len(plain) == 1 and len(rich) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "message"),
+    [
+        (FixedSize, {"height": 0}, r"height and width is \(0, 320\), expected at least 1 pixel"),
+        (FixedSize, {"scale": (2.0, 1.0)}, "scale is .* expected 0 < first <= second"),
+        (FixedSize, {"scale": (0.0, 1.0)}, "scale is"),
+        (FixedSize, {"flip": 1.5}, r"flip is 1\.5, expected 0\.\.1"),
+        (ShorterSide, {"shorter": ()}, r"shorter is \(\), expected at least 1 pixel"),
+        (ShorterSide, {"longest": -1}, "longest is"),
+        (ShorterSide, {"flip": -0.5}, "flip is"),
+        (RandomRatioCrop, {"crop": 0}, "longest, shorter and crop is"),
+        (RandomRatioCrop, {"ratio": (-1.0, 1.0)}, "ratio is"),
+        (RandomRatioCrop, {"max_share": 75}, "max_share is 75"),
+    ],
+)
+def test_impossible_options_are_refused(make: Callable[..., Pipeline], options: dict, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make(**options)

@@ -1,0 +1,56 @@
+"""Command lines on the sample data set, in this process."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tasks import detect, segment
+
+ROOT = Path(__file__).parents[2]
+MAINS = {"detect": detect.main, "segment": segment.main}
+DATA = {"detect": "coco", "segment": "ade20k"}
+
+Command = Callable[..., Path]
+
+
+def command_arguments(task: str, subcommand: str, shapes: Path, runs: Path, name: str) -> list[str]:
+    """The quickstart of a task, made small: a quarter of the width, one worker, no W&B."""
+    return [
+        subcommand,
+        f"--config={ROOT}/configs/{task}/quickstart.yaml",
+        f"--data.root={shapes / DATA[task]}",
+        "--data.batch_size=4",
+        "--data.num_workers=0",
+        "--model.backbone.width=0.25",
+        "--trainer.max_epochs=1",
+        "--trainer.log_every_n_steps=1",
+        "--wandb.mode=disabled",
+        f"--runs={runs}",
+        f"--name={name}",
+    ]
+
+
+@pytest.fixture
+def command(shapes: Path, tmp_path: Path) -> Command:
+    """Runs `python -m tasks.TASK SUBCOMMAND ...` in this process and gives the run folder."""
+
+    def run(task: str, subcommand: str, *options: str, name: str = "test") -> Path:
+        MAINS[task]([*command_arguments(task, subcommand, shapes, tmp_path / "runs", name), *options])
+        return tmp_path / "runs" / task / name
+
+    return run
+
+
+@pytest.fixture
+def fails(command: Command, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must end with one line on stderr and exit code 1 or 2, and gives the line."""
+
+    def run(task: str, subcommand: str, *options: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            command(task, subcommand, *options)
+        message = str(stop.value.code)
+        assert message.startswith("error: ") and "\n" not in message, capsys.readouterr()
+        return message
+
+    return run

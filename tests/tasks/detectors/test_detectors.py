@@ -1,0 +1,185 @@
+"""Detectors: parity with torchvision's own models, losses and boxes in original pixels."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models import resnet18
+from torchvision.models.detection import FCOS as TorchvisionFCOS
+from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from attention import CoordinateAttention
+from backbones import MobileNetV2, ResNet
+from tasks.detectors import FCOS, Detector, RetinaNet, SSDLite320
+from tasks.normalization import IMAGENET_MEAN, IMAGENET_STD
+
+K = 5
+BUILDERS: dict[str, Callable[[], Detector]] = {
+    "retinanet": lambda: RetinaNet(MobileNetV2(0.25), K, channels=32),
+    "fcos": lambda: FCOS(MobileNetV2(0.25), K, channels=32, num_convs=1),
+    "fcos_small": lambda: FCOS(ResNet(18), K, channels=32, num_convs=1, extra_levels=0),
+    "ssdlite": lambda: SSDLite320(MobileNetV2(0.25, CoordinateAttention, last_conv=True), K),
+}
+
+
+def make_batch(
+    sizes: list[tuple[int, int]], boxes: list[list[list[float]]], frame: tuple[int, int], scale: float = 1.0
+) -> dict:
+    """Images of noise with boxes in pixels of the resized image; originals are `1 / scale` times as large."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.zeros(len(sizes), 3, *frame, dtype=torch.uint8)
+    targets = []
+    for position, ((height, width), rows) in enumerate(zip(sizes, boxes, strict=True)):
+        image[position, :, :height, :width] = torch.randint(0, 256, (3, height, width), generator=generator)
+        targets.append(
+            {
+                "image_id": position + 1,
+                "original_size": torch.tensor([round(height / scale), round(width / scale)]),
+                "boxes": torch.tensor(rows).reshape(-1, 4),
+                "labels": torch.arange(len(rows)) % K,
+            }
+        )
+    return {"image": image, "size": torch.tensor(sizes), "targets": targets}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_losses_reach_every_parameter_and_fall(name: str) -> None:
+    torch.manual_seed(0)
+    model = BUILDERS[name]()
+    batch = make_batch([(96, 128), (128, 100)], [[[10, 10, 60, 70], [40, 5, 90, 50]], [[20, 30, 90, 120]]], (128, 128))
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    history = []
+    for _ in range(8):
+        losses = model(batch)
+        total = sum(losses.values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        history.append(total.item())
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert history[-1] < 0.8 * history[0]
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_image_without_objects_is_a_negative(name: str) -> None:
+    torch.manual_seed(0)
+    model = BUILDERS[name]()
+    losses = model(make_batch([(96, 128), (128, 100)], [[], []], (128, 128)))
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    assert losses["bbox_regression"] == 0
+    sum(losses.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())  # or DDP would wait for it
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_detections_are_inside_the_original_image_and_ordered(name: str) -> None:
+    torch.manual_seed(0)
+    model = BUILDERS[name]().eval()
+    model.score_thresh = 0.0
+    with torch.no_grad():
+        found = model(make_batch([(96, 128), (128, 100)], [[], []], (128, 128), scale=0.5))
+    for detections, (height, width) in zip(found, [(192, 256), (256, 200)], strict=True):
+        boxes, scores, labels = (detections[key] for key in ("boxes", "scores", "labels"))
+        assert len(boxes) == len(scores) == len(labels) > 0
+        assert (boxes >= 0).all() and (boxes[:, 2::2] <= width + 1e-3).all() and (boxes[:, 1::2] <= height + 1e-3).all()
+        assert boxes[:, 2].max() > width / 2  # scaled up from the resized image
+        assert (scores[:-1] >= scores[1:]).all() and 0 <= labels.min() and labels.max() < K
+
+
+@pytest.mark.parametrize("name", ["retinanet", "fcos"])
+def test_padding_content_is_invisible(name: str) -> None:
+    torch.manual_seed(0)
+    model = BUILDERS[name]()
+    batch = make_batch([(96, 120)], [[[10, 10, 60, 70]]], (128, 128))
+    noisy = {**batch, "image": batch["image"].clone()}
+    noisy["image"][:, :, 96:], noisy["image"][:, :, :, 120:] = 77, 99
+    model.eval()
+    with torch.no_grad():
+        one, other = model.neck(model.backbone(model.image_list(batch).tensors)), None
+        other = model.neck(model.backbone(model.image_list(noisy).tensors))
+    assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+
+
+def torchvision_inputs(batch: dict) -> tuple[list[Tensor], list[dict]]:
+    images = [
+        image[:, :height, :width] / 255
+        for image, (height, width) in zip(batch["image"], batch["size"].tolist(), strict=True)
+    ]
+    return images, [{"boxes": target["boxes"], "labels": target["labels"]} for target in batch["targets"]]
+
+
+def torchvision_pyramid() -> torch.nn.Module:
+    return _resnet_fpn_extractor(
+        resnet18(), trainable_layers=5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256)
+    )
+
+
+COMMON = {
+    "min_size": 96,
+    "max_size": 128,
+    "image_mean": [value / 255 for value in IMAGENET_MEAN],
+    "image_std": [value / 255 for value in IMAGENET_STD],
+    "score_thresh": 0.0,
+    "detections_per_img": 50,
+}
+
+
+@pytest.mark.parametrize("name", ["retinanet", "fcos"])
+def test_parity_with_torchvision(name: str) -> None:
+    """The same weights give the same losses and the same boxes as torchvision's own model."""
+    torch.manual_seed(0)
+    if name == "retinanet":
+        anchors = AnchorGenerator(
+            tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512)),
+            ((0.5, 1.0, 2.0),) * 5,
+        )
+        peer = TorchvisionRetinaNet(torchvision_pyramid(), K, anchor_generator=anchors, nms_thresh=0.5, **COMMON)
+        ours: Detector = RetinaNet(ResNet(18), K, score_threshold=0.0, max_detections=50)
+    else:
+        peer = TorchvisionFCOS(torchvision_pyramid(), K, nms_thresh=0.6, **COMMON)
+        ours = FCOS(ResNet(18), K, score_threshold=0.0, max_detections=50)
+    ours.backbone.load_state_dict(peer.backbone.body.state_dict())
+    ours.neck.fpn.load_state_dict(peer.backbone.fpn.state_dict())
+    ours.head.load_state_dict(peer.head.state_dict())
+    batch = make_batch([(96, 128), (128, 96)], [[[10, 10, 60, 70], [40, 5, 90, 50]], [[20, 30, 90, 120]]], (128, 128))
+    images, targets = torchvision_inputs(batch)
+
+    ours.train(), peer.train()
+    expected, found = peer(images, targets), ours(batch)
+    assert expected.keys() == found.keys()
+    for key in expected:
+        torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-5)
+    ours.eval(), peer.eval()
+    with torch.no_grad():
+        for left, right in zip(ours(batch), peer(images), strict=True):
+            torch.testing.assert_close(left["scores"], right["scores"], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(left["boxes"], right["boxes"], rtol=1e-3, atol=1e-2)
+            assert torch.equal(left["labels"], right["labels"])
+
+
+def test_ssdlite_parameters_of_the_specification() -> None:
+    """torchvision's parts on torchvision's taps: 4,484,148 with 81 classes, background included, and 4,664,988 with 91."""
+    for classes, expected in ((80, 4_484_148), (90, 4_664_988)):
+        with torch.device("meta"):
+            model = SSDLite320(MobileNetV2(last_conv=True, tap_expansion=True), classes)
+        assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+def test_ssdlite_maps_have_the_published_sizes() -> None:
+    model = SSDLite320(MobileNetV2(0.25, last_conv=True), K).eval()
+    with torch.no_grad():
+        maps = model.pyramid(model.backbone(torch.zeros(1, 3, 320, 320)))
+    assert [feature.shape[-1] for feature in maps] == [20, 10, 5, 3, 2, 1]
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="multiple of 32"):
+        FCOS(MobileNetV2(0.25), K, channels=100)
+    with pytest.raises(ValueError, match="extra_levels"):
+        RetinaNet(MobileNetV2(0.25), K, extra_levels=1)
+    with pytest.raises(ValueError, match="strides"):
+        SSDLite320(MobileNetV2(0.25, output_stride=16), K)

@@ -1,0 +1,168 @@
+"""Segmentors: MMSegmentation's heads on our backbones, and inference at original resolution."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention import CoordinateAttention
+from backbones import MobileNetV2, ResNet
+from tasks.segmentors import EncoderDecoder, SlideInference, WholeInference
+
+K = 7
+AUXILIARY = {
+    "type": "FCNHead",
+    "in_index": 2,
+    "channels": 8,
+    "num_convs": 1,
+    "loss_decode": {"type": "CrossEntropyLoss", "loss_weight": 0.4},
+}
+HEADS = {
+    "UPerHead": {"type": "UPerHead", "channels": 16, "pool_scales": [1, 2, 3, 6]},
+    "FCNHead": {"type": "FCNHead", "channels": 16, "num_convs": 2},
+    "PSPHead": {"type": "PSPHead", "channels": 16},
+    "ASPPHead": {"type": "ASPPHead", "channels": 16, "dilations": [1, 2, 3, 4]},
+    "DepthwiseSeparableASPPHead": {
+        "type": "DepthwiseSeparableASPPHead",
+        "channels": 16,
+        "c1_channels": 8,
+        "dilations": [1, 2, 3, 4],
+    },
+    "SegformerHead": {"type": "SegformerHead", "channels": 16},
+    "OneOfSeveral": {"type": "FCNHead", "channels": 16, "in_index": 1},
+}
+
+
+def make_batch(sizes: list[tuple[int, int]], originals: list[tuple[int, int]], frame: tuple[int, int]) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.zeros(len(sizes), 3, *frame, dtype=torch.uint8)
+    for pixels, (height, width) in zip(image, sizes, strict=True):
+        pixels[:, :height, :width] = torch.randint(0, 256, (3, height, width), generator=generator)
+    return {
+        "image": image,
+        "size": torch.tensor(sizes),
+        "mask": torch.randint(0, K, (len(sizes), *frame), generator=generator, dtype=torch.uint8),
+        "targets": [
+            {"image_id": number, "original_size": torch.tensor(size)} for number, size in enumerate(originals)
+        ],
+    }
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_any_head_trains_and_predicts_at_original_size(head: str) -> None:
+    torch.manual_seed(0)
+    model = EncoderDecoder(MobileNetV2(0.25, CoordinateAttention), K, HEADS[head], AUXILIARY)
+    batch = make_batch([(64, 64)] * 2, [(64, 64)] * 2, (64, 64))
+    losses = model(batch)
+    assert {"loss_ce", "aux_loss_ce"} <= losses.keys()
+    sum(value for name, value in losses.items() if "loss" in name).backward()
+    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert all(name.startswith("backbone") for name in unused)  # stages behind the last feature that is used
+    model.eval()
+    with torch.no_grad():
+        maps = model(make_batch([(64, 50), (37, 64)], [(128, 100), (37, 64)], (64, 64)))
+    assert [tuple(labels.shape) for labels in maps] == [(128, 100), (37, 64)]
+    assert all(labels.dtype == torch.int64 and 0 <= labels.min() and labels.max() < K for labels in maps)
+
+
+def test_neck_and_published_parameters() -> None:
+    """Semantic FPN's neck, and UPerNet on a plain ResNet-50 as MMSegmentation counts it (without its deeper stem)."""
+    neck = {"type": "FPN", "out_channels": 16, "num_outs": 4}
+    head = {"type": "FPNHead", "channels": 16, "feature_strides": [4, 8, 16, 32]}
+    model = EncoderDecoder(ResNet(18), K, head, neck=neck).eval()
+    with torch.no_grad():
+        assert model(make_batch([(64, 64)], [(64, 64)], (64, 64)))[0].shape == (64, 64)
+
+    head = {"type": "UPerHead", "channels": 512, "pool_scales": [1, 2, 3, 6]}
+    auxiliary = {"type": "FCNHead", "in_index": 2, "channels": 256, "num_convs": 1, "concat_input": False}
+    model = EncoderDecoder(ResNet(50), 150, head, auxiliary)
+    counts = [sum(p.numel() for p in part.parameters()) for part in (model.decode_head, model.auxiliary_head)]
+    assert counts == [40_590_486, 66_516_108 - 40_590_486 - 23_527_264]
+
+
+def test_losses_equal_plain_cross_entropy() -> None:
+    torch.manual_seed(0)
+    head = {**HEADS["FCNHead"], "dropout_ratio": 0.0}
+    model = EncoderDecoder(ResNet(18), K, head)
+    batch = make_batch([(64, 64)] * 2, [(64, 64)] * 2, (64, 64))
+    image = model.normalization(batch["image"], batch["size"])
+    logits = model.logits(image)
+    assert logits.shape == (2, K, 64, 64)
+    expected = F.cross_entropy(logits, batch["mask"].long(), ignore_index=255)
+    torch.testing.assert_close(model.losses(image, batch["mask"])["loss_ce"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_fully_ignored_masks_give_zero_and_not_nan() -> None:
+    model = EncoderDecoder(MobileNetV2(0.25), K, HEADS["UPerHead"], AUXILIARY)
+    batch = make_batch([(64, 64)] * 2, [(64, 64)] * 2, (64, 64))
+    batch["mask"][:] = 255
+    losses = model(batch)
+    total = sum(value for name, value in losses.items() if "loss" in name)
+    assert total == 0
+    total.backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_prediction_does_not_depend_on_the_batch() -> None:
+    torch.manual_seed(0)
+    model = EncoderDecoder(MobileNetV2(0.25, CoordinateAttention), K, HEADS["UPerHead"]).eval()
+    batch = make_batch([(64, 50), (37, 64)], [(64, 50), (37, 64)], (64, 64))
+    alone = {
+        "image": batch["image"][1:, :, :37],
+        "size": batch["size"][1:],
+        "targets": batch["targets"][1:],
+    }
+    with torch.no_grad():
+        assert torch.equal(model(batch)[1], model(alone)[0])
+
+
+class TestSlideInference:
+    @pytest.mark.parametrize(
+        ("window", "stride", "height", "width"), [(32, 20, 64, 50), (32, 32, 33, 95), (40, 13, 41, 40), (64, 64, 30, 70)]
+    )
+    def test_equals_mmsegmentation(self, window: int, stride: int, height: int, width: int) -> None:
+        from mmengine.config import ConfigDict
+        from mmseg.models import EncoderDecoder as Peer
+
+        torch.manual_seed(0)
+        network = nn.Conv2d(3, K, 5, padding=2)  # its padding makes windows matter
+        image = torch.randn(2, 3, height, width)
+
+        def encode_decode(inputs: Tensor, metas: list[dict]) -> Tensor:
+            return network(inputs)
+
+        stand_in = SimpleNamespace(
+            test_cfg=ConfigDict(stride=(stride, stride), crop_size=(window, window)),
+            out_channels=K,
+            encode_decode=encode_decode,
+        )
+        with torch.no_grad():
+            metas = [{"img_shape": (height, width)}] * 2
+            expected = Peer.slide_inference(stand_in, image, metas)
+            found = SlideInference(window, stride)(image, network)
+        torch.testing.assert_close(found, expected)
+
+    def test_pixelwise_logits_are_not_changed(self) -> None:
+        image = torch.randn(1, 3, 70, 45)
+        torch.testing.assert_close(SlideInference(32, 20)(image, lambda x: x * 2), WholeInference()(image, lambda x: x * 2))
+
+    def test_gaps_are_refused(self) -> None:
+        with pytest.raises(ValueError, match="stride is 40"):
+            SlideInference(32, 40)
+
+
+class TestHeadConfig:
+    def test_unknown_type(self) -> None:
+        with pytest.raises(ValueError, match="NoSuchHead"):
+            EncoderDecoder(MobileNetV2(0.25), K, {"type": "NoSuchHead", "channels": 8})
+
+    def test_missing_type(self) -> None:
+        with pytest.raises(ValueError, match="has no type"):
+            EncoderDecoder(MobileNetV2(0.25), K, {"channels": 8})
+
+    def test_conflicting_number_of_classes(self) -> None:
+        with pytest.raises(ValueError, match="19"):
+            EncoderDecoder(MobileNetV2(0.25), K, {**HEADS["FCNHead"], "num_classes": 19})

@@ -1,0 +1,298 @@
+"""The two command lines, from fit to predict, on the sample data set."""
+
+import csv
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+Command = Callable[..., Path]
+TASKS = ("detect", "segment")
+HEADLINE = {"detect": "val/mAP", "segment": "val/mIoU"}
+DATA = {"detect": "coco", "segment": "ade20k"}
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_run_folder_stands_alone(task: str, command: Command) -> None:
+    folder = command(task, "fit", "--trainer.max_epochs=2")
+    assert {"checkpoints", "config.fit.yaml", "metrics.csv", "pictures", "summary.json"} <= set(
+        path.name for path in folder.iterdir()
+    )
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert len(list((folder / "pictures").iterdir())) == 7  # all validation images, fewer than 8
+
+    summary = read_json(folder / "summary.json")
+    assert all(not isinstance(value, dict | list) for value in summary.values())
+    assert summary["backbone"] == "MobileNetV2 x0.25" and summary["attention"] == "CoordinateAttention"
+    assert summary["parameters"] > 0 and summary["MACs"] > 0 and summary["seed"] == 42
+    with (folder / "metrics.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    scores = [float(row[HEADLINE[task]]) for row in rows if row[HEADLINE[task]]]
+    assert len(scores) == 2 and summary[HEADLINE[task]] == pytest.approx(max(scores))
+    losses = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert len(losses) == 6 and all(math.isfinite(loss) for loss in losses)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_evaluation_of_a_checkpoint_repeats_its_numbers(task: str, command: Command) -> None:
+    folder = command(task, "fit")
+    trained = read_json(folder / "summary.json")
+    fit_config = (folder / "config.fit.yaml").read_text()
+    for subcommand, prefix in (("validate", "val/"), ("test", "test/")):
+        command(task, subcommand, f"--ckpt_path={folder}/checkpoints/best.ckpt")
+        evaluated = read_json(folder / f"summary.{subcommand}.json")
+        for name, value in trained.items():
+            if name.startswith("val/"):
+                assert evaluated[name.replace("val/", prefix)] == pytest.approx(value, abs=1e-9), name
+    assert (folder / "config.fit.yaml").read_text() == fit_config
+    assert (folder / "config.validate.yaml").exists() and (folder / "config.test.yaml").exists()
+
+
+def test_saved_config_of_fit_trains_again(command: Command) -> None:
+    folder = command("detect", "fit")
+    from tasks import detect
+
+    detect.main(["fit", f"--config={folder}/config.fit.yaml", "--name=again"])
+    first, again = (read_json(folder.parent / name / "summary.json") for name in ("test", "again"))
+    assert first["val/mAP"] == again["val/mAP"]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_resume_equals_an_uninterrupted_run(task: str, command: Command, tmp_path: Path) -> None:
+    """Bitwise, from the middle of an epoch and from its end; order, augmentation, dropout and momentum included."""
+    options = ("--trainer.max_epochs=3", "--model.lr_schedule.warmup_steps=2", "--data.num_workers=1")
+    whole = command(
+        task,
+        "fit",
+        *options,
+        "--trainer.callbacks+=ModelCheckpoint",
+        "--trainer.callbacks.every_n_train_steps=1",
+        "--trainer.callbacks.save_top_k=-1",
+        "--trainer.callbacks.filename={step}",
+        f"--trainer.callbacks.dirpath={tmp_path}/steps",
+        name="whole",
+    )
+    expected = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
+    assert expected["global_step"] == 9  # 3 epochs of 3 steps
+    for step in (2, 3, 7):
+        checkpoint = tmp_path / "steps" / f"step={step}.ckpt"
+        resumed = command(task, "fit", *options, f"--ckpt_path={checkpoint}", name=f"from-{step}")
+        found = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)
+        assert found["global_step"] == 9
+        for name, value in expected["state_dict"].items():
+            assert torch.equal(value, found["state_dict"][name]), f"{name} after resuming at step {step}"
+        states = zip(expected["optimizer_states"], found["optimizer_states"], strict=True)
+        assert all(str(one["state"]) == str(other["state"]) for one, other in states)
+        one, other = (read_json(folder / "summary.json")[HEADLINE[task]] for folder in (whole, resumed))
+        assert other <= one  # the best epoch may lie before the checkpoint
+
+
+def test_resumed_run_continues_its_table(command: Command) -> None:
+    folder = command("segment", "fit", "--trainer.max_epochs=2", "--model.lr_schedule.class_path=Constant")
+    with (folder / "metrics.csv").open() as lines:
+        before = list(csv.DictReader(lines))
+    command(
+        "segment",
+        "fit",
+        "--trainer.max_epochs=3",
+        "--model.lr_schedule.class_path=Constant",
+        f"--ckpt_path={folder}/checkpoints/last.ckpt",
+    )
+    with (folder / "metrics.csv").open() as lines:
+        after = list(csv.DictReader(lines))
+    steps = [int(row["step"]) for row in after]
+    assert steps == sorted(set(steps)) and len(after) > len(before)
+    assert [row["train/loss"] for row in after[: len(before)]] == [row["train/loss"] for row in before]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predict_writes_results_and_pictures(task: str, command: Command, shapes: Path, tmp_path: Path) -> None:
+    folder = command(task, "fit")
+    images = sorted((shapes / "coco" / "val2017").glob("*.jpg"))[:3]
+    checkpoint = f"--ckpt_path={folder}/checkpoints/last.ckpt"
+    command(task, "predict", checkpoint, f"--data.images={images[0].parent}/00000000000[123].jpg", name="images")
+    written = folder.parent / "images" / "predictions"
+    assert sorted(path.name for path in (written / "pictures").iterdir()) == [f"{path.stem}.png" for path in images]
+    if task == "detect":
+        results = json.loads((written / "predictions.json").read_text())
+        assert {row["category_id"] for row in results} <= {1, 2, 4, 7, 11, 13}  # the original ids
+        assert {row["image_id"] for row in results} <= {1, 2, 3}
+        for row in results:
+            with Image.open(images[row["image_id"] - 1]) as image:
+                x, y, width, height = row["bbox"]
+                assert -1e-3 <= x <= x + width <= image.width + 1e-3 and -1e-3 <= y <= y + height <= image.height + 1e-3
+    else:
+        for path in images:
+            with Image.open(path) as image, Image.open(written / "label_maps" / f"{path.stem}.png") as labels:
+                assert labels.mode == "L" and labels.size == image.size
+                assert 1 <= np.asarray(labels).min() and np.asarray(labels).max() <= 9
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_predict_needs_no_data_set(task: str, command: Command, shapes: Path, tmp_path: Path) -> None:
+    """Class names come from the checkpoint."""
+    folder = command(task, "fit")
+    image = shapes / "coco" / "val2017" / "000000000001.jpg"
+    command(
+        task,
+        "predict",
+        f"--ckpt_path={folder}/checkpoints/last.ckpt",
+        f"--data.root={tmp_path}/nowhere",
+        f"--data.images={image}",
+        name="alone",
+    )
+    assert (folder.parent / "alone" / "predictions" / "pictures" / "000000000001.png").exists()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_checkpoint_loads_in_another_process_without_code(task: str, command: Command) -> None:
+    folder = command(task, "fit")
+    program = (
+        "import sys, torch\n"
+        "from tasks.detection import DetectionTask\n"
+        "from tasks.segmentation import SegmentationTask\n"
+        "cls = DetectionTask if sys.argv[2] == 'detect' else SegmentationTask\n"
+        "torch.load(sys.argv[1], weights_only=True)\n"
+        "task = cls.load_from_checkpoint(sys.argv[1], weights_only=True)\n"
+        "print(len(task.class_names), sum(p.numel() for p in task.model.parameters()))\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program, f"{folder}/checkpoints/best.ckpt", task], capture_output=True, text=True
+    )
+    assert answer.returncode == 0, answer.stderr
+    expected = read_json(folder / "summary.json")["parameters"]
+    assert answer.stdout.split()[-2:] == [{"detect": "6", "segment": "9"}[task], str(expected)]
+
+
+def test_weights_start_a_new_run(command: Command) -> None:
+    folder = command("detect", "fit")
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    start = torch.load(checkpoint, weights_only=True)["state_dict"]
+    # A learning rate of 0 leaves the weights where they started.
+    again = command(
+        "detect",
+        "fit",
+        f"--model.weights={checkpoint}",
+        "--model.optimizer.lr=0.0",
+        "--model.optimizer.weight_decay=0.0",
+        name="again",
+    )
+    end = torch.load(again / "checkpoints" / "last.ckpt", weights_only=True)
+    parameters = [name for name in start if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(start[name], end["state_dict"][name]) for name in parameters)
+    assert end["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 0.0
+
+
+def test_seed_changes_and_repeats_a_run(command: Command) -> None:
+    losses = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        folder = command("segment", "fit", f"--seed_everything={seed}", name=name)
+        with (folder / "metrics.csv").open() as lines:
+            losses.append([row["train/loss"] for row in csv.DictReader(lines)])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_new_run_does_not_overwrite_an_old_one(command: Command, shapes: Path, tmp_path: Path) -> None:
+    from tasks import detect
+
+    arguments = [
+        "fit",
+        f"--config={Path(__file__).parents[2]}/configs/detect/quickstart.yaml",
+        f"--data.root={shapes / 'coco'}",
+        "--data.num_workers=0",
+        "--data.batch_size=4",
+        "--model.backbone.width=0.25",
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=1",
+        "--wandb.mode=disabled",
+        f"--runs={tmp_path}",
+    ]
+    detect.main(arguments)
+    detect.main(arguments)
+    assert {path.name for path in (tmp_path / "detect").iterdir()} == {"quickstart", "quickstart-2"}
+
+
+def test_wandb_is_offline_and_silent_without_a_key(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    folder = command("segment", "fit", "--wandb.mode=auto")
+    files = list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 1 and files[0].stat().st_size > 0
+    assert (folder / "wandb_id.txt").read_text() in files[0].name
+
+
+class TestMistakes:
+    """A user's mistake ends in one line that says what was expected."""
+
+    def test_missing_data_set(self, fails: Callable[..., str], tmp_path: Path) -> None:
+        assert str(tmp_path) in fails("detect", "fit", f"--data.root={tmp_path}")
+        assert "objectInfo" in fails("segment", "fit", f"--data.root={tmp_path}")
+
+    def test_missing_checkpoint(self, fails: Callable[..., str]) -> None:
+        assert "nowhere.ckpt" in fails("detect", "validate", "--ckpt_path=nowhere.ckpt")
+
+    def test_missing_weights(self, fails: Callable[..., str]) -> None:
+        assert "nowhere.ckpt" in fails("segment", "fit", "--model.weights=nowhere.ckpt")
+
+    def test_refused_argument(self, fails: Callable[..., str]) -> None:
+        assert "width=-1" in fails("detect", "fit", "--model.backbone.width=-1")
+
+    def test_unknown_head(self, fails: Callable[..., str]) -> None:
+        assert "NoHead" in fails("segment", "fit", "--model.segmentor.decode_head.type=NoHead")
+
+    def test_nothing_to_predict_on(self, fails: Callable[..., str], tmp_path: Path) -> None:
+        assert str(tmp_path) in fails("detect", "predict", f"--data.images={tmp_path}")
+
+    def test_loss_that_is_not_finite(self, fails: Callable[..., str]) -> None:
+        message = fails("segment", "fit", "--model.optimizer.lr=1e30", "--model.lr_schedule.warmup_steps=0")
+        assert "loss is" in message and "step" in message and "image ids" in message
+
+    def test_corrupt_image_in_a_worker(self, fails: Callable[..., str], shapes: Path, tmp_path: Path) -> None:
+        import shutil
+
+        shutil.copytree(shapes, tmp_path / "broken")
+        image = tmp_path / "broken" / "coco" / "train2017" / "000000000003.jpg"
+        image.write_bytes(image.read_bytes()[:200])
+        message = fails("detect", "fit", f"--data.root={tmp_path}/broken/coco", "--data.num_workers=1")
+        assert "000000000003.jpg" in message
+
+    @pytest.mark.parametrize(
+        "option", ["--trainer.max_epcohs=1", "--model.backbone.depht=1", "--data.pipline=x", "--model.optimzer=x"]
+    )
+    def test_typo(self, option: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as stop:
+            command("detect", "fit", option)
+        assert stop.value.code == 2
+        assert option.split("=")[0].rsplit(".", 1)[-1] in capsys.readouterr().err
+
+
+def test_help_shows_every_option_of_a_backbone(capsys: pytest.CaptureFixture[str]) -> None:
+    from tasks import detect
+
+    with pytest.raises(SystemExit) as stop:
+        detect.main(["fit", "--model.backbone.help=ResNet"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert "--model.backbone.placement" in shown and "standard" in shown
+
+
+def test_print_config_is_complete(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command("detect", "fit", "--model.backbone.attention=CBAM", "--print_config")
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert config["model"]["backbone"]["init_args"]["attention"]["class_path"] == "attention.CBAM"

@@ -1,0 +1,74 @@
+"""Two and three processes on one machine (gloo), started as a user starts them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+Command = Callable[..., Path]
+ROOT = Path(__file__).parents[2]
+DATA = {"detect": "coco", "segment": "ade20k"}
+
+
+def launch(task: str, subcommand: str, processes: int, *options: str) -> None:
+    """`python -m tasks.TASK`, with this folder importable for the probe."""
+    strategy = ["--trainer.strategy=ddp"] if processes > 1 else []
+    command = [
+        sys.executable,
+        "-m",
+        f"tasks.{task}",
+        subcommand,
+        *options,
+        "--data.num_workers=0",
+        "--trainer.accelerator=cpu",
+        f"--trainer.devices={processes}",
+        *strategy,
+    ]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-4000:]
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_processes_agree(task: str, command: Command, shapes: Path, tmp_path: Path) -> None:
+    """Both ranks end with equal weights; one checkpoint scores the same on 1, 2 and 3 processes (7 images)."""
+    folder = tmp_path / "runs" / task / "ddp"
+    config = [f"--config={ROOT}/configs/{task}/quickstart.yaml", f"--data.root={shapes / DATA[task]}"]
+    launch(
+        task,
+        "fit",
+        2,
+        *config,
+        "--data.batch_size=3",
+        "--model.backbone.width=0.25",
+        "--trainer.max_epochs=2",
+        "--wandb.mode=disabled",
+        "--trainer.callbacks+=rank_probe.RankProbe",
+        f"--runs={tmp_path}/runs",
+        "--name=ddp",
+    )
+    weights = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
+    assert weights[0].keys() == weights[1].keys()
+    # Batch norm's running statistics belong to each process, as everywhere without SyncBN; rank 0's are saved.
+    parameters = [name for name in weights[0] if "running_" not in name]
+    assert parameters and all(torch.equal(weights[0][name], weights[1][name]) for name in parameters)
+    assert json.loads((folder / "summary.json").read_text())["processes"] == 2
+
+    checkpoint = f"--ckpt_path={folder}/checkpoints/last.ckpt"
+    found = []
+    for processes in (1, 2, 3):
+        launch(
+            task, "validate", processes, *config, checkpoint, f"--runs={tmp_path}/runs", f"--name=validate{processes}"
+        )
+        summary = json.loads((folder.parent / f"validate{processes}" / "summary.validate.json").read_text())
+        found.append({name: value for name, value in summary.items() if name.startswith("val/")})
+    assert found[0]["val/images"] == 7 and len(found[0]) > 10
+    for other in found[1:]:
+        assert other.keys() == found[0].keys()
+        for name, value in found[0].items():
+            assert other[name] == (value if value is None else pytest.approx(value, abs=1e-6)), name
