@@ -1,6 +1,7 @@
 """`python -m tasks.compare RUNS...`: one table of what runs cost and what they reached, from their summaries."""
 
 import json
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from tasks.errors import TaskError
 
 SCORES = {"detect": "val/mAP", "segment": "val/mIoU"}
+MARKS = re.compile(r"(<!-- runs -->\n).*?(<!-- /runs -->)", re.DOTALL)
 COLUMNS = ("task", "backbone", "attention", "model", "parameters", "MACs", "score", "seconds", "run")
 
 
@@ -24,7 +26,7 @@ def find_summaries(folders: Sequence[Path]) -> list[dict[str, Any]]:
         raise TaskError(
             f"no summary.json below {', '.join(map(str, folders))}; expected run folders such as runs/detect/NAME"
         )
-    summaries = [json.loads(file.read_text()) | {"run": str(file.parent)} for file in files]
+    summaries = [json.loads(file.read_text()) for file in files]
     return sorted(summaries, key=lambda summary: (summary["task"], -(summary.get(SCORES[summary["task"]]) or 0.0)))
 
 
@@ -41,14 +43,25 @@ def table_row(summary: dict[str, Any]) -> list[str]:
     return [str(cells[column]) for column in COLUMNS]
 
 
-def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with aligned columns."""
-    lines = [list(COLUMNS), *map(list, rows)]
+def format_table(summaries: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table with aligned columns, one row per run."""
+    lines = [list(COLUMNS), *map(table_row, summaries)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     )
+
+
+def replace_table(document: str, summaries: Sequence[dict[str, Any]]) -> str:
+    """Puts the table of some runs between the marks of a document.
+
+    Raises:
+        TaskError: The document has no marks.
+    """
+    if MARKS.search(document) is None:
+        raise TaskError("the document has no <!-- runs --> and <!-- /runs --> around its table")
+    return MARKS.sub(lambda marks: f"{marks[1]}{format_table(summaries)}\n{marks[2]}", document)
 
 
 def main(args: list[str] | None = None) -> None:
@@ -62,14 +75,17 @@ def main(args: list[str] | None = None) -> None:
         description="Prints a table of runs: task, backbone, attention, cost, best mAP or mIoU, seconds, folder.",
     )
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
+    parser.add_argument("--write", type=Path, help="put the table into this document, between <!-- runs --> marks")
     parser.add_argument("--json", action="store_true", help="print the summaries as JSON instead")
     options = parser.parse_args(args)
     try:
         summaries = find_summaries(options.runs)
     except TaskError as error:
         sys.exit(f"error: {error}")
-    rows = [table_row(summary) for summary in summaries]
-    print(json.dumps(summaries, indent=2) if options.json else format_table(rows))  # noqa: T201
+    if options.write:
+        options.write.write_text(replace_table(options.write.read_text(), summaries))
+        return
+    print(json.dumps(summaries, indent=2) if options.json else format_table(summaries))  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from tasks.callbacks.step_seed import StepSeed
 
 __all__ = [
     "BestCheckpoint",
-    "LastCheckpoint",
     "DetectionPictures",
     "DetectionWriter",
     "LabelMapWriter",
+    "LastCheckpoint",
     "Pictures",
     "PredictionWriter",
     "RunConfig",

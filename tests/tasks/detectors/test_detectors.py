@@ -162,7 +162,7 @@ def test_parity_with_torchvision(name: str) -> None:
 
 
 def test_ssdlite_parameters_of_the_specification() -> None:
-    """torchvision's parts on torchvision's taps: 4,484,148 with 81 classes, background included, and 4,664,988 with 91."""
+    """torchvision's parts on torchvision's taps, for 80 and 90 classes and background."""
     for classes, expected in ((80, 4_484_148), (90, 4_664_988)):
         with torch.device("meta"):
             model = SSDLite320(MobileNetV2(last_conv=True, tap_expansion=True), classes)

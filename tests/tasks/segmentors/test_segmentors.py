@@ -44,9 +44,7 @@ def make_batch(sizes: list[tuple[int, int]], originals: list[tuple[int, int]], f
         "image": image,
         "size": torch.tensor(sizes),
         "mask": torch.randint(0, K, (len(sizes), *frame), generator=generator, dtype=torch.uint8),
-        "targets": [
-            {"image_id": number, "original_size": torch.tensor(size)} for number, size in enumerate(originals)
-        ],
+        "targets": [{"image_id": number, "original_size": torch.tensor(size)} for number, size in enumerate(originals)],
     }
 
 
@@ -121,7 +119,8 @@ def test_prediction_does_not_depend_on_the_batch() -> None:
 
 class TestSlideInference:
     @pytest.mark.parametrize(
-        ("window", "stride", "height", "width"), [(32, 20, 64, 50), (32, 32, 33, 95), (40, 13, 41, 40), (64, 64, 30, 70)]
+        ("window", "stride", "height", "width"),
+        [(32, 20, 64, 50), (32, 32, 33, 95), (40, 13, 41, 40), (64, 64, 30, 70)],
     )
     def test_equals_mmsegmentation(self, window: int, stride: int, height: int, width: int) -> None:
         from mmengine.config import ConfigDict
@@ -147,7 +146,9 @@ class TestSlideInference:
 
     def test_pixelwise_logits_are_not_changed(self) -> None:
         image = torch.randn(1, 3, 70, 45)
-        torch.testing.assert_close(SlideInference(32, 20)(image, lambda x: x * 2), WholeInference()(image, lambda x: x * 2))
+        torch.testing.assert_close(
+            SlideInference(32, 20)(image, lambda x: x * 2), WholeInference()(image, lambda x: x * 2)
+        )
 
     def test_gaps_are_refused(self) -> None:
         with pytest.raises(ValueError, match="stride is 40"):
