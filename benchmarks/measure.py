@@ -78,7 +78,7 @@ def time_in_turn(
 
 
 def ratio_goal(name: str, slow: Sequence[float], fast: Sequence[float], bound: float, at_least: bool = True) -> Goal:
-    """The goal that the ratio of medians slow / fast be at least (at most) a bound; the spread is that of the rounds."""
+    """The goal that the ratio of medians slow / fast be at least (at most) a bound, with the rounds' spread."""
     ratios = [one / other for one, other in zip(slow, fast, strict=True)]
     value = statistics.median(slow) / statistics.median(fast)
     return Goal(name, value, bound, at_least=at_least, low=min(ratios), high=max(ratios))
