@@ -4,7 +4,8 @@ Necks and heads read `channels` and `strides`; nothing outside a backbone assume
 """
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 
@@ -12,6 +13,9 @@ from attention.base import Mixer, Refine
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
+
+
+Norms = Literal["train", "eval", "frozen"]
 
 
 class Backbone(nn.Module, ABC):
@@ -25,6 +29,7 @@ class Backbone(nn.Module, ABC):
         strides: Pixels of the image per cell of each feature map, finest first. A side of N pixels gives a map side of
             ceil(N / stride).
         size_divisibility: Both sides of the images must be multiples of this many pixels; 1 accepts every size.
+        norms: What the host's batch normalisations learn; set by `set_norms`.
         frozen_stages: How many entries of `stages()` are frozen; set by `freeze`.
         classifier_prefixes: Beginnings of the parameter names that checkpoints of this network may have in addition,
             because they also hold a classifier. `load_weights` ignores these names.
@@ -34,6 +39,7 @@ class Backbone(nn.Module, ABC):
     strides: tuple[int, ...]
     size_divisibility: int = 1
     frozen_stages: int = 0
+    norms: Norms = "train"
     classifier_prefixes: tuple[str, ...] = ("fc.", "classifier.")
 
     @abstractmethod
@@ -98,12 +104,41 @@ class Backbone(nn.Module, ABC):
             for module in stage:
                 module.requires_grad_(index >= stages)
         self.frozen_stages = stages
+        self.set_norms(self.norms)
+
+    def set_norms(self, norms: Norms) -> None:
+        """Chooses what the host's batch normalisations learn; those inside attention operators always learn.
+
+        An operator that was inserted into a pretrained host has no statistics yet that could be kept.
+
+        Args:
+            norms: `train`: statistics and affine parameters; `eval`: affine parameters alone, with fixed running
+                statistics (MMDetection's `norm_eval`); `frozen`: nothing (torchvision's FrozenBatchNorm2d).
+        """
+        frozen_parts = nn.ModuleList(part for stage in self.stages()[: self.frozen_stages] for part in stage)
+        frozen = set(frozen_parts.modules())
+        for module in host_norms(self):
+            if module not in frozen:
+                module.requires_grad_(norms != "frozen")
+        self.norms = norms
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Backbone":
         """Sets training mode, except for frozen stages, which stay in evaluation mode."""
         super().train(mode)
+        if self.norms != "train":
+            for norm in host_norms(self):
+                norm.eval()
         for stage in self.stages()[: self.frozen_stages] if self.frozen_stages else []:
             for module in stage:
                 module.eval()
         return self
+
+
+def host_norms(module: nn.Module) -> Iterator[nn.Module]:
+    """The batch normalisations in a module that do not belong to an attention operator."""
+    for child in module.children():
+        if isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm):
+            yield child
+        elif not isinstance(child, Refine | Mixer):
+            yield from host_norms(child)

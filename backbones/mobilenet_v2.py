@@ -11,8 +11,8 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 from torchvision.models import MobileNet_V2_Weights, WeightsEnum, mobilenetv2
 
-from attention.base import Refine
-from backbones.base import Backbone
+from attention.base import Refine, check_choice
+from backbones.base import Backbone, Norms
 from backbones.dilation import dilate
 from backbones.weights import load_weights
 
@@ -78,6 +78,8 @@ class MobileNetV2(Backbone):
             as torchvision's SSDLite does, and not at the block's output (96 channels).
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1 (stride 4), up to 5,
             everything.
+        norms: What the host's batch normalisations learn: `train` statistics and affine parameters, `eval` affine
+            parameters only, `frozen` nothing. Those of the inserted attention always learn.
         weights: `imagenet` for torchvision's default weights (width 1 only), or the path of a .pth, .pt or .safetensors
             file; none leaves the random initialisation.
     """
@@ -90,6 +92,7 @@ class MobileNetV2(Backbone):
         last_conv: bool = False,
         tap_expansion: bool = False,
         frozen_stages: int = 0,
+        norms: Norms = "train",
         weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -122,6 +125,8 @@ class MobileNetV2(Backbone):
             block.attention = attention(block.hidden_channels) if attention and refined else nn.Identity()
         if weights is not None:
             load_weights(self, weights)
+        check_choice("norms", norms, get_args(Norms))
+        self.norms = norms
         self.freeze(frozen_stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:

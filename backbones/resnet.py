@@ -12,7 +12,7 @@ from torchvision.models import WeightsEnum, get_model_weights
 from torchvision.models import resnet as torchvision_resnet
 
 from attention.base import Refine, check_choice
-from backbones.base import Backbone
+from backbones.base import Backbone, Norms
 from backbones.dilation import dilate
 from backbones.weights import load_weights
 
@@ -93,6 +93,8 @@ class ResNet(Backbone):
             residual branch), `post` (after the addition) or `identity` (on the shortcut).
         output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
+        norms: What the host's batch normalisations learn: `train` statistics and affine parameters, `eval` affine
+            parameters only, `frozen` nothing. Those of the inserted attention always learn.
         weights: `imagenet` for torchvision's default weights, or the path of a .pth, .pt or .safetensors file; none
             leaves the random initialisation.
     """
@@ -105,6 +107,7 @@ class ResNet(Backbone):
         placement: Placement = "standard",
         output_stride: OutputStride = 32,
         frozen_stages: int = 0,
+        norms: Norms = "train",
         weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -143,6 +146,8 @@ class ResNet(Backbone):
                 module.placement = placement
         if weights is not None:
             load_weights(self, weights)
+        check_choice("norms", norms, get_args(Norms))
+        self.norms = norms
         self.freeze(frozen_stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:

@@ -84,8 +84,39 @@ def ratio_goal(name: str, slow: Sequence[float], fast: Sequence[float], bound: f
     return Goal(name, value, bound, at_least=at_least, low=min(ratios), high=max(ratios))
 
 
-def peak_memory(module: str, function: str, *arguments: str) -> float:
-    """Extra peak memory of one call in a fresh process, in MB (2**20 bytes).
+@dataclass(frozen=True)
+class Seconds:
+    """What a call took.
+
+    Attributes:
+        cpu: CPU time of the process.
+        wall: Time on the clock.
+    """
+
+    cpu: float
+    wall: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a call added to the resident memory of its process, in MB (2**20 bytes).
+
+    Attributes:
+        resident: While its result is alive.
+        peak: At most, during the call.
+    """
+
+    resident: float
+    peak: float
+
+
+def fresh_seconds(module: str, function: str, *arguments: str) -> Seconds:
+    """Time of one call in a fresh process; see `extra_memory`."""
+    return Seconds(**_in_fresh_process("call_seconds", module, function, arguments, {}))
+
+
+def extra_memory(module: str, function: str, *arguments: str) -> Memory:
+    """Extra memory of one call in a fresh process; Linux only.
 
     The function gets the arguments as strings, prepares its inputs and returns a function without arguments; only that
     one's call counts.
@@ -95,35 +126,68 @@ def peak_memory(module: str, function: str, *arguments: str) -> float:
         function: Name of the function in it.
         arguments: Its arguments.
     """
+    # Large blocks go back to the system at once, so that the peak is what is in use.
+    return Memory(
+        **_in_fresh_process("call_memory", module, function, arguments, {"MALLOC_MMAP_THRESHOLD_": "65536"})
+    )
+
+
+def peak_memory(module: str, function: str, *arguments: str) -> float:
+    """Extra peak memory of one call in a fresh process, in MB; see `extra_memory`."""
+    return extra_memory(module, function, *arguments).peak
+
+
+def _in_fresh_process(
+    measure: str, module: str, function: str, arguments: Sequence[str], environment: Mapping[str, str]
+) -> dict[str, float]:
     program = (
         "import importlib, json, sys\n"
-        "from benchmarks.measure import extra_peak\n"
-        "prepare = getattr(importlib.import_module(sys.argv[1]), sys.argv[2])\n"
-        "print(extra_peak(prepare(*sys.argv[3:])))\n"
+        "from dataclasses import asdict\n"
+        "from benchmarks import measure\n"
+        "prepare = getattr(importlib.import_module(sys.argv[2]), sys.argv[3])\n"
+        "print(json.dumps(asdict(getattr(measure, sys.argv[1])(prepare(*sys.argv[4:])))))\n"
     )
-    # Large blocks go back to the system at once, so that the peak is what is in use.
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     answer = subprocess.run(
-        [sys.executable, "-c", program, module, function, *arguments],
+        [sys.executable, "-c", program, measure, module, function, *arguments],
         cwd=ROOT,
-        env=environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
     )
     if answer.returncode:
-        raise RuntimeError(f"{module}.{function}{arguments} failed:\n{answer.stderr}")
-    return float(answer.stdout.strip().splitlines()[-1])
+        raise RuntimeError(f"{module}.{function}{tuple(arguments)} failed:\n{answer.stderr}")
+    values: dict[str, float] = json.loads(answer.stdout.strip().splitlines()[-1])
+    return values
 
 
-def extra_peak(call: Callable[[], object]) -> float:
-    """Peak resident memory during a call above what was resident before, in MB; Linux only."""
+def call_seconds(call: Callable[[], object]) -> Seconds:
+    """Times a call in this process."""
+    gc.collect()
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = call()
+    seconds = Seconds(time.process_time() - cpu, time.perf_counter() - wall)
+    del result  # not counted
+    return seconds
+
+
+def call_memory(call: Callable[[], object]) -> Memory:
+    """Resident memory during and after a call above what was resident before; Linux only."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = _status("VmRSS")
     result = call()
-    peak = _status("VmHWM")
+    gc.collect()
+    memory = Memory((_status("VmRSS") - before) / 1024, (_status("VmHWM") - before) / 1024)
     del result
-    return (peak - before) / 1024
+    return memory
+
+
+def private_memory(process: int) -> float:
+    """Memory that a process has written to and shares with no other, in MB; Linux only."""
+    for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Private_Dirty:"):
+            return float(line.split()[1]) / 1024
+    raise OSError(f"/proc/{process}/smaps_rollup has no Private_Dirty")
 
 
 def resident_memory() -> float:

@@ -13,7 +13,14 @@ from datamodules.ade20k import ADE20K
 from datamodules.base import VisionDataModule
 from datamodules.coco import COCO
 from datamodules.errors import DataError
-from datamodules.pipelines import DetectionPipeline, FixedSize, RandomRatioCrop, SegmentationPipeline, ShorterSide
+from datamodules.pipelines import (
+    DetectionPipeline,
+    FixedSize,
+    RandomRatioCrop,
+    SegmentationPipeline,
+    ShorterSide,
+    SSDCrop,
+)
 
 __all__ = [
     "ADE20K",
@@ -22,6 +29,7 @@ __all__ = [
     "DetectionPipeline",
     "FixedSize",
     "RandomRatioCrop",
+    "SSDCrop",
     "SegmentationPipeline",
     "ShorterSide",
     "VisionDataModule",

@@ -8,13 +8,12 @@ from abc import ABC, abstractmethod
 import albumentations as A
 
 from datamodules.errors import DataError
-from datamodules.transforms import (
-    PhotoMetricDistortion,
-    RatioCrop,
-    ResizeShorterSide,
-    ScaleJitterCrop,
-    Size,
-)
+from datamodules.geometry import RatioCrop, ResizeShorterSide, ScaleJitterCrop, ZoomAndCrop
+from datamodules.photometric import PhotoMetricDistortion
+from datamodules.resampling import Size
+
+_PHOTOGRAPH = 640 * 480
+"""Pixels of a typical image of COCO; ADE20K's have about as many."""
 
 
 class Pipeline(ABC):
@@ -68,8 +67,9 @@ class ShorterSide(DetectionPipeline):
         self.image_size = (max(shorter), longest)
 
     def training(self) -> list[A.BasicTransform]:
-        """Colour at the original size, where there are fewer pixels, then resize and flip."""
-        return [*_photometric(self.photometric), ResizeShorterSide(self.shorter, self.longest), *_flip(self.flip)]
+        """Flip, colour, resize; in the order that touches fewer pixels."""
+        resize = ResizeShorterSide(self.shorter, self.longest)
+        return _order(resize, self.image_size, self.flip, self.photometric)
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Resize."""
@@ -79,7 +79,7 @@ class ShorterSide(DetectionPipeline):
 class FixedSize(DetectionPipeline):
     """Every input has the same size: the image is fitted into a frame and padded right and bottom.
 
-    SSD takes `keep_ratio: false`; large-scale jitter takes `height: 1024, width: 1024, scale: [0.1, 2.0]`.
+    Large-scale jitter takes `height: 1024, width: 1024, scale: [0.1, 2.0]`.
 
     Args:
         height: Height of the frame in pixels.
@@ -107,13 +107,53 @@ class FixedSize(DetectionPipeline):
         self.scale, self.keep_ratio, self.flip, self.photometric = scale, keep_ratio, flip, photometric
 
     def training(self) -> list[A.BasicTransform]:
-        """Colour, jitter of scale and place, flip."""
+        """Flip, colour, jitter of scale and place; in the order that touches fewer pixels."""
         jitter = ScaleJitterCrop(self.image_size, self.scale, self.keep_ratio)
-        return [*_photometric(self.photometric), jitter, *_flip(self.flip)]
+        return _order(jitter, self.image_size, self.flip, self.photometric)
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Fit into the frame."""
         return [ScaleJitterCrop(self.image_size, (1.0, 1.0), self.keep_ratio)]
+
+
+class SSDCrop(DetectionPipeline):
+    """SSD's augmentation: a random part of the image that overlaps an object well enough, stretched to a fixed size.
+
+    SSDLite of torchvision takes the defaults; SSD adds `zoom_out: 0.5` and `photometric: true`.
+
+    Args:
+        height: Height of the network input in pixels.
+        width: Width of the network input in pixels.
+        zoom_out: Probability that the image is first laid on a canvas of up to 4 times its height and width, filled
+            with ImageNet's mean colour.
+        flip: Probability of a horizontal flip in training.
+        photometric: Distort brightness, contrast and colour in training.
+    """
+
+    def __init__(
+        self,
+        height: int = 320,
+        width: int = 320,
+        zoom_out: float = 0.0,
+        flip: float = 0.5,
+        photometric: bool = False,
+    ) -> None:
+        _check_positive("height and width", height, width)
+        _check_share("zoom_out", zoom_out)
+        _check_share("flip", flip)
+        self.frame = self.image_size = (height, width)
+        self.zoom_out, self.flip, self.photometric = zoom_out, flip, photometric
+
+    def training(self) -> list[A.BasicTransform]:
+        """Flip, colour, zoom-out and crop; colour goes first where there is a canvas, which keeps its colour."""
+        crop = ZoomAndCrop(self.image_size, self.zoom_out)
+        if self.zoom_out > 0:
+            return [*_flip(self.flip), *_photometric(self.photometric), crop]
+        return _order(crop, self.image_size, self.flip, self.photometric)
+
+    def evaluation(self) -> list[A.BasicTransform]:
+        """Stretch to the frame."""
+        return [ScaleJitterCrop(self.image_size, (1.0, 1.0), keep_ratio=False)]
 
 
 class RandomRatioCrop(SegmentationPipeline):
@@ -124,7 +164,7 @@ class RandomRatioCrop(SegmentationPipeline):
         shorter: Length of the shorter side in pixels, at ratio 1.
         ratio: Range of the random ratio.
         crop: Side of the square training input in pixels; smaller images are padded with ignored pixels.
-        max_share: Largest share of one class in a crop (`cat_max_ratio`).
+        max_share: Largest share of one class in a crop (`cat_max_ratio`); 1 takes every crop.
         flip: Probability of a horizontal flip in training.
         photometric: Distort brightness, contrast and colour in training.
     """
@@ -148,13 +188,23 @@ class RandomRatioCrop(SegmentationPipeline):
         self.frame = self.image_size = (crop, crop)
 
     def training(self) -> list[A.BasicTransform]:
-        """Resize and crop first: colour costs less on the crop."""
+        """Crop, flip, colour; in the order that touches fewer pixels."""
         crop = RatioCrop((self.longest, self.shorter), self.ratio, self.image_size, self.max_share, ignore_index=255)
-        return [crop, *_flip(self.flip), *_photometric(self.photometric)]
+        return _order(crop, self.image_size, self.flip, self.photometric)
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Resize with the aspect ratio kept."""
         return [ResizeShorterSide([self.shorter], self.longest)]
+
+
+def _order(resize: A.BasicTransform, output: Size, flip: float, photometric: bool) -> list[A.BasicTransform]:
+    """Puts flip and colour before a resize that enlarges a typical photograph, otherwise behind it.
+
+    The distribution of training images is the same: windows are drawn uniformly, and a change of colour commutes with
+    interpolation up to rounding and clipping.
+    """
+    others = [*_flip(flip), *_photometric(photometric)]
+    return [*others, resize] if output[0] * output[1] > _PHOTOGRAPH else [resize, *others]
 
 
 def _flip(probability: float) -> list[A.BasicTransform]:

@@ -1,19 +1,22 @@
 """What detection and segmentation share: the steps of a LightningModule over batches, losses and one metric object."""
 
 import logging
+import math
 from abc import abstractmethod
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from backbones import Backbone
 from tasks.errors import TaskError
-from tasks.schedules import ScheduleBuilder
+from tasks.optimization import ParameterRules, group_table
+from tasks.schedules import RunLength, ScheduleBuilder
 
 Batch = dict[str, Any]
 Predictions = list[Any]
@@ -52,7 +55,10 @@ class VisionTask(pl.LightningModule):
         image_size: tuple[int, int],
         optimizer: OptimizerCallable,
         lr_schedule: ScheduleBuilder,
+        parameter_rules: ParameterRules,
         weights: Path | None,
+        channels_last: bool,
+        compile_backbone: bool,
     ) -> None:
         super().__init__()
         self.model = model
@@ -61,9 +67,14 @@ class VisionTask(pl.LightningModule):
         self.image_size = image_size
         self.optimizer = optimizer
         self.lr_schedule = lr_schedule
+        self.parameter_rules = parameter_rules
         self.results: dict[str, float] = {}
         if weights is not None:
             load_model_weights(self.model, weights)
+        if channels_last:
+            self.model.to(memory_format=torch.channels_last)  # features follow the layout of the weights
+        if compile_backbone:
+            next(module for module in model.modules() if isinstance(module, Backbone)).compile()
 
     @abstractmethod
     def metric_inputs(self, batch: Batch, predictions: Predictions) -> tuple[Predictions, list[Any]]:
@@ -132,8 +143,17 @@ class VisionTask(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser over all parameters that are not frozen, and a schedule over the run's steps."""
-        optimizer = self.optimizer(trainable(self.model.parameters()))
-        schedule = self.lr_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
+        trainer = self.trainer
+        accumulated = trainer.accumulate_grad_batches
+        batch_size = getattr(trainer.datamodule, "batch_size", 1)
+        images_per_step = batch_size * trainer.world_size * accumulated
+        optimizer = self.parameter_rules.build(self.optimizer, self.model, images_per_step)
+        steps = trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise TaskError("the run has no end; give --trainer.max_epochs or --trainer.max_steps")
+        length = RunLength(int(steps), max(1, math.ceil(trainer.num_training_batches / accumulated)))
+        schedule = self.lr_schedule(optimizer, length)
+        rank_zero_info(group_table(optimizer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def forget_live_hyperparameters(self) -> None:
@@ -151,11 +171,6 @@ def sum_losses(losses: dict[str, Tensor]) -> Tensor:
     """The scalar to minimise: the sum of all parts whose name does not say that they are an accuracy."""
     parts = [value.mean() for name, value in losses.items() if "acc_" not in name]
     return torch.stack(parts).sum()
-
-
-def trainable(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """The parameters that are not frozen."""
-    return [parameter for parameter in parameters if parameter.requires_grad]
 
 
 def load_model_weights(model: nn.Module, path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from jsonargparse import lazy_instance
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_info
 
 import attention  # noqa: F401 - imported so that short class names resolve
 import backbones  # noqa: F401
@@ -21,6 +22,7 @@ from tasks.base import VisionTask
 from tasks.callbacks import (
     BestCheckpoint,
     LastCheckpoint,
+    Performance,
     Pictures,
     PredictionWriter,
     RunConfig,
@@ -78,6 +80,12 @@ class VisionCLI(LightningCLI):
             default=None,
             help="Optimiser steps between additional writes of last.ckpt within an epoch.",
         )
+        parser.add_argument(
+            "--ema_decay",
+            type=float | None,
+            default=None,
+            help="Average the weights with this decay per step (0.999, say); validation and best.ckpt use the average.",
+        )
         parser.add_subclass_arguments(Pictures, "pictures", default=lazy_instance(self.pictures))
         parser.add_subclass_arguments(PredictionWriter, "writer", default=lazy_instance(self.writer))
         for fact in ("class_names", "category_ids", "image_size"):
@@ -103,6 +111,9 @@ class VisionCLI(LightningCLI):
             self.name, config.runs, config.name, first_config, checkpoint, fits=self.subcommand == "fit"
         )
         hand_down(self.run_folder)
+        if config.trainer.sync_batchnorm and not trains_on_gpu(config.trainer.accelerator):
+            rank_zero_info("sync_batchnorm needs GPUs; on the CPU every process keeps its own batch norm statistics")
+            config.trainer.sync_batchnorm = False
         if checkpoint is not None and config.data.init_args.get("images"):
             hyperparameters = torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]
             for fact in ("class_names", "category_ids"):
@@ -156,7 +167,11 @@ class VisionCLI(LightningCLI):
         callbacks += [StepSeed(seed), BestCheckpoint(folder, self.task.monitor), LastCheckpoint(folder)]
         if config.save_every_n_steps is not None:
             callbacks.append(LastCheckpoint(folder, config.save_every_n_steps))
-        return [*callbacks, LearningRateMonitor()] if has_logger else callbacks
+        if config.ema_decay is not None:
+            callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
+        if has_logger:
+            callbacks += [LearningRateMonitor(), Performance(config.trainer.log_every_n_steps or 50)]
+        return callbacks
 
     def before_fit(self) -> None:
         """Lets `metrics.csv` go on where the checkpoint is."""
@@ -166,6 +181,11 @@ class VisionCLI(LightningCLI):
             for logger in self.trainer.loggers:
                 if isinstance(logger, CSVMetrics):
                     logger.continue_from(step)
+
+
+def trains_on_gpu(accelerator: Any) -> bool:
+    """Whether Lightning will choose a GPU."""
+    return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
 
 
 def _integer_seed(seed: bool | int) -> int:

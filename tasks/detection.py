@@ -9,6 +9,7 @@ from backbones import Backbone
 from tasks.base import Batch, Predictions, VisionTask
 from tasks.detectors import DetectorBuilder
 from tasks.metrics.coco import COCODetectionMetric
+from tasks.optimization import ParameterRules
 from tasks.schedules import MultiStep, ScheduleBuilder
 
 
@@ -23,7 +24,10 @@ class DetectionTask(VisionTask):
         image_size: Height and width at which multiply-accumulates are counted. Linked to the data set.
         optimizer: Optimiser.
         lr_schedule: Learning rate over the steps of the run. Default: the 1x schedule of the COCO baselines.
+        parameter_rules: Weight decay and learning rate per kind of parameter.
         weights: Checkpoint of another run whose weights this run starts from. To continue a run use --ckpt_path.
+        channels_last: Keep weights and features in channels_last memory layout, which is faster on many devices.
+        compile_backbone: Run the backbone through torch.compile; the first steps take minutes.
     """
 
     monitor = "val/mAP"
@@ -38,12 +42,26 @@ class DetectionTask(VisionTask):
         optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(
             parameters, lr=0.01, momentum=0.9, weight_decay=1e-4
         ),
-        lr_schedule: ScheduleBuilder = lambda optimizer, total_steps: MultiStep(optimizer, total_steps, 500),
+        lr_schedule: ScheduleBuilder = lambda optimizer, length: MultiStep(optimizer, length, 500),
+        parameter_rules: ParameterRules = ParameterRules(),  # noqa: B008 - frozen
         weights: Path | None = None,
+        channels_last: bool = False,
+        compile_backbone: bool = False,
     ) -> None:
         model = detector(backbone, len(class_names))
         metric = COCODetectionMetric(class_names)
-        super().__init__(model, metric, class_names, image_size, optimizer, lr_schedule, weights)
+        super().__init__(
+            model,
+            metric,
+            class_names,
+            image_size,
+            optimizer,
+            lr_schedule,
+            parameter_rules,
+            weights,
+            channels_last,
+            compile_backbone,
+        )
         self.category_ids = category_ids
         self.save_hyperparameters(logger=False)
         self.forget_live_hyperparameters()

@@ -3,27 +3,50 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
+@dataclass(frozen=True)
+class RunLength:
+    """How long a run is.
+
+    Attributes:
+        steps: Optimiser steps of the whole run.
+        steps_per_epoch: Optimiser steps of one epoch.
+    """
+
+    steps: int
+    steps_per_epoch: int
+
+
 class Schedule(LambdaLR):
     """Base of schedules: a linear warm-up, then a factor that a subclass derives from the progress of the run.
 
-    A schedule is stepped once per optimiser step, and knows from the trainer how many steps the run has.
+    A schedule is stepped once per optimiser step, and knows from the trainer how long the run is.
 
     Args:
         optimizer: Holds the base learning rate of each parameter group.
-        total_steps: Optimiser steps of the whole run.
+        length: Length of the run.
         warmup_steps: Steps over which the factor rises linearly to the schedule's own.
+        warmup_epochs: The same in epochs; added to the steps.
         warmup_factor: Factor at step 0, 0..1.
     """
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int, warmup_steps: int = 0, warmup_factor: float = 0.001
+        self,
+        optimizer: Optimizer,
+        length: RunLength,
+        warmup_steps: int = 0,
+        warmup_epochs: float = 0.0,
+        warmup_factor: float = 0.001,
     ) -> None:
-        self.total_steps, self.warmup_steps, self.warmup_factor = total_steps, warmup_steps, warmup_factor
+        self.total_steps, self.steps_per_epoch = length.steps, length.steps_per_epoch
+        self.warmup_steps = warmup_steps + round(warmup_epochs * length.steps_per_epoch)
+        self.warmup_factor = warmup_factor
         super().__init__(optimizer, self._factor_at)
 
     def _factor_at(self, step: int) -> float:
@@ -42,8 +65,9 @@ class Constant(Schedule):
 
     Args:
         optimizer: Holds the base learning rate of each parameter group.
-        total_steps: Optimiser steps of the whole run.
+        length: Length of the run.
         warmup_steps: Steps over which the factor rises linearly to the schedule's own.
+        warmup_epochs: The same in epochs; added to the steps.
         warmup_factor: Factor at step 0, 0..1.
     """
 
@@ -57,8 +81,9 @@ class Cosine(Schedule):
 
     Args:
         optimizer: Holds the base learning rate of each parameter group.
-        total_steps: Optimiser steps of the whole run.
+        length: Length of the run.
         warmup_steps: Steps over which the factor rises linearly to the schedule's own.
+        warmup_epochs: The same in epochs; added to the steps.
         warmup_factor: Factor at step 0, 0..1.
         final_factor: Factor at the end.
     """
@@ -66,13 +91,14 @@ class Cosine(Schedule):
     def __init__(
         self,
         optimizer: Optimizer,
-        total_steps: int,
+        length: RunLength,
         warmup_steps: int = 0,
+        warmup_epochs: float = 0.0,
         warmup_factor: float = 0.001,
         final_factor: float = 0.0,
     ) -> None:
         self.final_factor = final_factor
-        super().__init__(optimizer, total_steps, warmup_steps, warmup_factor)
+        super().__init__(optimizer, length, warmup_steps, warmup_epochs, warmup_factor)
 
     def factor(self, progress: float) -> float:
         """Half a cosine."""
@@ -84,28 +110,34 @@ class MultiStep(Schedule):
 
     Args:
         optimizer: Holds the base learning rate of each parameter group.
-        total_steps: Optimiser steps of the whole run.
+        length: Length of the run.
         warmup_steps: Steps over which the factor rises linearly to the schedule's own.
+        warmup_epochs: The same in epochs; added to the steps.
         warmup_factor: Factor at step 0, 0..1.
-        milestones: Fractions of the run; 8 / 12 and 11 / 12 are the 1x schedule of 12 epochs.
+        milestones: Where the factor changes, in `unit`; 8 and 11 epochs are the 1x schedule of 12.
+        unit: `fraction` of the run, `epochs` or `steps`.
         gamma: Factor at each milestone.
     """
 
     def __init__(
         self,
         optimizer: Optimizer,
-        total_steps: int,
+        length: RunLength,
         warmup_steps: int = 0,
+        warmup_epochs: float = 0.0,
         warmup_factor: float = 0.001,
         milestones: tuple[float, ...] = (8 / 12, 11 / 12),
+        unit: Literal["fraction", "epochs", "steps"] = "fraction",
         gamma: float = 0.1,
     ) -> None:
-        self.milestones, self.gamma = milestones, gamma
-        super().__init__(optimizer, total_steps, warmup_steps, warmup_factor)
+        per_run = {"fraction": 1.0, "epochs": length.steps / length.steps_per_epoch, "steps": length.steps}[unit]
+        self.milestones, self.gamma = [milestone / per_run for milestone in milestones], gamma
+        super().__init__(optimizer, length, warmup_steps, warmup_epochs, warmup_factor)
 
     def factor(self, progress: float) -> float:
         """Gamma to the number of milestones passed."""
-        return float(self.gamma ** sum(progress >= milestone for milestone in self.milestones))
+        # A step that lies on a milestone must not miss it by a rounding error.
+        return float(self.gamma ** sum(progress >= milestone - 1e-9 for milestone in self.milestones))
 
 
 class Polynomial(Schedule):
@@ -115,8 +147,9 @@ class Polynomial(Schedule):
 
     Args:
         optimizer: Holds the base learning rate of each parameter group.
-        total_steps: Optimiser steps of the whole run.
+        length: Length of the run.
         warmup_steps: Steps over which the factor rises linearly to the schedule's own.
+        warmup_epochs: The same in epochs; added to the steps.
         warmup_factor: Factor at step 0, 0..1.
         power: Exponent.
         final_factor: Factor at the end.
@@ -125,19 +158,20 @@ class Polynomial(Schedule):
     def __init__(
         self,
         optimizer: Optimizer,
-        total_steps: int,
+        length: RunLength,
         warmup_steps: int = 0,
+        warmup_epochs: float = 0.0,
         warmup_factor: float = 0.001,
         power: float = 0.9,
         final_factor: float = 0.01,
     ) -> None:
         self.power, self.final_factor = power, final_factor
-        super().__init__(optimizer, total_steps, warmup_steps, warmup_factor)
+        super().__init__(optimizer, length, warmup_steps, warmup_epochs, warmup_factor)
 
     def factor(self, progress: float) -> float:
         """A power of what is left of the run."""
         return float(self.final_factor + (1 - self.final_factor) * (1 - progress) ** self.power)
 
 
-ScheduleBuilder = Callable[[Optimizer, int], Schedule]
-"""Builds a schedule from an optimiser and the number of steps of the run."""
+ScheduleBuilder = Callable[[Optimizer, RunLength], Schedule]
+"""Builds a schedule from an optimiser and the length of the run."""

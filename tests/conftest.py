@@ -1,7 +1,7 @@
 """Fixtures shared by all tests: where the real sample data lies."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -35,3 +35,12 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("data") / "shapes"
     write_shapes(root, seed=0, train=12, val=7)
     return root
+
+
+@pytest.fixture(scope="session", autouse=True)
+def annotation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keeps the tests, and the processes they start, out of the user's own annotation cache."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTNDENSE_CACHE", str(folder))
+        yield folder

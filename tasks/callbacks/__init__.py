@@ -1,6 +1,7 @@
 """What happens around a run: files, pictures, progress, summaries. Tasks know nothing of it."""
 
 from tasks.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from tasks.callbacks.performance import Performance
 from tasks.callbacks.pictures import DetectionPictures, Pictures, SegmentationPictures
 from tasks.callbacks.prediction_writer import DetectionWriter, LabelMapWriter, PredictionWriter
 from tasks.callbacks.progress import choose_progress
@@ -14,6 +15,7 @@ __all__ = [
     "DetectionWriter",
     "LabelMapWriter",
     "LastCheckpoint",
+    "Performance",
     "Pictures",
     "PredictionWriter",
     "RunConfig",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from backbones import Backbone
@@ -141,6 +142,9 @@ def build_module(config: dict[str, Any]) -> Any:
     from mmengine.registry import init_default_scope
 
     init_default_scope("mmseg")
+    if config.get("norm_cfg", {}).get("type") == "SyncBN" and not torch.cuda.is_available():
+        rank_zero_info(f"{config['type']}: SyncBN needs GPUs, batch norm takes its place on the CPU")
+        config = config | {"norm_cfg": config["norm_cfg"] | {"type": "BN"}}
     MMLogger.get_current_instance().setLevel("WARNING")  # init_weights reports every tensor otherwise
     if mmseg.registry.MODELS.get(config["type"]) is None:
         raise ValueError(

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from datamodules import DataError, images
+from datamodules.geometry import ResizeShorterSide
 from datamodules.image_dataset import ImageDataset, to_tensor
 from datamodules.images import list_images, read_image, read_mask
 from datamodules.sampling import SampleKey
-from datamodules.transforms import ResizeShorterSide
 
 SharedData = Callable[[str], Path]
 BROKEN = {

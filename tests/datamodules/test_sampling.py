@@ -6,8 +6,8 @@ import albumentations as A
 import numpy as np
 import pytest
 
+from datamodules.photometric import PhotoMetricDistortion
 from datamodules.sampling import KeySampler, SampleKey, seed_transforms, stable_hash
-from datamodules.transforms import PhotoMetricDistortion
 
 IMAGE = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
 

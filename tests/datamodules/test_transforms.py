@@ -15,9 +15,10 @@ from PIL import Image
 
 from datamodules.coco import COCODataset
 from datamodules.coco_annotations import AnnotationFile
+from datamodules.geometry import RatioCrop, fit_size, shorter_side_size
+from datamodules.photometric import PhotoMetricDistortion
 from datamodules.pipelines import DetectionPipeline, FixedSize, ShorterSide
 from datamodules.sampling import SampleKey, seed_transforms
-from datamodules.transforms import PhotoMetricDistortion, RatioCrop, fit_size, shorter_side_size
 
 PIPELINES = {
     "resized": FixedSize(60, 80),

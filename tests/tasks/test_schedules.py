@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from tasks.schedules import Constant, Cosine, MultiStep, Polynomial, Schedule
+from tasks.schedules import Constant, Cosine, MultiStep, Polynomial, RunLength, Schedule
 
 
 def rates(build, steps: int) -> list[float]:
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    schedule: Schedule = build(optimizer, steps)
+    schedule: Schedule = build(optimizer, RunLength(steps, steps_per_epoch=4))
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -35,6 +35,19 @@ def test_multi_step_is_the_1x_schedule() -> None:
     assert found == pytest.approx([2.0] * 8 + [0.2] * 3 + [0.02])
 
 
+def test_units_agree() -> None:
+    expected = rates(lambda o, n: MultiStep(o, n, milestones=(0.5,)), 16)
+    assert expected == pytest.approx([2.0] * 8 + [0.2] * 8)
+    assert rates(lambda o, n: MultiStep(o, n, milestones=(2,), unit="epochs"), 16) == expected
+    assert rates(lambda o, n: MultiStep(o, n, milestones=(8,), unit="steps"), 16) == expected
+
+
+def test_warmup_in_epochs_equals_warmup_in_steps() -> None:
+    steps = rates(lambda o, n: Cosine(o, n, warmup_steps=6), 12)
+    assert rates(lambda o, n: Cosine(o, n, warmup_epochs=1.5), 12) == steps
+    assert steps[0] < steps[3] < steps[5]
+
+
 def test_polynomial_equals_mmsegmentation() -> None:
     """PolyLR of mmengine: (base - eta_min) (1 - t / T) ** power + eta_min."""
     from mmengine.optim import PolyLR
@@ -52,5 +65,5 @@ def test_polynomial_equals_mmsegmentation() -> None:
 
 
 def test_rate_does_not_rise_again_behind_the_end() -> None:
-    schedule = Cosine(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), 5)
+    schedule = Cosine(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), RunLength(5, 5))
     assert schedule._factor_at(7) == pytest.approx(0.0)

@@ -1,0 +1,268 @@
+"""Packed columns of an annotation file, kept on disk and mapped into memory by every process that needs them.
+
+One file per content: ``<sha256 of the annotation file>-<format>.columns`` in the cache folder. It is written beside its
+place and renamed into it, so that no process ever sees half of it, and its table of contents comes last, so that a file
+that was cut off has none. Processes that start at once each build it and the last rename wins: that costs some seconds
+of one start, where a lock on a network drive could cost the run.
+
+    magic | column | column | ... | table (json) | length and crc32 of the table | magic
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import struct
+import time
+import uuid
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.errors import DataError
+
+Column = NDArray[Any]
+WriteBytes = Callable[[bytes], object]
+Build = Callable[[Path, WriteBytes], Mapping[str, Column]]
+"""Reads a file into columns. The bytes of the column `blob`, too large for memory, it hands over piece by piece."""
+
+FORMAT = 1
+"""Raised whenever the columns or their meaning change."""
+
+_MAGIC = b"attndense table\n"
+_TRAILER = struct.Struct(f"<QI{len(_MAGIC)}s")
+_ALIGNMENT = 64
+_UNUSED_SECONDS = 60 * 24 * 3600.0
+_ABANDONED_SECONDS = 24 * 3600.0
+_TIMESTAMP_SECONDS = 2.0
+"""Coarsest time stamp of a common file system; a younger file may change again without its time stamp changing."""
+
+
+class Columns(NamedTuple):
+    """Read-only arrays by name.
+
+    Attributes:
+        arrays: The columns, and `blob`, the bytes.
+        path: The file they are mapped from; None where they lie in the memory of this process.
+    """
+
+    arrays: dict[str, Column]
+    path: Path | None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travels to a spawned worker as a path, so that it maps the same pages."""
+        return (Columns, tuple(self)) if self.path is None else (reopen_columns, (self.path,))
+
+
+def cache_folder() -> Path:
+    """$ATTNDENSE_CACHE, or `attndense` in the user's cache folder."""
+    if chosen := os.environ.get("ATTNDENSE_CACHE"):
+        return Path(chosen)
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    # The specification tells to ignore relative paths.
+    return Path(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.cache")) / "attndense"
+
+
+def load_columns(source: Path, build: Build) -> Columns:
+    """The columns of a file: mapped from the cache where it holds them, else built, stored and mapped.
+
+    The key is the sha256 of the content. A file whose size, time of modification, time of status change and inode are
+    as at its last hashing is not hashed again. A rewrite that restores size and modification time still changes the
+    status time, which no program can set; files younger than 2 s at hashing, which could change within one tick of a
+    coarse clock, are hashed again at the next start. What remains is a file system that keeps no status time.
+
+    Args:
+        source: The annotation file.
+        build: Makes its columns.
+
+    Raises:
+        DataError: The file cannot be read, or changes while it is being read.
+    """
+    folder = cache_folder()
+    before, now = _stamp(source), time.time()
+    note = folder / "sources" / f"{hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]}.json"
+    known = _noted_digest(note, before)
+    digest = known or _digest(source)
+    entry = folder / f"{digest}-{FORMAT}.columns"
+    columns = _open(entry, digest) or _store(entry, digest, source, build)
+    if _stamp(source) != before:
+        raise DataError(f"{source} changed while it was read; start again when it is complete")
+    if known is None and now - max(before["mtime_ns"], before["ctime_ns"]) / 1e9 > _TIMESTAMP_SECONDS:
+        _write_note(note, {**before, "digest": digest})
+    return columns
+
+
+def reopen_columns(path: Path) -> Columns:
+    """Maps a stored file again."""
+    columns = _open(path, path.name.partition("-")[0])
+    if columns is None:
+        raise DataError(f"{path} was removed or damaged while a run used it; start the run again")
+    return columns
+
+
+def _stamp(source: Path) -> dict[str, int]:
+    status = source.stat()
+    return {
+        "size": status.st_size,
+        "mtime_ns": status.st_mtime_ns,
+        "ctime_ns": status.st_ctime_ns,
+        "inode": status.st_ino,
+    }
+
+
+def _digest(source: Path) -> str:
+    digest, block = hashlib.sha256(), bytearray(1 << 20)
+    try:
+        with source.open("rb", buffering=0) as stream:
+            while size := stream.readinto(block):
+                digest.update(memoryview(block)[:size])
+    except OSError as error:
+        raise DataError(f"{source} cannot be read: {error.strerror}; check the file") from None
+    return digest.hexdigest()
+
+
+def _noted_digest(note: Path, stamp: dict[str, int]) -> str | None:
+    try:
+        noted = json.loads(note.read_bytes())
+        return str(noted["digest"]) if {**stamp, "digest": noted["digest"]} == noted else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _write_note(note: Path, content: Mapping[str, object]) -> None:
+    temporary = _beside(note)
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content))
+        temporary.replace(note)
+    except OSError:  # without the note, the next start hashes the file
+        temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{uuid.uuid4().hex}.tmp")
+
+
+def _store(entry: Path, digest: str, source: Path, build: Build) -> Columns:
+    temporary = _beside(entry)
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(entry.parent)
+        with temporary.open("xb", buffering=1 << 20) as stream:
+            _write(stream, digest, source, build)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(entry)
+        _sync_folder(entry.parent)
+        if columns := _open(entry, digest):
+            return columns
+        reason: str | None = "what was written reads back differently"
+    except OSError as error:
+        reason = error.strerror
+    finally:
+        _remove(temporary)
+    warnings.warn(
+        f"no annotation cache in {entry.parent} ({reason}): every start reads the whole annotation file; set "
+        "ATTNDENSE_CACHE to a folder that can be written",
+        stacklevel=2,
+    )
+    stream = BytesIO()
+    _write(stream, digest, source, build)
+    arrays = _parse(stream.getbuffer().toreadonly(), digest)
+    assert arrays is not None
+    return Columns(arrays, None)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # the folder has become read-only, or is no folder
+        pass
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what killed processes left behind and what no run has opened for two months."""
+    now = time.time()
+    for pattern, seconds in (("*.columns", _UNUSED_SECONDS), (".*.tmp", _ABANDONED_SECONDS)):
+        for path in folder.glob(pattern):
+            try:
+                if now - path.stat().st_mtime > seconds:
+                    path.unlink()
+            except OSError:  # another process was faster, or it is another user's
+                continue
+
+
+def _write(stream: BinaryIO, digest: str, source: Path, build: Build) -> None:
+    size = stream.write(_MAGIC)
+
+    def append(piece: bytes) -> None:
+        nonlocal size
+        size += stream.write(piece)
+
+    table: dict[str, Any] = {}
+    arrays = build(source, append)
+    table["blob"] = {"dtype": "|u1", "shape": [size - len(_MAGIC)], "offset": len(_MAGIC), "crc32": None}
+    for name, array in arrays.items():
+        array = np.ascontiguousarray(array)
+        append(bytes(-size % _ALIGNMENT))
+        content = array.reshape(-1).view(np.uint8)
+        entry = {"dtype": array.dtype.str, "shape": array.shape, "offset": size, "crc32": zlib.crc32(content)}
+        table[name] = entry
+        append(content.data)  # type: ignore[arg-type]  # a buffer
+    text = json.dumps({"format": FORMAT, "source": digest, "columns": table}).encode()
+    append(text)
+    append(_TRAILER.pack(len(text), zlib.crc32(text), _MAGIC))
+
+
+def _open(entry: Path, digest: str) -> Columns | None:
+    """Maps a stored file; None where there is none, or none that this release wrote completely."""
+    try:
+        with entry.open("rb") as stream:
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return None
+    arrays = _parse(memoryview(content), digest)
+    if arrays is None:
+        return None
+    try:
+        os.utime(entry)  # in use: _sweep leaves it
+    except OSError:
+        pass
+    return Columns(arrays, entry)
+
+
+def _parse(content: memoryview, digest: str) -> dict[str, Column] | None:
+    """Columns as views of the content, or None if anything is amiss. Only the blob's bytes are not compared."""
+    if len(content) < len(_MAGIC) + _TRAILER.size or content[: len(_MAGIC)] != _MAGIC:
+        return None
+    end = len(content) - _TRAILER.size
+    length, checksum, magic = _TRAILER.unpack(content[end:])
+    text = content[max(end - length, 0) : end]
+    if magic != _MAGIC or zlib.crc32(text) != checksum:
+        return None
+    table = json.loads(bytes(text))
+    if table.get("format") != FORMAT or table.get("source") != digest:
+        return None
+    arrays = {}
+    for name, entry in table["columns"].items():
+        dtype, shape, offset = np.dtype(entry["dtype"]), tuple(entry["shape"]), entry["offset"]
+        count = int(np.prod(shape, dtype=np.int64))
+        piece = content[offset : offset + count * dtype.itemsize]
+        if entry["crc32"] not in (None, zlib.crc32(piece)):
+            return None
+        arrays[name] = np.frombuffer(piece, dtype, count).reshape(shape)
+    return arrays

@@ -1,0 +1,161 @@
+"""Interpolation of a part of an image, where only the pixels that are kept are computed."""
+
+from math import ceil
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+class Window(NamedTuple):
+    """A rectangle of an image, and the size that it is resized to.
+
+    Pixel i of the output lies at `top + (i + 0.5) * height / size[0] - 0.5` of the image (pixel centres at integers).
+
+    Attributes:
+        top: Upper edge in pixels of the image; edges, unlike centres, count from 0. May lie outside the image.
+        left: Left edge.
+        height: Extent in pixels of the image.
+        width: Extent in pixels of the image.
+        size: Size of the output.
+    """
+
+    top: float
+    left: float
+    height: float
+    width: float
+    size: Size
+
+
+def whole(image: Size, size: Size) -> Window:
+    """The window that resizes an image to a size."""
+    return Window(0, 0, *image, size)
+
+
+def crop_of_resized(image: Size, resized: Size, top: int, left: int, crop: Size) -> Window:
+    """The window that does the same as a resize of the whole image followed by a crop.
+
+    Args:
+        image: Size of the image.
+        resized: Size that the whole image is resized to.
+        top: First row that is kept, in pixels of the resized image.
+        left: First column that is kept.
+        crop: Size of the part that is kept.
+    """
+    down, across = image[0] / resized[0], image[1] / resized[1]
+    return Window(top * down, left * across, crop[0] * down, crop[1] * across, crop)
+
+
+def resample_image(pixels: NDArray[np.uint8], window: Window, fill: tuple[int, ...] = (0, 0, 0)) -> NDArray[np.uint8]:
+    """Interpolates a window bilinearly, or by area when a side shrinks to less than half and none grows.
+
+    Area interpolation is left out where a side grows because OpenCV's then moves edges. The result is that of resizing
+    the whole image up to a shift of few hundredths of a pixel: see `_span`.
+
+    Args:
+        pixels: (H, W, C) image.
+        window: What to interpolate.
+        fill: Colour of what lies outside the image.
+
+    Returns:
+        (h, w, C).
+    """
+    (height, width), size = pixels.shape[:2], window.size
+    down, across = window.height / size[0], window.width / size[1]
+    interpolation = cv2.INTER_AREA if min(down, across) >= 1 and max(down, across) > 2 else cv2.INTER_LINEAR
+    if window[:4] == (0, 0, height, width):
+        return np.asarray(cv2.resize(pixels, size[::-1], interpolation=interpolation))
+    rows, columns = _span(height, window.top, down, size[0]), _span(width, window.left, across, size[1])
+    if rows.kept < 1 or columns.kept < 1:
+        return np.full((*size, pixels.shape[2]), fill, np.uint8)
+    part = _cut(pixels, rows, columns)
+    part = cv2.resize(part, None, fx=1 / across, fy=1 / down, interpolation=interpolation)
+    part = part[rows.skip : rows.skip + rows.kept, columns.skip : columns.skip + columns.kept]
+    if (rows.kept, columns.kept) == size:
+        return np.ascontiguousarray(part)
+    output = np.empty((*size, pixels.shape[2]), np.uint8)
+    output[:] = fill
+    output[rows.first : rows.first + rows.kept, columns.first : columns.first + columns.kept] = part
+    return output
+
+
+def resample_mask(mask: NDArray[np.uint8], window: Window, fill: int = 255) -> NDArray[np.uint8]:
+    """Takes the nearest pixel of a window; labels are never mixed.
+
+    Args:
+        mask: (H, W) labels.
+        window: As that of the image.
+        fill: Label of what lies outside the image.
+
+    Returns:
+        (h, w).
+    """
+    (height, width), size = mask.shape, window.size
+    rows = np.floor(window.top + (np.arange(size[0]) + 0.5) * (window.height / size[0])).astype(np.intp)
+    columns = np.floor(window.left + (np.arange(size[1]) + 0.5) * (window.width / size[1])).astype(np.intp)
+    labels = mask.take(rows, 0, mode="clip").take(columns, 1, mode="clip")
+    labels[(rows < 0) | (rows >= height)] = fill
+    labels[:, (columns < 0) | (columns >= width)] = fill
+    return labels
+
+
+class _Span(NamedTuple):
+    """How one axis of a window is interpolated.
+
+    Attributes:
+        start: First source pixel that is read.
+        stop: Source pixel behind the last one. Pixels outside the image repeat its border.
+        skip: Interpolated pixels in front of the first one that is kept.
+        first: First output pixel with its centre in the image.
+        kept: Output pixels with their centre in the image.
+    """
+
+    start: int
+    stop: int
+    skip: int
+    first: int
+    kept: int
+
+
+_LEADS = 16
+
+
+def _span(length: int, edge: float, step: float, size: int) -> _Span:
+    """Plans one axis.
+
+    `cv2.resize` interpolates from the edge of a whole pixel on, but a window begins anywhere. So some more pixels are
+    interpolated in front of it: as many (of 16 choices) as bring the beginning closest to a whole pixel.
+
+    Args:
+        length: Pixels of the image.
+        edge: Where the window begins.
+        step: Pixels of the image per pixel of the output.
+        size: Pixels of the output.
+    """
+    first = max(0, ceil(-edge / step - 0.5))
+    kept = min(size, ceil((length - edge) / step - 0.5)) - first
+    begin = edge + first * step
+    neighbour = ceil(0.5 / step)  # from here on, the pixel to the left is read, too
+    skip = round(begin / step)
+    if not (0 <= skip < neighbour + _LEADS and abs(begin - skip * step) < 1e-6):  # else from the image's own edge
+        starts = begin - np.arange(neighbour, neighbour + _LEADS) * step
+        skip = neighbour + int(np.abs(starts - np.rint(starts)).argmin())
+    start = round(begin - skip * step)
+    end = start + (skip + kept) * step
+    stop = max(min(length, ceil(end) + 1), ceil(end - 0.4 * step))  # enough for OpenCV to round to skip + kept
+    return _Span(start, stop, skip, first, kept)
+
+
+def _cut(pixels: NDArray[np.uint8], rows: _Span, columns: _Span) -> NDArray[np.uint8]:
+    """The source pixels of two spans."""
+    height, width = pixels.shape[:2]
+    above, below = max(0, -rows.start), max(0, rows.stop - height)
+    before, behind = max(0, -columns.start), max(0, columns.stop - width)
+    part = pixels[max(0, rows.start) : rows.stop, max(0, columns.start) : columns.stop]
+    if above or below or before or behind:
+        return np.asarray(cv2.copyMakeBorder(part, above, below, before, behind, cv2.BORDER_REPLICATE))
+    return part
