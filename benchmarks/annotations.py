@@ -58,7 +58,8 @@ def _goals(path: str, folder: str, rounds: int) -> Iterator[Goal]:
             ours.append(fresh_seconds(MODULE, "load_first", path, cache))
     yield ratio_goal("first load, CPU time of pycocotools / ours", [c.cpu for c in theirs], [c.cpu for c in ours], 5)
     yield ratio_goal("first load, wall time of pycocotools / ours", [c.wall for c in theirs], [c.wall for c in ours], 5)
-    yield Goal("first load, CPU seconds", statistics.median(c.cpu for c in ours), 5, "s", at_least=False)
+    fifth = statistics.median(c.cpu for c in theirs) / 5
+    yield Goal("first load, CPU time", statistics.median(c.cpu for c in ours), fifth, "s", at_least=False)
 
     large = extra_memory(MODULE, "load_with_pycocotools", path)
     with tempfile.TemporaryDirectory(dir=folder) as cache:
@@ -68,9 +69,7 @@ def _goals(path: str, folder: str, rounds: int) -> Iterator[Goal]:
     yield Goal("first load, resident memory", small.resident, large.resident / 5, "MB", at_least=False)
 
     starts = [fresh_seconds(MODULE, "load_again", path).wall for _ in range(STARTS)]
-    yield Goal(
-        "second start", statistics.median(starts), 0.2, "s", at_least=False, low=min(starts), high=max(starts)
-    )
+    yield Goal("second start", statistics.median(starts), 0.2, "s", at_least=False, low=min(starts), high=max(starts))
     growth = worker_growth(AnnotationFile(Path(path)))
     yield Goal("private memory that a worker gains in an epoch", max(growth), 10, "MB", False, min(growth), max(growth))
 
@@ -159,10 +158,9 @@ def write_annotations(path: Path, images: int, annotations: int) -> None:
     image_ids = np.sort(random.choice(5 * images, images, replace=False))
     sizes = np.where(random.random((images, 1)) < 0.7, [[480, 640]], [[640, 480]])
     image_texts = [
-        '{"license": 3,"file_name": "%012d.jpg","coco_url": "http://images.cocodataset.org/train2017/%012d.jpg",'
-        '"height": %d,"width": %d,"date_captured": "2013-11-14 11:18:45",'
-        '"flickr_url": "http://farm9.staticflickr.com/8186/8119368305_4e622c8349_z.jpg","id": %d}'
-        % (number, number, height, width, number)
+        f'{{"license": 3,"file_name": "{number:012}.jpg","coco_url": "http://images.cocodataset.org/{number:012}.jpg",'
+        f'"height": {height},"width": {width},"date_captured": "2013-11-14 11:18:45",'
+        f'"flickr_url": "http://farm9.staticflickr.com/8186/8119368305_4e622c8349_z.jpg","id": {number}}}'
         for number, (height, width) in zip(image_ids.tolist(), sizes.tolist(), strict=True)
     ]
     categories = [{"supercategory": "thing", "id": number, "name": f"thing {number}"} for number in CATEGORIES]
@@ -196,7 +194,7 @@ def _annotation_texts(
         height, width = sizes[row].tolist()
         mask = "[[" + ",".join(map(str, points[end - sides : end])) + "]]"
         if crowds[row]:
-            mask = '{"counts": [%d,%d],"size": [%d,%d]}' % (row, height * width - row, height, width)
+            mask = f'{{"counts": [{row},{height * width - row}],"size": [{height},{width}]}}'
         yield (
             f'{{"segmentation": {mask},"area": {box[2] * box[3] / 2:.4f},"iscrowd": {int(crowds[row])},'
             f'"image_id": {image_ids[row]},"bbox": [{",".join(map(str, box))}],"category_id": {categories[row]},'

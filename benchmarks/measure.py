@@ -127,9 +127,7 @@ def extra_memory(module: str, function: str, *arguments: str) -> Memory:
         arguments: Its arguments.
     """
     # Large blocks go back to the system at once, so that the peak is what is in use.
-    return Memory(
-        **_in_fresh_process("call_memory", module, function, arguments, {"MALLOC_MMAP_THRESHOLD_": "65536"})
-    )
+    return Memory(**_in_fresh_process("call_memory", module, function, arguments, {"MALLOC_MMAP_THRESHOLD_": "65536"}))
 
 
 def peak_memory(module: str, function: str, *arguments: str) -> float:
@@ -150,7 +148,7 @@ def _in_fresh_process(
     answer = subprocess.run(
         [sys.executable, "-c", program, measure, module, function, *arguments],
         cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
     )

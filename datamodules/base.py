@@ -86,6 +86,10 @@ class VisionDataModule(pl.LightningDataModule, ABC):
     def image_dataset(self, paths: list[Path]) -> "Dataset[Any]":
         """Images without annotations, prepared as in validation."""
 
+    def sample_groups(self) -> list[int] | None:
+        """Group of each training sample, where the samples of a step should be of one group."""
+        return None
+
     @abstractmethod
     def collate(self, samples: list[Any], training: bool) -> Batch:
         """Makes a batch of samples."""
@@ -126,11 +130,14 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         trainer = self.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         size = len(dataset)  # type: ignore[arg-type]
+        batch_size = self.batch_size if training else self.val_batch_size
+        groups = self.sample_groups() if training else None
+        sampler = KeySampler(size, training, self.seed, rank, world_size, groups=groups, batch_size=batch_size)
         loader: type[DataLoader[Any]] = ResumableLoader if training else DataLoader
         return loader(
             dataset,
-            batch_size=self.batch_size if training else self.val_batch_size,
-            sampler=KeySampler(size, training, self.seed, rank, world_size),
+            batch_size=batch_size,
+            sampler=sampler,
             drop_last=training,
             num_workers=self.num_workers,
             collate_fn=_Collate(self.collate, training),

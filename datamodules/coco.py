@@ -47,6 +47,8 @@ class COCO(VisionDataModule):
             and so the scores, independent of which images come together.
         num_workers: Loader processes per training process; 0 loads in the training process.
         max_images: Use only the images with the lowest ids of each split, to try things out or to overfit.
+        group_by_orientation: Make every training step of landscape or of portrait images, which then need less
+            padding. The images left over at the end of an epoch are mixed.
         images: Image, folder or glob that `predict` runs on, instead of the validation split.
         class_names: Names of the classes, for `predict` where no data set is at hand. Default: read from the file.
         category_ids: Original ids of the classes, likewise.
@@ -65,6 +67,7 @@ class COCO(VisionDataModule):
         val_batch_size: int = 1,
         num_workers: int = 2,
         max_images: int | None = None,
+        group_by_orientation: bool = False,
         images: str | None = None,
         class_names: list[str] | None = None,
         category_ids: list[int] | None = None,
@@ -75,6 +78,7 @@ class COCO(VisionDataModule):
         self.train_images, self.train_annotations = train_images, train_annotations
         self.val_images, self.val_annotations = val_images, val_annotations
         self.pipeline = pipeline or ShorterSide()
+        self.group_by_orientation = group_by_orientation
         self._given_category_ids = category_ids
 
     @property
@@ -127,6 +131,13 @@ class COCO(VisionDataModule):
         """The validation split with its ground truth."""
         folder = self.root / self.val_images
         return COCODataset(folder, self._validation, self.pipeline.evaluation(), self.seed, training=False)
+
+    def sample_groups(self) -> list[int] | None:
+        """0 for landscape, 1 for portrait images, if they shall be kept apart."""
+        if not self.group_by_orientation:
+            return None
+        sizes = self._training.sizes
+        return [int(portrait) for portrait in sizes[:, 0] > sizes[:, 1]]
 
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
         """Images without annotations."""
@@ -191,13 +202,13 @@ class COCODataset(Dataset[Sample]):
             "iscrowd": torch.from_numpy(file.iscrowd[where][rows]),
         }
         if not self.training:
-            target["ground_truth"] = {
+            target["ground_truth"] = {  # copies, because the columns are read-only
                 "image_id": target["image_id"],
                 "original_size": (height, width),
-                "boxes": file.boxes[where],
-                "labels": file.labels[where],
-                "area": file.area[where],
-                "iscrowd": file.iscrowd[where],
+                "boxes": file.boxes[where].copy(),
+                "labels": file.labels[where].copy(),
+                "area": file.area[where].copy(),
+                "iscrowd": file.iscrowd[where].copy(),
             }
         return {"image": to_tensor(augmented["image"]), "target": target, "repeated": key.repeated}
 

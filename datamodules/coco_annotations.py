@@ -49,8 +49,9 @@ class AnnotationFile:
         if not path.is_file():
             raise DataError(
                 f"no COCO annotation file at {path}; expected ROOT/annotations/instances_train2017.json, "
-                "instances_val2017.json, ROOT/train2017/ and ROOT/val2017/ as in COCO's own archives (cocodataset.org); "
-                "set --data.root, or write the sample data set with: python -m datamodules.shapes --root data/shapes"
+                "instances_val2017.json, ROOT/train2017/ and ROOT/val2017/ as in COCO's own archives "
+                "(cocodataset.org); set --data.root, or write the sample data set with: "
+                "python -m datamodules.shapes --root data/shapes"
             )
         self._open(path, max_images, load_columns(path, read_columns))
         self._warn_of_empty_boxes()
@@ -109,8 +110,8 @@ class AnnotationFile:
         if len(empty):
             ids = ", ".join(map(str, self.annotation_ids[empty[:5]].tolist())) + (", ..." if len(empty) > 5 else "")
             warnings.warn(
-                f"{self.path}: {len(empty)} of {len(self.boxes)} boxes have no area inside their image; training leaves "
-                f"them out: annotations {ids}",
+                f"{self.path}: {len(empty)} of {len(self.boxes)} boxes have no area inside their image; training "
+                f"leaves them out: annotations {ids}",
                 stacklevel=3,
             )
 

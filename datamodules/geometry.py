@@ -203,12 +203,12 @@ class ZoomAndCrop(ResizeAndCrop):
             factor = self.py_random.uniform(1.0, self.largest)
             height, width = int(size[0] * factor), int(size[1] * factor)
             top, left = self.py_random.randint(0, height - size[0]), self.py_random.randint(0, width - size[1])
-        placed = boxes + np.array([left, top, left, top], np.float64)
+        placed = boxes + np.array([left, top, left, top], np.float32)
         crop = self._draw_crop((height, width), placed) if len(boxes) else None
         y, x, crop_height, crop_width = crop or (0, 0, height, width)
         return Window(y - top, x - left, crop_height, crop_width, self.frame)
 
-    def _draw_crop(self, canvas: Size, boxes: NDArray[np.float64]) -> tuple[int, int, int, int] | None:
+    def _draw_crop(self, canvas: Size, boxes: NDArray[np.float32]) -> tuple[int, int, int, int] | None:
         """Top, left, height and width of a crop that some box allows, or None for the whole canvas."""
         while (overlap := self.py_random.choice(self.OVERLAPS)) is not None:
             draws = self.random_generator.random((4, self.TRIALS))
@@ -230,13 +230,13 @@ class ZoomAndCrop(ResizeAndCrop):
         return moved[_centres_inside(moved[:, :4], unit)[0]]
 
 
-def _centres_inside(boxes: NDArray[Any], crops: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _centres_inside(boxes: NDArray[np.float32], crops: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Whether the centre of box n lies in crop m; boxes (N, 4) and crops (M, 4) xyxy -> (M, N)."""
     centres = (boxes[:, :2] + boxes[:, 2:4]) / 2
-    return ((crops[:, None, :2] < centres) & (centres < crops[:, None, 2:])).all(axis=-1)
+    return np.asarray(((crops[:, None, :2] < centres) & (centres < crops[:, None, 2:])).all(axis=-1))
 
 
-def _overlaps(boxes: NDArray[Any], crops: NDArray[np.float64]) -> NDArray[np.float64]:
+def _overlaps(boxes: NDArray[np.float32], crops: NDArray[np.float64]) -> NDArray[np.float64]:
     """IoU of boxes (N, 4) and crops (M, 4) xyxy -> (M, N)."""
     shared = np.minimum(crops[:, None, 2:], boxes[:, 2:]) - np.maximum(crops[:, None, :2], boxes[:, :2])
     intersection = shared.clip(min=0).prod(axis=-1)

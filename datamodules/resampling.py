@@ -54,7 +54,7 @@ def resample_image(pixels: NDArray[np.uint8], window: Window, fill: tuple[int, .
     """Interpolates a window bilinearly, or by area when a side shrinks to less than half and none grows.
 
     Area interpolation is left out where a side grows because OpenCV's then moves edges. The result is that of resizing
-    the whole image up to a shift of few hundredths of a pixel: see `_span`.
+    the whole image up to a shift of at most 0.03 pixels: see `_span`.
 
     Args:
         pixels: (H, W, C) image.
@@ -121,14 +121,16 @@ class _Span(NamedTuple):
     kept: int
 
 
-_LEADS = 16
+_LEADS = 64
+_SHIFT = 0.03
 
 
 def _span(length: int, edge: float, step: float, size: int) -> _Span:
     """Plans one axis.
 
     `cv2.resize` interpolates from the edge of a whole pixel on, but a window begins anywhere. So some more pixels are
-    interpolated in front of it: as many (of 16 choices) as bring the beginning closest to a whole pixel.
+    interpolated in front of it, as many as bring the beginning to within `_SHIFT` of a whole pixel. Where 64 do not
+    suffice, because the scale is close to 1, say, all from the image's own edge are.
 
     Args:
         length: Pixels of the image.
@@ -139,11 +141,13 @@ def _span(length: int, edge: float, step: float, size: int) -> _Span:
     first = max(0, ceil(-edge / step - 0.5))
     kept = min(size, ceil((length - edge) / step - 0.5)) - first
     begin = edge + first * step
-    neighbour = ceil(0.5 / step)  # from here on, the pixel to the left is read, too
-    skip = round(begin / step)
-    if not (0 <= skip < neighbour + _LEADS and abs(begin - skip * step) < 1e-6):  # else from the image's own edge
-        starts = begin - np.arange(neighbour, neighbour + _LEADS) * step
-        skip = neighbour + int(np.abs(starts - np.rint(starts)).argmin())
+    leads = ceil(0.5 / step) + np.arange(_LEADS)  # from the first of them on, the pixel to the left is read, too
+    starts = begin - leads * step
+    shifts = np.abs(starts - np.rint(starts))
+    best = int((shifts <= _SHIFT).argmax() if (shifts <= _SHIFT).any() else shifts.argmin())
+    skip, from_edge = int(leads[best]), max(0, round(begin / step))
+    if abs(begin - from_edge * step) < 1e-6 and (from_edge < skip or shifts[best] > _SHIFT):
+        skip = from_edge
     start = round(begin - skip * step)
     end = start + (skip + kept) * step
     stop = max(min(length, ceil(end) + 1), ceil(end - 0.4 * step))  # enough for OpenCV to round to skip + kept

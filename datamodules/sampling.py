@@ -5,7 +5,7 @@ from 0, 1 or 2 workers, from workers that persist over epochs, and after a resum
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
@@ -41,22 +41,60 @@ class KeySampler(DistributedSampler[int]):
         rank: This process, 0..world_size-1.
         world_size: Number of processes. All get the same number of samples; the last ones are repeated if need be.
         start: Samples of this process that the first epoch leaves out because an interrupted run has seen them.
+        groups: Group of each sample, for batches of one group (images of one orientation need less padding).
+        batch_size: Samples per process and step; groups need it.
     """
 
-    def __init__(self, size: int, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1, start: int = 0) -> None:
+    def __init__(
+        self,
+        size: int,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        groups: Sequence[int] | None = None,
+        batch_size: int = 1,
+    ) -> None:
         super().__init__(range(size), world_size, rank, shuffle, seed)  # type: ignore[arg-type]  # only its length is used
         self.size = size
         self.start = start
+        self.groups = groups
+        self.step_size = batch_size * world_size
 
     def __iter__(self) -> Iterator[SampleKey]:  # type: ignore[override]
         """Yields this process's keys of the current epoch."""
-        order = list(range(self.size))
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(stable_hash(self.seed, self.epoch))
-            order = torch.randperm(self.size, generator=generator).tolist()
+        generator = torch.Generator().manual_seed(stable_hash(self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator).tolist() if self.shuffle else list(range(self.size))
+        if self.groups is not None:
+            order = group_steps(order, self.groups, self.step_size, generator)
         first, self.start = self.rank + self.start * self.num_replicas, 0
         for position in range(first, self.total_size, self.num_replicas):
             yield SampleKey(self.epoch, order[position % self.size], repeated=position >= self.size)
+
+
+def group_steps(order: list[int], groups: Sequence[int], step_size: int, generator: torch.Generator) -> list[int]:
+    """Rearranges samples so that the samples of a step, over all processes, are of one group.
+
+    Args:
+        order: Samples in random order.
+        groups: Group of each sample.
+        step_size: Samples of one step.
+        generator: Draws the order of the steps.
+
+    Returns:
+        The same samples: full steps in random order, then what is left of the groups.
+    """
+    members: dict[int, list[int]] = {}
+    for index in order:
+        members.setdefault(groups[index], []).append(index)
+    steps, rest = [], []
+    for indices in members.values():
+        full = len(indices) // step_size * step_size
+        steps += [indices[start : start + step_size] for start in range(0, full, step_size)]
+        rest += indices[full:]
+    drawn = torch.randperm(len(steps), generator=generator).tolist()
+    return [index for step in drawn for index in steps[step]] + rest
 
 
 def stable_hash(*parts: int) -> int:

@@ -112,6 +112,5 @@ def group_table(optimizer: Optimizer) -> str:
         for number, group in enumerate(optimizer.param_groups)
     ]
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)
-    )
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in (header, *rows)]
+    return "\n".join("  ".join(line).rstrip() for line in lines)

@@ -172,10 +172,11 @@ class TestAveragedWeights:
             assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
 
 
-def test_sync_batchnorm_is_plain_on_the_cpu(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sync_batchnorm_is_plain_on_the_cpu(command: Command, caplog: pytest.LogCaptureFixture) -> None:
     head = '--model.segmentor.decode_head.norm_cfg={"type": "SyncBN", "requires_grad": true}'
+    caplog.set_level("INFO")
     folder = command("segment", "fit", "--trainer.sync_batchnorm=true", head)
-    shown = capsys.readouterr().err
+    shown = caplog.text
     assert "sync_batchnorm needs GPUs" in shown and "SyncBN needs GPUs" in shown
     assert (folder / "checkpoints" / "last.ckpt").exists()
 
