@@ -6,14 +6,28 @@ and extra peak memory count for the same call: from predictions in memory to the
 minutes, so it runs once per kind; ours runs three times, before and after it. Equal numbers are checked first.
 """
 
+import contextlib
+import io
+import json
+import os
+import sys
+import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
-from tasks.metrics import RLE, GroundTruth, Prediction
+from benchmarks.measure import Goal, finish, parse_options, peak_memory, ratio_goal, time_in_turn
+from tasks.metrics import RLE, COCODetectionMetric, GroundTruth, Prediction, SegmentationMetric
+from tasks.segmentors.upsampling import argmax_at
 
 CLASSES = 80
 HEIGHT, WIDTH = 480, 640
@@ -161,3 +175,201 @@ def as_dicts(objects: Objects, are_results: bool) -> list[dict[str, Any]]:
     for number, (item, xywh, area, crowd) in enumerate(zip(dicts, boxes, areas, crowds, strict=True), start=1):
         item |= {"id": number, "bbox": xywh, "area": area, "iscrowd": crowd}
     return dicts
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of one side gave: CPU seconds, extra peak memory in MB, the twelve numbers."""
+
+    seconds: float
+    megabytes: float
+    numbers: list[float]
+
+
+def run(side: str, kind: str, images: int) -> Run:
+    """Solves the problem in a process of its own; the side is "plain" (pycocotools) or a backend of our metric."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder, "answer.json")
+        megabytes = peak_memory("benchmarks.evaluate", "prepare", side, kind, str(images), str(answer))
+        seconds, numbers = json.loads(answer.read_text())
+    print(f"{kind} {side}: {seconds:.2f} s CPU, {megabytes:.0f} MB", file=sys.stderr)  # noqa: T201
+    return Run(seconds, megabytes, numbers)
+
+
+def prepare(side: str, kind: Literal["bbox", "segm"], images: str, answer: str) -> Callable[[], object]:
+    """Makes the inputs; the returned function solves the problem and writes seconds and numbers to ``answer``."""
+    torch.set_num_threads(1)
+    truth, found = make_problem(int(images), kind == "segm")
+    if side == "plain":
+        solve = prepare_plain(truth, found, kind, int(images))
+    else:
+        solve = prepare_ours(truth, found, kind, int(images), cast(Literal["hotcoco", "faster_coco_eval"], side))
+
+    def measured() -> None:
+        start = time.process_time()
+        numbers = solve()
+        Path(answer).write_text(json.dumps((time.process_time() - start, numbers)))
+
+    return measured
+
+
+def prepare_ours(
+    truth: Objects,
+    found: Objects,
+    kind: Literal["bbox", "segm"],
+    images: int,
+    backend: Literal["hotcoco", "faster_coco_eval"],
+) -> Callable[[], list[float]]:
+    """Our metric in batches of one image."""
+    batches = as_batches(truth, found, images)
+    metric = COCODetectionMetric([str(label) for label in range(CLASSES)], kind, backend)
+
+    def solve() -> list[float]:
+        for prediction, target in batches:
+            metric.update([prediction], [target])
+        numbers = metric.compute()
+        return [numbers[name] for name in TWELVE]
+
+    return solve
+
+
+def prepare_plain(truth: Objects, found: Objects, kind: str, images: int) -> Callable[[], list[float]]:
+    """Plain pycocotools as the references of torchvision call it: loadRes, evaluate, accumulate, summarize."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    dataset = {
+        "images": [{"id": number, "height": HEIGHT, "width": WIDTH} for number in range(1, images + 1)],
+        "categories": [{"id": number, "name": str(number)} for number in range(1, CLASSES + 1)],
+        "annotations": as_dicts(truth, are_results=False),
+    }
+    results = as_dicts(found, are_results=True)
+
+    def solve() -> list[float]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            ground_truth = COCO()
+            ground_truth.dataset = dataset
+            ground_truth.createIndex()
+            evaluation = COCOeval(ground_truth, ground_truth.loadRes(results), kind)
+            evaluation.evaluate()
+            evaluation.accumulate()
+            evaluation.summarize()
+        return cast(list[float], evaluation.stats.tolist())
+
+    return solve
+
+
+def detection_goals(kind: Literal["bbox", "segm"], images: int) -> list[Goal]:
+    """Equality first, then time and memory against one run of pycocotools."""
+    ours = [run("hotcoco", kind, images)]
+    plain = run("plain", kind, images)
+    ours += [run("hotcoco", kind, images) for _ in range(2)]
+    fallback = [run("faster_coco_eval", kind, images)]
+    for other in (*ours, *fallback):
+        np.testing.assert_allclose(other.numbers, plain.numbers, rtol=0, atol=1e-12)
+    faster, smaller = GOALS[kind]
+    name = {"bbox": "boxes", "segm": "masks"}[kind]
+    goals = [
+        ratio_goal(f"{name}: time, pycocotools (1 run) / ours", [plain.seconds] * 3, [r.seconds for r in ours], faster),
+        ratio_goal(
+            f"{name}: memory, pycocotools (1 run) / ours", [plain.megabytes] * 3, [r.megabytes for r in ours], smaller
+        ),
+    ]
+    if kind == "bbox":
+        goals.append(
+            ratio_goal(
+                f"{name}: time, pycocotools (1 run) / ours with faster-coco-eval (1 run)",
+                [plain.seconds],
+                [r.seconds for r in fallback],
+                5,
+            )
+        )
+    return goals
+
+
+def confusion_goals() -> list[Goal]:
+    """One image of 150 classes: label maps in memory to added counts."""
+    from mmseg.evaluation.metrics import IoUMetric
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
+    random = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 150, (512, 683), generator=random, dtype=torch.uint8)
+    target[torch.rand(target.shape, generator=random) < 0.1] = 255
+    wrong = torch.rand(target.shape, generator=random) < 0.3
+    other = torch.randint(0, 150, target.shape, generator=random)
+    prediction = torch.where(wrong | (target == 255), other, target.long())
+    wide = target.long()  # the others do not take uint8
+    metric = SegmentationMetric([str(label) for label in range(150)])
+    peer = MulticlassConfusionMatrix(150, ignore_index=255)
+
+    metric.update([prediction], [target])
+    peer.update(prediction[None], wide[None])
+    areas = IoUMetric.intersect_and_union(prediction, wide, 150, 255)
+    counts = metric.confusion
+    intersection, predicted, annotated = counts.diagonal(), counts.sum(dim=0), counts.sum(dim=1)
+    union = predicted + annotated - intersection
+    assert torch.equal(counts, peer.confmat)
+    for found, area in zip((intersection, union, predicted, annotated), areas, strict=True):
+        assert torch.equal(found, area.long())
+
+    totals = [torch.zeros(150) for _ in range(4)]
+
+    def accumulate_areas() -> None:
+        for total, area in zip(totals, IoUMetric.intersect_and_union(prediction, wide, 150, 255), strict=True):
+            total += area
+
+    seconds = time_in_turn(
+        {
+            "ours": lambda: metric.update([prediction], [target]),
+            "mmseg": accumulate_areas,
+            "torchmetrics": lambda: peer.update(prediction[None], wide[None]),
+        },
+        rounds=21,
+    )
+    return [
+        ratio_goal("confusion of 150 classes: MMSegmentation / ours", seconds["mmseg"], seconds["ours"], 6),
+        ratio_goal("confusion of 150 classes: torchmetrics / ours", seconds["torchmetrics"], seconds["ours"], 20),
+    ]
+
+
+def label_goals() -> list[Goal]:
+    """Logits of 150 classes at stride 4 to labels: to the network's input as a head does, then to the original size."""
+    logits = torch.randn(1, 150, 128, 171, generator=torch.Generator().manual_seed(0))
+
+    def resize(values: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(values, size=size, mode="bilinear", align_corners=False)
+
+    goals = []
+    for original in ((512, 683), (480, 640), (768, 1024)):
+
+        def plain(original: tuple[int, int] = original) -> Tensor:
+            return resize(resize(logits, (512, 683)), original)[0].argmax(dim=0)
+
+        def ours(original: tuple[int, int] = original) -> Tensor:
+            return argmax_at(resize(logits.contiguous(memory_format=torch.channels_last), (512, 683)), original)
+
+        unequal = (plain() != ours()).float().mean().item()
+        assert unequal < 1e-5, f"{unequal} of the labels differ"  # where two classes are equal up to rounding
+        seconds = time_in_turn({"plain": plain, "ours": ours}, rounds=5)
+        name = f"resizing to {original[0]}x{original[1]} and argmax: plain / ours"
+        goals.append(ratio_goal(name, seconds["plain"], seconds["ours"], 1.5))
+    return goals
+
+
+def main() -> None:
+    """Runs everything; exit code 1 when a goal was missed."""
+
+    def options(parser: ArgumentParser) -> object:
+        return parser.add_argument("--images", type=int, default=5000, help="images of the detection problem")
+
+    chosen = parse_options(__doc__.splitlines()[0], options)
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    goals = confusion_goals() + label_goals()
+    for kind in ("bbox", "segm"):
+        goals += detection_goals(kind, chosen.images)
+    finish(goals, chosen.json)
+
+
+if __name__ == "__main__":
+    main()

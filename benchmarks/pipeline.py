@@ -1,7 +1,7 @@
 """Augmentation against torchvision v2, MMSegmentation and a plain albumentations Compose with float output.
 
 `python -m benchmarks.pipeline` augments photographs that are decoded beforehand, in one thread; ours ends in a uint8
-tensor that is padded where the peer pads. First it checks that all resize alike. It also times JPEG decoding.
+tensor that is padded where the peer's is. First it checks that all resize alike. It also times JPEG decoding.
 """
 
 import io
@@ -43,7 +43,7 @@ Item = TypeVar("Item")
 
 
 def take_photographs(paths: list[Path]) -> list[Photograph]:
-    """Decodes photographs and gives them 7 random boxes (as many as COCO has on average) and a mask of random blocks."""
+    """Decodes photographs and gives them 7 random boxes, COCO's average, and a mask of random blocks."""
     random, photographs = np.random.default_rng(0), []
     for path in paths:
         image = read_image(path)
@@ -55,7 +55,7 @@ def take_photographs(paths: list[Path]) -> list[Photograph]:
     return photographs
 
 
-def ours_detection(pipeline: Pipeline) -> Run:
+def augment_for_detection(pipeline: Pipeline) -> Run:
     """What a worker does between decoding and collating, and the padding to a fixed frame."""
     params = A.BboxParams("pascal_voc", label_fields=["row"], clip=True, min_width=1, min_height=1)
     chain = A.Compose(pipeline.training(), bbox_params=params)
@@ -63,23 +63,27 @@ def ours_detection(pipeline: Pipeline) -> Run:
     def run(photo: Photograph) -> object:
         seed_transforms(chain, 0, next_key())
         augmented = chain(image=photo.image, bboxes=photo.boxes, row=np.arange(len(photo.boxes)))
-        image = to_tensor(augmented["image"])
-        return image if pipeline.frame is None else pad_images([image], pipeline.frame)
+        return padded(to_tensor(augmented["image"]), pipeline.frame)
 
     return run
 
 
-def ours_segmentation(pipeline: Pipeline) -> Run:
+def augment_for_segmentation(pipeline: Pipeline) -> Run:
     """The same with a mask."""
     chain = A.Compose(pipeline.training())
 
     def run(photo: Photograph) -> object:
         seed_transforms(chain, 0, next_key())
         augmented = chain(image=photo.image, mask=photo.mask)
-        mask = pad_images([torch.from_numpy(augmented["mask"])], pipeline.frame, value=255)
-        return pad_images([to_tensor(augmented["image"])], pipeline.frame), mask
+        mask = padded(torch.from_numpy(augmented["mask"]), pipeline.frame, value=255)
+        return padded(to_tensor(augmented["image"]), pipeline.frame), mask
 
     return run
+
+
+def padded(image: torch.Tensor, frame: tuple[int, int] | None, value: int = 0) -> torch.Tensor:
+    """Pads an image that is smaller than the frame, as the transforms of the peers do."""
+    return image if frame in (None, image.shape[-2:]) else pad_images([image], frame, value=value)[0]
 
 
 _epochs = iter(range(10**9))
@@ -94,18 +98,18 @@ def variants() -> dict[str, dict[str, Run]]:
     """Ours and the peers, by pipeline."""
     return {
         "shorter side 800": {
-            "ours": ours_detection(ShorterSide((800,), 1333, photometric=True)),
-            "torchvision": peers.torchvision_shorter_side,
+            "ours": augment_for_detection(ShorterSide((800,), 1333, photometric=True)),
+            "torchvision": peers.torchvision_shorter_side(),
             "albumentations": peers.albumentations_shorter_side(),
         },
         "large-scale jitter 1024": {
-            "ours": ours_detection(FixedSize(1024, 1024, (0.1, 2.0))),
-            "torchvision": peers.torchvision_large_scale_jitter,
+            "ours": augment_for_detection(FixedSize(1024, 1024, (0.1, 2.0))),
+            "torchvision": peers.torchvision_large_scale_jitter(),
             "albumentations": peers.albumentations_large_scale_jitter(),
         },
         "segmentation crop 512": {
-            "ours": ours_segmentation(RandomRatioCrop()),
-            "torchvision": peers.torchvision_segmentation,
+            "ours": augment_for_segmentation(RandomRatioCrop()),
+            "torchvision": peers.torchvision_segmentation(),
             "mmsegmentation": peers.mmsegmentation(),
             "albumentations": peers.albumentations_segmentation(),
         },

@@ -12,6 +12,8 @@ import albumentations as A
 import numpy as np
 import torch
 from albumentations.pytorch import ToTensorV2
+from mmcv.transforms import RandomFlip, RandomResize
+from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop
 from numpy.typing import NDArray
 from torchvision import tv_tensors
 from torchvision.transforms import v2
@@ -33,51 +35,46 @@ class Photograph(NamedTuple):
     mask: NDArray[np.uint8]
 
 
-Run = Callable[[Photograph], Any]
+Run = Callable[[Photograph], object]
 
 
-def torchvision_shorter_side(photo: Photograph) -> Any:
+def torchvision_shorter_side() -> Run:
     """Shorter side 800, longest 1333."""
-    return _torchvision_detection(photo, v2.Resize(800, max_size=1333), v2.RandomPhotometricDistort())
+    return _torchvision_detection(v2.Resize(800, max_size=1333), v2.RandomPhotometricDistort())
 
 
-def torchvision_large_scale_jitter(photo: Photograph) -> Any:
+def torchvision_large_scale_jitter() -> Run:
     """Scale 0.1..2 of 1024 x 1024, cropped and padded to it."""
-    return _torchvision_detection(photo, v2.ScaleJitter((1024, 1024), (0.1, 2.0)), _fixed_size(1024))
+    return _torchvision_detection(v2.ScaleJitter((1024, 1024), (0.1, 2.0)), v2.RandomCrop(1024, pad_if_needed=True))
 
 
-def torchvision_segmentation(photo: Photograph) -> Any:
+def torchvision_segmentation() -> Run:
     """Shorter side 256..1024, crop 512; without a condition on its classes."""
-    transforms = [
-        v2.RandomResize(256, 1024),
-        v2.RandomCrop(512, pad_if_needed=True, fill=_fill_mask(255)),
-        v2.RandomHorizontalFlip(),
-        v2.RandomPhotometricDistort(),
-        *_torchvision_floats(),
-    ]
-    return v2.Compose(transforms)(_torchvision_image(photo), tv_tensors.Mask(torch.from_numpy(photo.mask)))
+    fill: dict[Any, int] = {tv_tensors.Image: 0, tv_tensors.Mask: 255}
+    crop = v2.RandomCrop(512, pad_if_needed=True, fill=fill)
+    chain = v2.Compose(
+        [v2.RandomResize(256, 1024), crop, v2.RandomHorizontalFlip(), v2.RandomPhotometricDistort(), *_as_floats()]
+    )
+    return lambda photo: chain(_torchvision_image(photo), tv_tensors.Mask(torch.from_numpy(photo.mask)))
 
 
-def _torchvision_detection(photo: Photograph, *transforms: v2.Transform) -> Any:
-    chain = v2.Compose([*transforms, v2.RandomHorizontalFlip(), *_torchvision_floats(), v2.SanitizeBoundingBoxes()])
-    boxes = tv_tensors.BoundingBoxes(torch.from_numpy(photo.boxes), format="XYXY", canvas_size=photo.image.shape[:2])
-    return chain(_torchvision_image(photo), {"boxes": boxes, "labels": torch.arange(len(boxes))})
+def _torchvision_detection(*transforms: v2.Transform) -> Run:
+    chain = v2.Compose([*transforms, v2.RandomHorizontalFlip(), *_as_floats(), v2.SanitizeBoundingBoxes()])
+
+    def run(photo: Photograph) -> object:
+        size = photo.image.shape[:2]
+        boxes = tv_tensors.BoundingBoxes(torch.from_numpy(photo.boxes), format="XYXY", canvas_size=size)
+        return chain(_torchvision_image(photo), {"boxes": boxes, "labels": torch.arange(len(boxes))})
+
+    return run
 
 
 def _torchvision_image(photo: Photograph) -> tv_tensors.Image:
     return tv_tensors.Image(torch.from_numpy(photo.image).permute(2, 0, 1))
 
 
-def _torchvision_floats() -> list[v2.Transform]:
+def _as_floats() -> list[v2.Transform]:
     return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-
-
-def _fixed_size(side: int) -> v2.Transform:
-    return v2.RandomCrop(side, pad_if_needed=True)
-
-
-def _fill_mask(label: int) -> dict[Any, int]:
-    return {tv_tensors.Image: 0, tv_tensors.Mask: label}
 
 
 def albumentations_shorter_side() -> Run:
@@ -118,20 +115,17 @@ def _albumentations_floats() -> list[A.BasicTransform]:
 
 
 def mmsegmentation() -> Run:
-    """Its ADE20K recipe, without loading and packing."""
-    from mmcv.transforms import RandomFlip, RandomResize
-    from mmseg.datasets.transforms import PhotoMetricDistortion, RandomCrop
-
+    """Its ADE20K recipe without loading."""
     steps = [
         RandomResize(scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
         RandomCrop((512, 512), cat_max_ratio=0.75),
         RandomFlip(prob=0.5),
         PhotoMetricDistortion(),
+        PackSegInputs(meta_keys=()),
     ]
 
-    def run(photo: Photograph) -> dict[str, Any]:
-        shape = photo.image.shape[:2]
-        sample = {"img": photo.image, "gt_seg_map": photo.mask, "img_shape": shape, "seg_fields": ["gt_seg_map"]}
+    def run(photo: Photograph) -> object:
+        sample: dict[str, Any] = {"img": photo.image, "gt_seg_map": photo.mask, "seg_fields": ["gt_seg_map"]}
         for step in steps:
             sample = step(sample)
         return sample

@@ -1,6 +1,6 @@
 """Packed columns of an annotation file, kept on disk and mapped into memory by every process that needs them.
 
-One file per content: ``<sha256 of the annotation file>-<format>.columns`` in the cache folder. It is written beside its
+One file per content: ``<digest of the annotation file>-<format>.columns`` in the cache folder. It is written beside its
 place and renamed into it, so that no process ever sees half of it, and its table of contents comes last, so that a file
 that was cut off has none. Processes that start at once each build it and the last rename wins: that costs some seconds
 of one start, where a lock on a network drive could cost the run.
@@ -8,7 +8,6 @@ of one start, where a lock on a network drive could cost the run.
     magic | column | column | ... | table (json) | length and crc32 of the table | magic
 """
 
-import hashlib
 import json
 import mmap
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from datamodules.errors import DataError
@@ -73,10 +73,11 @@ def cache_folder() -> Path:
 def load_columns(source: Path, build: Build) -> Columns:
     """The columns of a file: mapped from the cache where it holds them, else built, stored and mapped.
 
-    The key is the sha256 of the content. A file whose size, time of modification, time of status change and inode are
-    as at its last hashing is not hashed again. A rewrite that restores size and modification time still changes the
-    status time, which no program can set; files younger than 2 s at hashing, which could change within one tick of a
-    coarse clock, are hashed again at the next start. What remains is a file system that keeps no status time.
+    The key is a digest of 128 bits (XXH3) of the content. A file whose size, time of modification, time of status
+    change and inode are as at its last hashing is not hashed again. A rewrite that restores size and modification time
+    still changes the status time, which no program can set; files younger than 2 s at hashing, which could change
+    within one tick of a coarse clock, are hashed again at the next start. What remains is a file system that keeps no
+    status time.
 
     Args:
         source: The annotation file.
@@ -87,7 +88,7 @@ def load_columns(source: Path, build: Build) -> Columns:
     """
     folder = cache_folder()
     before, now = _stamp(source), time.time()
-    note = folder / "sources" / f"{hashlib.sha256(os.fsencode(source.resolve())).hexdigest()[:32]}.json"
+    note = folder / "sources" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(source.resolve()))}.json"
     known = _noted_digest(note, before)
     digest = known or _digest(source)
     entry = folder / f"{digest}-{FORMAT}.columns"
@@ -126,7 +127,7 @@ def _stamp(source: Path) -> dict[str, int]:
 
 
 def _digest(source: Path) -> str:
-    digest, block = hashlib.sha256(), bytearray(1 << 20)
+    digest, block = xxhash.xxh3_128(), bytearray(1 << 19)
     try:
         with source.open("rb", buffering=0) as stream:
             while size := stream.readinto(block):

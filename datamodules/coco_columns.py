@@ -81,7 +81,6 @@ def pack(records: Records) -> Columns:
     position = np.searchsorted(image_ids, records.image_of)
     order = np.argsort(position, kind="stable")
     position, boxes = position[order], records.boxes[order]
-    corners = clipped_corners(boxes, sizes[position])
     return {
         "category_ids": category_ids,
         **_packed_texts("class_names", [records.class_names[row] for row in by_category]),
@@ -96,8 +95,18 @@ def pack(records: Records) -> Columns:
         "iscrowd": records.iscrowd[order],
         "segmentation_starts": (np.cumsum(records.lengths) - records.lengths)[order],
         "segmentation_lengths": records.lengths[order],
-        "empty_boxes": np.flatnonzero((corners[:, 2:] <= corners[:, :2]).any(axis=1)),
+        "empty_boxes": np.concatenate(list(_empty_boxes(boxes, sizes, position))),
     }
+
+
+def _empty_boxes(
+    boxes: NDArray[np.float64], sizes: NDArray[np.int64], position: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    """Rows of boxes without area inside their image, in blocks whose temporary arrays fit the processor's cache."""
+    for start in range(0, max(len(boxes), 1), 1 << 13):
+        rows = slice(start, start + (1 << 13))
+        corners = clipped_corners(boxes[rows], sizes[position[rows]])
+        yield start + np.flatnonzero((corners[:, 2:] <= corners[:, :2]).any(axis=1))
 
 
 def _packed_texts(name: str, texts: list[str]) -> Columns:

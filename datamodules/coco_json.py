@@ -1,4 +1,4 @@
-"""Reads a COCO file into columns, a few megabytes at a time.
+"""Reads a COCO file into columns, half a megabyte at a time.
 
 Decoding into typed records in pieces takes a fifth of the time and a twentieth of the memory of a tree of dictionaries.
 The checks run on whole columns. A file that is unusual in any way goes to `coco_records`, which names the culprit or,
@@ -6,8 +6,8 @@ where the file is sound after all (a byte order mark in odd places, true for 1),
 """
 
 import re
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from operator import attrgetter
 from pathlib import Path
 from typing import BinaryIO
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from datamodules.coco_columns import Columns, Records, leaves_folder, pack
 from datamodules.coco_records import read_records
 
-_BLOCK = 4 << 20
+_BLOCK = 1 << 19
+"""Larger ones are mapped anew for every piece, smaller ones cost more calls; this was fastest."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _START = re.compile(rb'"annotations"\s*:\s*\[\s*')
-_END = re.compile(rb"\}\s*\]")
+_OPENING = re.compile(rb'\{\s*"[^"]*"')
+_ATTEMPTS = 4
 _PLACEHOLDER = "attndense: decoded separately"
 
 
@@ -46,6 +48,9 @@ class _Annotation(msgspec.Struct, gc=False):
     area: float
     iscrowd: int = 0
     segmentation: msgspec.Raw = msgspec.Raw()
+
+
+_DECODER = msgspec.json.Decoder(list[_Annotation])
 
 
 class _Rest(msgspec.Struct, gc=False):
@@ -155,25 +160,18 @@ class _Pieces:
         self.head = self.tail = b""
 
     def __iter__(self) -> Iterator[list[_Annotation]]:
-        decoder = msgspec.json.Decoder(list[_Annotation])
         self.head, pending = self._find_start()
+        opening = b""
         while not pending.startswith(b"]"):
             block = self.stream.read(_BLOCK)
             pending += block
-            cut = _last_cut(pending)
-            if cut is None and block:
+            opening = opening or _opening(pending)
+            cuts = list(islice(_cuts(pending, opening), _ATTEMPTS)) if opening else []
+            if block and not cuts:
                 continue  # a record longer than a block
-            try:
-                if cut is None:
-                    raise _Unusual
-                yield decoder.decode(b"[" + pending[: cut[0]] + b"]")
-                pending = pending[cut[1] :]
-            except (msgspec.DecodeError, _Unusual):  # the list ends in this piece, or something is wrong
-                end = _END.search(pending)
-                if end is None:
-                    raise _Unusual from None
-                yield decoder.decode(b"[" + pending[: end.end()])
-                pending = pending[end.end() - 1 :]
+            # Where no cut is right, the list ends in this piece.
+            annotations, pending = _decode_to_a_cut(pending, chain(cuts, islice(_ends(pending), _ATTEMPTS)))
+            yield annotations
         self.tail = pending + self.stream.read()
 
     def rest(self) -> _Rest:
@@ -184,7 +182,7 @@ class _Pieces:
         return rest
 
     def _find_start(self) -> tuple[bytes, bytes]:
-        content = self.stream.read(_BLOCK).removeprefix(_BYTE_ORDER_MARK)
+        content = bytearray(self.stream.read(_BLOCK).removeprefix(_BYTE_ORDER_MARK))
         searched = 0
         while (start := _START.search(content, searched)) is None or start.end() == len(content):
             block = self.stream.read(_BLOCK)
@@ -192,15 +190,40 @@ class _Pieces:
                 raise _Unusual
             searched = max(len(content) - 64, 0)  # the key may lie across two blocks
             content += block
-        return content[: start.end()], content[start.end() :]
+        return bytes(content[: start.end()]), bytes(content[start.end() :])
 
 
-def _last_cut(text: bytes) -> tuple[int, int] | None:
-    """Where the last `}, {` lies: behind its closing and at its opening bracket."""
-    opening = len(text)
-    while (opening := text.rfind(b"{", 0, opening)) > 0:
-        between = text[max(opening - 64, 0) : opening].rstrip()
+def _opening(text: bytes) -> bytes:
+    """The first record's bracket and key, which most likely begin the others too."""
+    found = _OPENING.match(text)
+    return found.group() if found else b""
+
+
+def _cuts(text: bytes, opening: bytes) -> Iterator[tuple[int, int]]:
+    """Where one record seems to end and the next to begin, from behind."""
+    start = len(text)
+    while (start := text.rfind(opening, 0, start)) > 0:
+        between = text[max(start - 64, 0) : start].rstrip()
         before = between[:-1].rstrip()
         if between.endswith(b",") and before.endswith(b"}"):
-            return opening - min(opening, 64) + len(before), opening
-    return None
+            yield start - min(start, 64) + len(before), start
+
+
+def _ends(text: bytes) -> Iterator[tuple[int, int]]:
+    """Where the list seems to end, from behind."""
+    bracket = len(text)
+    while (bracket := text.rfind(b"]", 0, bracket)) > 0:
+        if text[max(bracket - 64, 0) : bracket].rstrip().endswith(b"}"):
+            yield bracket, bracket
+
+
+def _decode_to_a_cut(text: bytes, cuts: Iterable[tuple[int, int]]) -> tuple[list[_Annotation], bytes]:
+    """Decodes up to the first right cut; returns also what lies behind it."""
+    for end, start in cuts:
+        try:
+            return _DECODER.decode(b"[" + text[:end] + b"]"), text[start:]
+        except msgspec.ValidationError:  # cut between records, of which one is not as expected
+            raise
+        except msgspec.DecodeError:  # cut inside a record
+            continue
+    raise _Unusual

@@ -47,15 +47,15 @@ class PhotoMetricDistortion(A.ImageOnlyTransform):
             table = _scale_and_shift(table, contrast, 0.0)
         saturation = draw.uniform(*self.saturation) if draw.random() < 0.5 else 1.0
         hue = draw.randint(-self.hue, max(self.hue, 1) - 1) if draw.random() < 0.5 else 0
-        if saturation != 1.0 or hue != 0:
-            img, table = _change_colour(_look_up(img, table), saturation, hue), _LEVELS
-        if not contrast_first:
-            table = _scale_and_shift(table, contrast, 0.0)
-        return _look_up(img, table)
+        last = _LEVELS if contrast_first else _scale_and_shift(_LEVELS, contrast, 0.0)
+        if saturation == 1.0 and hue == 0:
+            return _look_up(img, last[table])
+        saturations, hues = _scale_and_shift(_LEVELS, saturation, 0.0), ((np.arange(256) + hue) % 180).astype(np.uint8)
+        return _look_up(_change_colour(_look_up(img, table), hues, saturations), last)
 
 
 def _scale_and_shift(levels: NDArray[np.uint8], factor: float, shift: float) -> NDArray[np.uint8]:
-    """Factor * x + shift, cut off to whole levels."""
+    """factor * x + shift, cut off to whole levels."""
     return np.clip(levels.astype(np.float32) * factor + shift, 0, 255).astype(np.uint8)
 
 
@@ -63,9 +63,10 @@ def _look_up(img: NDArray[np.uint8], table: NDArray[np.uint8]) -> NDArray[np.uin
     return img if (table == _LEVELS).all() else np.asarray(cv2.LUT(img, table))
 
 
-def _change_colour(img: NDArray[np.uint8], saturation: float, hue: int) -> NDArray[np.uint8]:
-    """Scales the saturation and turns the hue (0..179)."""
-    hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV)
-    turned = ((np.arange(256) + hue) % 180).astype(np.uint8)
-    hsv = cv2.LUT(hsv, np.stack([turned, _scale_and_shift(_LEVELS, saturation, 0.0), _LEVELS], axis=-1)[None])
+def _change_colour(
+    img: NDArray[np.uint8], hues: NDArray[np.uint8], saturations: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
+    """Looks hue and saturation up in tables."""
+    hue, saturation, value = cv2.split(cv2.cvtColor(img, cv2.COLOR_RGB2HSV))
+    hsv = cv2.merge([_look_up(hue, hues), _look_up(saturation, saturations), value])
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))

@@ -8,12 +8,10 @@ from abc import ABC, abstractmethod
 import albumentations as A
 
 from datamodules.errors import DataError
-from datamodules.geometry import RatioCrop, ResizeShorterSide, ScaleJitterCrop, ZoomAndCrop
+from datamodules.geometry import RatioCrop, ResizeShorterSide, ScaleJitterCrop
 from datamodules.photometric import PhotoMetricDistortion
 from datamodules.resampling import Size
-
-_PHOTOGRAPH = 640 * 480
-"""Pixels of a typical image of COCO; ADE20K's have about as many."""
+from datamodules.zoom_and_crop import ZoomAndCrop
 
 
 class Pipeline(ABC):
@@ -67,9 +65,8 @@ class ShorterSide(DetectionPipeline):
         self.image_size = (max(shorter), longest)
 
     def training(self) -> list[A.BasicTransform]:
-        """Flip, colour, resize; in the order that touches fewer pixels."""
-        resize = ResizeShorterSide(self.shorter, self.longest)
-        return _order(resize, self.image_size, self.flip, self.photometric)
+        """Resize, flip, colour."""
+        return [ResizeShorterSide(self.shorter, self.longest, self.flip, _colour(self.photometric))]
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Resize."""
@@ -107,9 +104,8 @@ class FixedSize(DetectionPipeline):
         self.scale, self.keep_ratio, self.flip, self.photometric = scale, keep_ratio, flip, photometric
 
     def training(self) -> list[A.BasicTransform]:
-        """Flip, colour, jitter of scale and place; in the order that touches fewer pixels."""
-        jitter = ScaleJitterCrop(self.image_size, self.scale, self.keep_ratio)
-        return _order(jitter, self.image_size, self.flip, self.photometric)
+        """Jitter of scale and place, flip, colour."""
+        return [ScaleJitterCrop(self.image_size, self.scale, self.keep_ratio, self.flip, _colour(self.photometric))]
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Fit into the frame."""
@@ -145,11 +141,8 @@ class SSDCrop(DetectionPipeline):
         self.zoom_out, self.flip, self.photometric = zoom_out, flip, photometric
 
     def training(self) -> list[A.BasicTransform]:
-        """Flip, colour, zoom-out and crop; colour goes first where there is a canvas, which keeps its colour."""
-        crop = ZoomAndCrop(self.image_size, self.zoom_out)
-        if self.zoom_out > 0:
-            return [*_flip(self.flip), *_photometric(self.photometric), crop]
-        return _order(crop, self.image_size, self.flip, self.photometric)
+        """Zoom-out and crop, flip, colour; the canvas keeps its colour."""
+        return [ZoomAndCrop(self.image_size, self.zoom_out, flip=self.flip, colour=_colour(self.photometric))]
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Stretch to the frame."""
@@ -188,31 +181,17 @@ class RandomRatioCrop(SegmentationPipeline):
         self.frame = self.image_size = (crop, crop)
 
     def training(self) -> list[A.BasicTransform]:
-        """Crop, flip, colour; in the order that touches fewer pixels."""
-        crop = RatioCrop((self.longest, self.shorter), self.ratio, self.image_size, self.max_share, ignore_index=255)
-        return _order(crop, self.image_size, self.flip, self.photometric)
+        """Resize and crop, flip, colour."""
+        scale, colour = (self.longest, self.shorter), _colour(self.photometric)
+        return [RatioCrop(scale, self.ratio, self.image_size, self.max_share, 255, self.flip, colour)]
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Resize with the aspect ratio kept."""
         return [ResizeShorterSide([self.shorter], self.longest)]
 
 
-def _order(resize: A.BasicTransform, output: Size, flip: float, photometric: bool) -> list[A.BasicTransform]:
-    """Puts flip and colour before a resize that enlarges a typical photograph, otherwise behind it.
-
-    The distribution of training images is the same: windows are drawn uniformly, and a change of colour commutes with
-    interpolation up to rounding and clipping.
-    """
-    others = [*_flip(flip), *_photometric(photometric)]
-    return [*others, resize] if output[0] * output[1] > _PHOTOGRAPH else [resize, *others]
-
-
-def _flip(probability: float) -> list[A.BasicTransform]:
-    return [A.HorizontalFlip(p=probability)] if probability > 0 else []
-
-
-def _photometric(wanted: bool) -> list[A.BasicTransform]:
-    return [PhotoMetricDistortion()] if wanted else []
+def _colour(wanted: bool) -> PhotoMetricDistortion | None:
+    return PhotoMetricDistortion() if wanted else None
 
 
 def _check_positive(name: str, *values: int) -> None:

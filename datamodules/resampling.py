@@ -1,5 +1,6 @@
 """Interpolation of a part of an image, where only the pixels that are kept are computed."""
 
+from collections.abc import Callable
 from math import ceil
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ class Window(NamedTuple):
         height: Extent in pixels of the image.
         width: Extent in pixels of the image.
         size: Size of the output.
+        mirrored: Flip the output horizontally.
     """
 
     top: float
@@ -29,6 +31,7 @@ class Window(NamedTuple):
     height: float
     width: float
     size: Size
+    mirrored: bool = False
 
 
 def whole(image: Size, size: Size) -> Window:
@@ -50,36 +53,55 @@ def crop_of_resized(image: Size, resized: Size, top: int, left: int, crop: Size)
     return Window(top * down, left * across, crop[0] * down, crop[1] * across, crop)
 
 
-def resample_image(pixels: NDArray[np.uint8], window: Window, fill: tuple[int, ...] = (0, 0, 0)) -> NDArray[np.uint8]:
+def resample_image(
+    pixels: NDArray[np.uint8],
+    window: Window,
+    fill: tuple[int, int, int] = (0, 0, 0),
+    recolour: Callable[[NDArray[np.uint8]], NDArray[np.uint8]] | None = None,
+) -> NDArray[np.uint8]:
     """Interpolates a window bilinearly, or by area when a side shrinks to less than half and none grows.
 
     Area interpolation is left out where a side grows because OpenCV's then moves edges. The result is that of resizing
     the whole image up to a shift of at most 0.03 pixels: see `_span`.
 
     Args:
-        pixels: (H, W, C) image.
+        pixels: (H, W, 3) image.
         window: What to interpolate.
         fill: Colour of what lies outside the image.
+        recolour: Change of colour that moves no pixel. It commutes with interpolation up to rounding and clipping, so
+            it comes before or after, where there are fewer pixels.
 
     Returns:
-        (h, w, C).
+        (h, w, 3).
     """
-    (height, width), size = pixels.shape[:2], window.size
+    (height, width), size, mirrored = pixels.shape[:2], window.size, window.mirrored
     down, across = window.height / size[0], window.width / size[1]
     interpolation = cv2.INTER_AREA if min(down, across) >= 1 and max(down, across) > 2 else cv2.INTER_LINEAR
-    if window[:4] == (0, 0, height, width):
-        return np.asarray(cv2.resize(pixels, size[::-1], interpolation=interpolation))
     rows, columns = _span(height, window.top, down, size[0]), _span(width, window.left, across, size[1])
     if rows.kept < 1 or columns.kept < 1:
-        return np.full((*size, pixels.shape[2]), fill, np.uint8)
+        return _filled(size, fill)
     part = _cut(pixels, rows, columns)
-    part = cv2.resize(part, None, fx=1 / across, fy=1 / down, interpolation=interpolation)
-    part = part[rows.skip : rows.skip + rows.kept, columns.skip : columns.skip + columns.kept]
-    if (rows.kept, columns.kept) == size:
-        return np.ascontiguousarray(part)
-    output = np.empty((*size, pixels.shape[2]), np.uint8)
-    output[:] = fill
-    output[rows.first : rows.first + rows.kept, columns.first : columns.first + columns.kept] = part
+    recolour_first = part.shape[0] * part.shape[1] < rows.kept * columns.kept
+    if recolour is not None and recolour_first:
+        part = recolour(part)
+    if window[:4] == (0, 0, height, width):
+        part, mirrored = cv2.flip(part, 1) if mirrored else part, False
+        part = cv2.resize(part, size[::-1], interpolation=interpolation)
+    else:
+        part = cv2.resize(part, None, fx=1 / across, fy=1 / down, interpolation=interpolation)
+        part = part[rows.skip : rows.skip + rows.kept, columns.skip : columns.skip + columns.kept]
+    if recolour is not None and not recolour_first:
+        part = recolour(part)
+    if (rows.kept, columns.kept) != size:
+        output = _filled(size, fill)
+        output[rows.first : rows.first + rows.kept, columns.first : columns.first + columns.kept] = part
+        part = output
+    return np.asarray(cv2.flip(part, 1) if mirrored else np.ascontiguousarray(part))
+
+
+def _filled(size: Size, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+    output = np.empty((*size, 3), np.uint8)
+    output[:] = colour
     return output
 
 
@@ -97,9 +119,12 @@ def resample_mask(mask: NDArray[np.uint8], window: Window, fill: int = 255) -> N
     (height, width), size = mask.shape, window.size
     rows = np.floor(window.top + (np.arange(size[0]) + 0.5) * (window.height / size[0])).astype(np.intp)
     columns = np.floor(window.left + (np.arange(size[1]) + 0.5) * (window.width / size[1])).astype(np.intp)
+    columns = columns[::-1] if window.mirrored else columns
     labels = mask.take(rows, 0, mode="clip").take(columns, 1, mode="clip")
     labels[(rows < 0) | (rows >= height)] = fill
-    labels[:, (columns < 0) | (columns >= width)] = fill
+    outside = (columns < 0) | (columns >= width)
+    if outside.any():
+        labels[:, outside] = fill
     return labels
 
 

@@ -1,7 +1,7 @@
-"""COCO evaluation of packed images, by hotcoco (fast, Rust) or by pycocotools (the reference).
+"""COCO evaluation of packed images, by hotcoco (Rust), faster-coco-eval (C++) or pycocotools (the reference).
 
-Both backends fill the same precision and recall tables from the same arrays, and one function turns the tables into
-numbers, so a backend can only differ in the matching itself; the tests hold the two equal to 1e-12.
+All backends fill the same precision and recall tables from the same arrays, and one function turns the tables into
+numbers, so a backend can only differ in the matching itself; the tests hold them equal to 1e-12.
 
 What is not left to the backends:
 
@@ -24,7 +24,12 @@ from numpy.typing import NDArray
 from tasks.metrics.coco_records import ImageRecord
 
 IoUType = Literal["bbox", "segm"]
-BackendName = Literal["hotcoco", "pycocotools"]
+BackendName = Literal["hotcoco", "faster_coco_eval", "pycocotools"]
+MODULES: dict[BackendName, str] = {  # fastest first
+    "hotcoco": "hotcoco",
+    "faster_coco_eval": "faster_coco_eval.core.faster_eval_api",
+    "pycocotools": "pycocotools.cocoeval",
+}
 
 
 @dataclass(frozen=True)
@@ -43,25 +48,26 @@ class Curves:
     recall: NDArray[np.float64]
 
 
-def choose_backend(wanted: Literal["auto", "hotcoco", "pycocotools"]) -> BackendName:
-    """Name of the backend to use: the one wanted, or for "auto" hotcoco if it can be imported, else pycocotools.
+def choose_backend(wanted: Literal["auto", "hotcoco", "faster_coco_eval", "pycocotools"]) -> BackendName:
+    """Name of the backend to use: the one wanted, or for "auto" the fastest that can be imported.
 
     Raises:
         ValueError: The name is unknown.
         RuntimeError: The backend cannot be imported; the message is one line with the reason.
     """
-    if wanted not in ("auto", "hotcoco", "pycocotools"):
-        raise ValueError(f"backend must be 'auto', 'hotcoco' or 'pycocotools', got {wanted!r}")
-    candidates: tuple[BackendName, ...] = ("hotcoco", "pycocotools") if wanted == "auto" else (wanted,)
+    if wanted != "auto" and wanted not in MODULES:
+        raise ValueError(f"backend must be 'auto' or one of {', '.join(map(repr, MODULES))}, got {wanted!r}")
+    candidates: tuple[BackendName, ...] = tuple(MODULES) if wanted == "auto" else (wanted,)
     reasons = []
     for name in candidates:
         try:
-            importlib.import_module("hotcoco" if name == "hotcoco" else "pycocotools.cocoeval")
+            importlib.import_module(MODULES[name])
         except ImportError as error:
             reasons.append(f"{name}: {error}")
         else:
             return name
-    raise RuntimeError(f"no COCO evaluation backend ({'; '.join(reasons)}); pip install {candidates[-1]}")
+    missing = candidates[-1].replace("_", "-")
+    raise RuntimeError(f"no COCO evaluation backend ({'; '.join(reasons)}); pip install {missing}")
 
 
 def evaluate(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName) -> Curves:
@@ -78,8 +84,10 @@ def evaluate(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType
     """
     if not any(len(record.ground_truths) for record in records):
         return Curves(np.full((10, 101, num_classes, 4, 3), -1.0), np.full((10, num_classes, 4, 3), -1.0))
-    run = _evaluate_with_hotcoco if backend == "hotcoco" else _evaluate_with_pycocotools
-    tables = run(records, num_classes, iou_type)
+    if backend == "hotcoco":
+        tables = _evaluate_with_hotcoco(records, num_classes, iou_type)
+    else:
+        tables = _evaluate_with_dicts(records, num_classes, iou_type, backend)
     return Curves(np.asarray(tables["precision"]), np.asarray(tables["recall"]))
 
 
@@ -113,12 +121,13 @@ def _image_numbers(counts: Sequence[int]) -> NDArray[np.int64]:
     return np.repeat(np.arange(1, len(counts) + 1), counts)
 
 
-def _detection_masks(records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
-    return [{"size": list(r.size), "counts": counts} for r in records for counts in r.detection_masks]
-
-
-def _ground_truth_masks(records: Sequence[ImageRecord]) -> list[dict[str, Any]]:
-    return [{"size": list(r.size), "counts": counts} for r in records for counts in r.ground_truth_masks]
+def _masks(records: Sequence[ImageRecord], kind: Literal["detection_masks", "ground_truth_masks"]) -> list[Any]:
+    """RLEs of all records; those of an image share one list as their size."""
+    masks = []
+    for record in records:
+        size = list(record.size)
+        masks += [{"size": size, "counts": counts} for counts in getattr(record, kind)]
+    return masks
 
 
 def _evaluate_with_hotcoco(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType) -> dict[str, Any]:
@@ -126,7 +135,6 @@ def _evaluate_with_hotcoco(records: Sequence[ImageRecord], num_classes: int, iou
 
     truths = np.concatenate([record.ground_truths for record in records])
     detections = np.concatenate([record.detections for record in records])
-    segmentation: list[Any] | None = _ground_truth_masks(records) if iou_type == "segm" else None
     ground_truth = hotcoco.COCO.from_arrays(
         _images(records),
         _categories(num_classes),
@@ -136,40 +144,35 @@ def _evaluate_with_hotcoco(records: Sequence[ImageRecord], num_classes: int, iou
         ids=np.arange(1, len(truths) + 1),
         area=np.ascontiguousarray(truths["area"]),
         iscrowd=np.ascontiguousarray(truths["iscrowd"]),
-        segmentation=segmentation,
+        segmentation=_masks(records, "ground_truth_masks") if iou_type == "segm" else None,
     )
     image_of = _image_numbers([len(record.detections) for record in records])
-    results: NDArray[np.float64] | list[dict[str, Any]]
-    if iou_type == "bbox":
-        results = np.column_stack([image_of, detections["box"], detections["score"], detections["label"] + 1])
-    else:  # without a box the area of a result is that of its mask, which is what sorts it into small .. large
-        results = [
-            {"image_id": image, "category_id": label + 1, "score": score, "segmentation": mask}
-            for image, label, score, mask in zip(
-                image_of.tolist(),
-                detections["label"].tolist(),
-                detections["score"].tolist(),
-                _detection_masks(records),
-                strict=True,
-            )
-        ]
-    evaluation = hotcoco.COCOeval(ground_truth, ground_truth.load_res(results), iou_type)
+    results = ground_truth.load_res(
+        np.column_stack([image_of, detections["box"], detections["score"], detections["label"] + 1]),
+        segmentation=_masks(records, "detection_masks") if iou_type == "segm" else None,
+    )
+    if iou_type == "segm":  # else a result has the area of its box
+        results.update_anns(ids=np.arange(1, len(detections) + 1), area=np.ascontiguousarray(detections["area"]))
+    evaluation = hotcoco.COCOeval(ground_truth, results, iou_type)
     evaluation.evaluate()
     evaluation.accumulate()
     assert evaluation.eval is not None  # filled by accumulate
     return evaluation.eval
 
 
-def _evaluate_with_pycocotools(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType) -> dict[str, Any]:
-    from pycocotools import mask as coco_mask
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+def _evaluate_with_dicts(
+    records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName
+) -> dict[str, Any]:
+    if backend == "faster_coco_eval":
+        from faster_coco_eval.core.coco import COCO
+        from faster_coco_eval.core.faster_eval_api import COCOeval_faster as COCOeval
+    else:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
 
-    def indexed(annotations: list[dict[str, Any]], masks: list[dict[str, Any]]) -> COCO:
-        for number, annotation in enumerate(annotations, start=1):
-            annotation["id"] = number
-            if iou_type == "segm":
-                annotation["segmentation"] = masks[number - 1]
+    def indexed(annotations: list[dict[str, Any]], masks: list[Any]) -> Any:
+        for annotation, mask in zip(annotations, masks, strict=bool(masks)):
+            annotation["segmentation"] = mask
         dataset = COCO()
         dataset.dataset = {
             "images": _images(records),
@@ -179,22 +182,38 @@ def _evaluate_with_pycocotools(records: Sequence[ImageRecord], num_classes: int,
         dataset.createIndex()
         return dataset
 
-    truths = [
-        {"image_id": n, "category_id": label + 1, "bbox": box, "area": area, "iscrowd": int(iscrowd)}
-        for n, record in enumerate(records, start=1)
-        for box, area, label, iscrowd in record.ground_truths.tolist()
-    ]
-    masks = _detection_masks(records)
-    detections = [
-        {"image_id": n, "category_id": label + 1, "bbox": box, "score": score, "area": box[2] * box[3], "iscrowd": 0}
-        for n, record in enumerate(records, start=1)
-        for box, score, label in record.detections.tolist()
-    ]
-    if iou_type == "segm":
-        for detection, mask in zip(detections, masks, strict=True):
-            detection["area"] = float(coco_mask.area(mask))
+    truths: list[dict[str, Any]] = []
+    detections: list[dict[str, Any]] = []
+    for image, record in enumerate(records, start=1):
+        truths += [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": label + 1,
+                "bbox": box,
+                "area": area,
+                "iscrowd": int(iscrowd),
+            }
+            for number, (box, area, label, iscrowd) in enumerate(record.ground_truths.tolist(), len(truths) + 1)
+        ]
+        detections += [
+            {
+                "id": number,
+                "image_id": image,
+                "category_id": label + 1,
+                "bbox": box,
+                "area": area,
+                "score": score,
+                "iscrowd": 0,
+            }
+            for number, (box, area, score, label) in enumerate(record.detections.tolist(), len(detections) + 1)
+        ]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(indexed(truths, _ground_truth_masks(records)), indexed(detections, masks), iou_type)
+        evaluation = COCOeval(
+            indexed(truths, _masks(records, "ground_truth_masks")),
+            indexed(detections, _masks(records, "detection_masks")),
+            iou_type,
+        )
         evaluation.evaluate()
         evaluation.accumulate()
     tables: dict[str, Any] = evaluation.eval

@@ -6,14 +6,14 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbones import Backbone
 from tasks.normalization import Normalization
 from tasks.segmentors.base import Batch, LabelMaps, Losses, Segmentor
 from tasks.segmentors.inference import Inference, WholeInference
+from tasks.segmentors.upsampling import argmax_at
 
 MULTI_LEVEL_HEADS = ("FPNHead", "LightHamHead", "LRASPPHead", "SegformerHead", "UPerHead")
 """Heads that take all features of the backbone unless the config gives an `in_index`."""
@@ -59,6 +59,8 @@ class EncoderDecoder(Segmentor):
             self.neck = build_module({"in_channels": channels, **neck})
             channels, strides = [neck["out_channels"]] * neck["num_outs"], strides[: neck["num_outs"]]
         self.decode_head = build_module(complete_head(decode_head, channels, strides, num_classes))
+        # The head upsamples what its classifier returns, and the layout of that is kept up to the labels.
+        self.decode_head.conv_seg.register_forward_hook(classes_innermost)
         self.auxiliary_head = None
         if auxiliary_head is not None:
             self.auxiliary_head = build_module(complete_head(auxiliary_head, channels, strides, num_classes))
@@ -94,11 +96,14 @@ class EncoderDecoder(Segmentor):
         maps = []
         for position, (height, width) in enumerate(batch["size"].tolist()):
             logits = self.inference(image[position : position + 1, :, :height, :width], self.logits)
-            original = tuple(batch["targets"][position]["original_size"].tolist())
-            if logits.shape[-2:] != original:
-                logits = F.interpolate(logits, size=original, mode="bilinear", align_corners=False)
-            maps.append(logits[0].argmax(dim=0))
+            original_height, original_width = batch["targets"][position]["original_size"].tolist()
+            maps.append(argmax_at(logits, (original_height, original_width)))
         return maps
+
+
+def classes_innermost(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
+    """Forward hook that lays logits out as `argmax_at` and the upsampling before it are fastest with."""
+    return logits if module.training else logits.contiguous(memory_format=torch.channels_last)
 
 
 def complete_head(config: dict[str, Any], channels: list[int], strides: list[int], num_classes: int) -> dict[str, Any]:

@@ -45,6 +45,19 @@ def test_run_folder_stands_alone(task: str, command: Command) -> None:
     assert len(losses) == 6 and all(math.isfinite(loss) for loss in losses)
 
 
+def test_piped_output_is_one_line_per_step_with_what_a_user_asks(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("detect", "fit")
+    shown = capsys.readouterr().out
+    assert "\r" not in shown
+    lines = [line for line in shown.splitlines() if line.startswith("epoch 0 step")]
+    assert len(lines) == 3
+    for part in (" loss ", " lr ", " img/s ", " left"):
+        assert all(part in line for line in lines)
+    assert "epoch 0 val: mAP " in shown
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_evaluation_of_a_checkpoint_repeats_its_numbers(task: str, command: Command) -> None:
     folder = command(task, "fit")

@@ -1,0 +1,52 @@
+"""The project as installed: one OpenCV, and no import that a command does not need."""
+
+import ast
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+import cv2
+import pytest
+
+ROOT = Path(__file__).parents[1]
+INSTALLED_BY_MAKE = (ROOT / ".venv" / "installed").exists() and Path(sys.prefix) == ROOT / ".venv"
+
+
+@pytest.mark.skipif(not INSTALLED_BY_MAKE, reason="only `make install` promises exactly one OpenCV")
+def test_exactly_one_opencv_without_a_window_system() -> None:
+    builds = {found.metadata["Name"] for found in distributions() if "opencv" in found.metadata["Name"].lower()}
+    assert builds == {"opencv-python-headless"}
+    library = next(Path(cv2.__file__).parent.glob("cv2*.so"))
+    linked = subprocess.run(["ldd", str(library)], capture_output=True, text=True, check=True).stdout
+    assert "libGL" not in linked
+
+
+def loaded_by(module: str) -> set[str]:
+    """Top-level packages in memory after an import in a fresh process."""
+    program = f"import {module}, sys; print(' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(answer.stdout.split())
+
+
+def test_detection_does_not_import_mmsegmentation_or_wandb() -> None:
+    assert not {"mmseg", "mmcv", "mmengine", "wandb", "timm"} & loaded_by("tasks.detect")
+
+
+def test_attention_needs_torch_only() -> None:
+    used = set()
+    for file in (ROOT / "attention").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                used |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                used.add(node.module.split(".")[0])
+    assert used - set(sys.stdlib_module_names) == {"torch", "attention"}
+
+
+def test_pins_are_plain_versions() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) > 50
+    for line in lines:
+        name, separator, version = line.partition(";")[0].partition("==")
+        assert separator and name.strip() and version.strip() and "/" not in line and "@" not in line, line
