@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
+from datamodules.content_digest import content_digest, stamp
 from datamodules.errors import DataError
 
 Column = NDArray[Any]
@@ -41,8 +41,6 @@ _ALIGNMENT = 64
 _BLOB = "blob"
 _UNUSED_SECONDS = 60 * 24 * 3600.0
 _ABANDONED_SECONDS = 24 * 3600.0
-_TIMESTAMP_SECONDS = 2.0
-"""Coarsest time stamp of a common file system; a younger file may change again without its time stamp changing."""
 
 
 class Columns(NamedTuple):
@@ -73,12 +71,6 @@ def cache_folder() -> Path:
 def load_columns(source: Path, build: Build) -> Columns:
     """The columns of a file: mapped from the cache where it holds them, else built, stored and mapped.
 
-    The key is a digest of 128 bits (XXH3) of the content. A file whose size, time of modification, time of status
-    change and inode are as at its last hashing is not hashed again. A rewrite that restores size and modification time
-    still changes the status time, which no program can set; files younger than 2 s at hashing, which could change
-    within one tick of a coarse clock, are hashed again at the next start. What remains is a file system that keeps no
-    status time.
-
     Args:
         source: The annotation file.
         build: Makes its columns.
@@ -87,25 +79,18 @@ def load_columns(source: Path, build: Build) -> Columns:
         DataError: The file cannot be read, or changes while it is being read.
     """
     folder = cache_folder()
-    before, now = _stamp(source), time.time()
-    note = folder / "sources" / f"{xxhash.xxh3_128_hexdigest(os.fsencode(source.resolve()))}.json"
-    known = _noted_digest(note, before)
-    digest = known or _digest(source)
+    before = stamp(source)
+    digest = content_digest(source, folder / "sources")
     entry = folder / f"{digest}-{FORMAT}.columns"
-    columns = _open(entry, digest)
-    if columns is None:
 
-        def unchanging(source: Path, write: WriteBytes) -> Mapping[str, Column]:
-            """Builds, and raises before columns of other content are stored under this digest."""
-            arrays = build(source, write)
-            if _stamp(source) != before:
-                raise DataError(f"{source} changed while it was read; start again when it is complete")
-            return arrays
+    def unchanging(source: Path, write: WriteBytes) -> Mapping[str, Column]:
+        """Builds, and raises before columns of other content are stored under this digest."""
+        arrays = build(source, write)
+        if stamp(source) != before:
+            raise DataError(f"{source} changed while it was read; start again when it is complete")
+        return arrays
 
-        columns = _store(entry, digest, source, unchanging)
-    if known is None and now - max(before["mtime_ns"], before["ctime_ns"]) / 1e9 > _TIMESTAMP_SECONDS:
-        _write_note(note, {**before, "digest": digest})
-    return columns
+    return _open(entry, digest) or _store(entry, digest, source, unchanging)
 
 
 def reopen_columns(path: Path) -> Columns:
@@ -116,51 +101,8 @@ def reopen_columns(path: Path) -> Columns:
     return columns
 
 
-def _stamp(source: Path) -> dict[str, int]:
-    status = source.stat()
-    return {
-        "size": status.st_size,
-        "mtime_ns": status.st_mtime_ns,
-        "ctime_ns": status.st_ctime_ns,
-        "inode": status.st_ino,
-    }
-
-
-def _digest(source: Path) -> str:
-    digest, block = xxhash.xxh3_128(), bytearray(1 << 19)
-    try:
-        with source.open("rb", buffering=0) as stream:
-            while size := stream.readinto(block):
-                digest.update(memoryview(block)[:size])
-    except OSError as error:
-        raise DataError(f"{source} cannot be read: {error.strerror}; check the file") from None
-    return digest.hexdigest()
-
-
-def _noted_digest(note: Path, stamp: dict[str, int]) -> str | None:
-    try:
-        noted = json.loads(note.read_bytes())
-        return str(noted["digest"]) if {**stamp, "digest": noted["digest"]} == noted else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def _write_note(note: Path, content: Mapping[str, object]) -> None:
-    temporary = _beside(note)
-    try:
-        note.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(content))
-        temporary.replace(note)
-    except OSError:  # without the note, the next start hashes the file
-        temporary.unlink(missing_ok=True)
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{uuid.uuid4().hex}.tmp")
-
-
 def _store(entry: Path, digest: str, source: Path, build: Build) -> Columns:
-    temporary = _beside(entry)
+    temporary = entry.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         _sweep(entry.parent)

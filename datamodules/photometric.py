@@ -55,7 +55,7 @@ class PhotoMetricDistortion(A.ImageOnlyTransform):
 
 
 def _scale_and_shift(levels: NDArray[np.uint8], factor: float, shift: float) -> NDArray[np.uint8]:
-    """factor * x + shift, cut off to whole levels."""
+    """Levels times factor plus shift, cut off to whole levels."""
     return np.clip(levels.astype(np.float32) * factor + shift, 0, 255).astype(np.uint8)
 
 

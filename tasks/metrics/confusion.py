@@ -94,7 +94,7 @@ class SegmentationMetric:
         for name, labels in (("prediction", prediction), ("target", target)):
             if labels.is_floating_point() or labels.is_complex():
                 raise ValueError(f"{name} must hold integer labels, got {labels.dtype}")
-        prediction, target = prediction.long(), target.to(prediction.device).long()
+        prediction, target = _with_arithmetic(prediction), _with_arithmetic(target.to(prediction.device))
         allowed = f"0..{num_classes - 1}"
         _check_range(prediction, 0, num_classes - 1, f"prediction must be in {allowed}")
         lowest, highest = min(0, ignore), max(num_classes - 1, ignore)
@@ -102,8 +102,11 @@ class SegmentationMetric:
 
         # One cell per (target, prediction), the ignored target included: cutting its row off afterwards is many times
         # cheaper than masking its pixels out.
-        cell = (target - lowest) * num_classes + prediction
         rows = highest - lowest + 1
+        dtype = torch.int32 if rows * num_classes < 2**31 else torch.int64  # half the bytes, a third of the time
+        cell = prediction.to(dtype, copy=True).add_(target.to(dtype), alpha=num_classes)
+        if lowest:
+            cell -= lowest * num_classes
         table = torch.bincount(cell.flatten(), minlength=rows * num_classes).cpu().reshape(rows, num_classes)
         table[ignore - lowest] = 0
         rest = table.sum(dim=1)
@@ -122,6 +125,12 @@ class SegmentationMetric:
         dist.all_reduce(totals)
         totals = totals.cpu()
         return totals[:-1].reshape(self.confusion.shape), int(totals[-1])
+
+
+def _with_arithmetic(labels: Tensor) -> Tensor:
+    """Labels in a type that has a minimum, which bool and the larger unsigned types have not."""
+    has = labels.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    return labels if has else labels.long()
 
 
 def _check_range(labels: Tensor, lowest: int, highest: int, rule: str) -> None:

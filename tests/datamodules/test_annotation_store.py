@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from datamodules import DataError, annotation_store, coco_annotations, coco_json
+from datamodules import DataError, annotation_store, coco_annotations, coco_json, content_digest
 from datamodules.coco_annotations import AnnotationFile
 from datamodules.coco_columns import Texts, pack
 from datamodules.coco_records import read_records
@@ -182,11 +182,11 @@ def test_rewrite_with_equal_size_and_time_is_noticed(path: Path) -> None:
 def test_hashing_is_remembered_for_files_at_rest_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     AnnotationFile(path)
     hashed: list[Path] = []
-    digest = annotation_store._digest
-    monkeypatch.setattr(annotation_store, "_digest", lambda source: hashed.append(source) or digest(source))
+    digest = content_digest._digest
+    monkeypatch.setattr(content_digest, "_digest", lambda source: hashed.append(source) or digest(source))
     AnnotationFile(path)
     assert hashed == [path], "written less than 2 s before: it could change within a tick of the clock"
-    monkeypatch.setattr(annotation_store, "_TIMESTAMP_SECONDS", -1.0)
+    monkeypatch.setattr(content_digest, "_TIMESTAMP_SECONDS", -1.0)
     AnnotationFile(path)
     AnnotationFile(path)
     assert hashed == [path] * 2
@@ -194,7 +194,7 @@ def test_hashing_is_remembered_for_files_at_rest_only(path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("note", [b"", b"{", b"[]", b"{}", b"\xff", b'{"digest": 3}'])
 def test_damaged_note_is_ignored(note: bytes, path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotation_store, "_TIMESTAMP_SECONDS", -1.0)
+    monkeypatch.setattr(content_digest, "_TIMESTAMP_SECONDS", -1.0)
     AnnotationFile(path)
     (stored,) = (cache / "sources").iterdir()
     stored.write_bytes(note)

@@ -95,6 +95,40 @@ def test_stored_pixels_are_kept_whatever_exif_says(name: str, shared_data: Share
         assert (read_image(path) == np.asarray(image)).all()
 
 
+def test_jpeg_pixels_are_pillows(shared_data: SharedData) -> None:
+    paths = sorted(path for path in shared_data("coco-free").glob("*2017/*.jpg"))
+    assert len(paths) > 100
+    for path in paths:
+        assert images._read_jpeg(path) is not None, "photographs must take the fast way"
+        with Image.open(path) as image:
+            assert (read_image(path) == np.asarray(image.convert("RGB"))).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30}]
+)
+def test_every_kind_of_jpeg_gives_pillows_pixels(mode: str, options: dict, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    path = tmp_path / "image.jpg"
+    Image.fromarray(pixels).convert(mode).save(path, **options)
+    with Image.open(path) as image:
+        assert (read_image(path) == np.asarray(image.convert("RGB"))).all()
+    assert (images._read_jpeg(path) is None) == (mode == "CMYK")
+
+
+def test_damaged_jpegs_give_pillows_pixels_or_none(tmp_path: Path) -> None:
+    content, draw, path = encoded("jpeg"), np.random.default_rng(0), tmp_path / "image.jpg"
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[draw.integers(3, len(content))] = draw.integers(0, 256)
+        path.write_bytes(damaged)
+        fast = images._read_jpeg(path)
+        if fast is not None:
+            with Image.open(path) as image:
+                assert (fast == np.asarray(image.convert("RGB"))).all()
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_every_mode_gives_the_colours_of_the_picture(mode: str, tmp_path: Path) -> None:
     picture = Image.new("RGB", (4, 2), "black")

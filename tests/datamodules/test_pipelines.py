@@ -6,7 +6,8 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from datamodules import DataError, FixedSize, RandomRatioCrop, ShorterSide
+from datamodules import DataError, FixedSize, RandomRatioCrop, ShorterSide, SSDCrop
+from datamodules.photometric import PhotoMetricDistortion
 from datamodules.pipelines import Pipeline
 from datamodules.sampling import SampleKey, seed_transforms
 
@@ -25,6 +26,7 @@ def run(transforms: list[A.BasicTransform], index: int) -> np.ndarray:
         (FixedSize(32, 64), (32, 48)),
         (FixedSize(32, 64, keep_ratio=False), (32, 64)),
         (FixedSize(32, 64, scale=(0.1, 2.0)), (32, 48)),
+        (SSDCrop(32, 64, zoom_out=0.5), (32, 64)),
         (ShorterSide((20, 40), 200), (40, 60)),
         (ShorterSide((20, 40), 50), (33, 50)),
         (RandomRatioCrop(longest=200, shorter=30, crop=16), (30, 45)),
@@ -67,10 +69,24 @@ def test_shorter_side_draws_every_length() -> None:
     assert shapes == {20, 30, 40}
 
 
-@pytest.mark.parametrize("make", [FixedSize, ShorterSide, RandomRatioCrop])
+@pytest.mark.parametrize("make", [FixedSize, ShorterSide, RandomRatioCrop, SSDCrop])
 def test_flip_and_colour_can_be_switched_off(make: Callable[..., Pipeline]) -> None:
-    plain, rich = make(flip=0.0, photometric=False).training(), make(flip=0.5, photometric=True).training()
-    assert len(plain) == 1 and len(rich) == 3
+    (plain,), (rich,) = make(flip=0.0, photometric=False).training(), make(flip=0.3, photometric=True).training()
+    assert (plain.flip, plain.colour) == (0.0, None)
+    assert rich.flip == 0.3 and isinstance(rich.colour, PhotoMetricDistortion)
+
+
+@pytest.mark.parametrize("make", [ShorterSide, FixedSize, SSDCrop])
+def test_flip_and_colour_are_drawn_independently(make: Callable[..., Pipeline]) -> None:
+    chain, seen = make(flip=0.5, photometric=True).training(), set()
+    for index in range(60):
+        output = run(chain, index)
+        plain = run(make(flip=0.0, photometric=False).evaluation(), index)
+        mirrored = chain[0].params["window"].mirrored
+        plain = plain[:, ::-1] if mirrored else plain
+        seen.add((mirrored, bool(np.abs(output.astype(int) - plain).max() > 2)))
+    assert {mirrored for mirrored, _ in seen} == {False, True}
+    assert {(False, True), (True, True)} <= seen
 
 
 @pytest.mark.parametrize(
@@ -83,6 +99,8 @@ def test_flip_and_colour_can_be_switched_off(make: Callable[..., Pipeline]) -> N
         (ShorterSide, {"shorter": ()}, r"shorter is \(\), expected at least 1 pixel"),
         (ShorterSide, {"longest": -1}, "longest is"),
         (ShorterSide, {"flip": -0.5}, "flip is"),
+        (SSDCrop, {"width": 0}, "height and width is"),
+        (SSDCrop, {"zoom_out": 2.0}, "zoom_out is"),
         (RandomRatioCrop, {"crop": 0}, "longest, shorter and crop is"),
         (RandomRatioCrop, {"ratio": (-1.0, 1.0)}, "ratio is"),
         (RandomRatioCrop, {"max_share": 75}, "max_share is 75"),
