@@ -88,7 +88,7 @@ def resample_image(
         part, mirrored = cv2.flip(part, 1) if mirrored else part, False
         part = cv2.resize(part, size[::-1], interpolation=interpolation)
     else:
-        part = cv2.resize(part, None, fx=1 / across, fy=1 / down, interpolation=interpolation)
+        part = _scale(part, down, across, interpolation)
         part = part[rows.skip : rows.skip + rows.kept, columns.skip : columns.skip + columns.kept]
     if recolour is not None and not recolour_first:
         part = recolour(part)
@@ -97,6 +97,19 @@ def resample_image(
         output[rows.first : rows.first + rows.kept, columns.first : columns.first + columns.kept] = part
         part = output
     return np.asarray(cv2.flip(part, 1) if mirrored else np.ascontiguousarray(part))
+
+
+def _scale(part: NDArray[np.uint8], down: float, across: float, interpolation: int) -> NDArray[np.uint8]:
+    """Resizes by factors that need not give whole sizes; the size is rounded.
+
+    Where the rounded size is the old one, `cv2.resize` copies instead of interpolating: up to half a pixel wrong.
+    """
+    height, width = part.shape[:2]
+    if (round(height / down), round(width / across)) != (height, width) or down == across == 1:
+        return np.asarray(cv2.resize(part, None, fx=1 / across, fy=1 / down, interpolation=interpolation))
+    source = np.array([[across, 0, across / 2 - 0.5], [0, down, down / 2 - 0.5]])
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(part, source, (width, height), flags=flags, borderMode=cv2.BORDER_REPLICATE))
 
 
 def _filled(size: Size, colour: tuple[int, int, int]) -> NDArray[np.uint8]:

@@ -12,9 +12,10 @@ What is not left to the backends:
 """
 
 import contextlib
+import gc
 import importlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,6 +31,7 @@ MODULES: dict[BackendName, str] = {  # fastest first
     "faster_coco_eval": "faster_coco_eval.core.faster_eval_api",
     "pycocotools": "pycocotools.cocoeval",
 }
+DETECTIONS_AT_ONCE = 125_000  # about 60 MB with boxes, 120 MB with masks
 
 
 @dataclass(frozen=True)
@@ -116,50 +118,104 @@ def _categories(num_classes: int) -> list[dict[str, Any]]:
     return [{"id": label + 1, "name": str(label + 1)} for label in range(num_classes)]
 
 
-def _image_numbers(counts: Sequence[int]) -> NDArray[np.int64]:
-    """Image number, from 1, of each of the concatenated objects when image n has ``counts[n - 1]`` of them."""
-    return np.repeat(np.arange(1, len(counts) + 1), counts)
-
-
 def _masks(records: Sequence[ImageRecord], kind: Literal["detection_masks", "ground_truth_masks"]) -> list[Any]:
     """RLEs of all records; those of an image share one list as their size."""
-    masks = []
-    for record in records:
-        size = list(record.size)
-        masks += [{"size": size, "counts": counts} for counts in getattr(record, kind)]
+    masks: list[Any] = []
+    with _without_collector():
+        for record in records:
+            size = list(record.size)
+            masks += [{"size": size, "counts": counts} for counts in getattr(record, kind)]
     return masks
 
 
+@contextlib.contextmanager
+def _without_collector() -> Iterator[None]:
+    """Half a million new dicts make the collector go through all objects again and again, and none is garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 def _evaluate_with_hotcoco(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType) -> dict[str, Any]:
+    """Classes in groups, which do not know of each other: a quarter of the detections needs a quarter of the memory."""
+    truths = _Objects(records, "ground_truths", iou_type)
+    detections = _Objects(records, "detections", iou_type)
+    groups = min(num_classes, 1 + len(detections.values) // DETECTIONS_AT_ONCE)
+    tables = []
+    for labels in np.array_split(np.arange(num_classes), groups):
+        some_truths, some_detections = (objects.of_labels(labels[0], labels[-1]) for objects in (truths, detections))
+        tables.append(_evaluate_group(_images(records), labels, some_truths, some_detections))
+    return {
+        "precision": np.concatenate([precision for precision, _ in tables], axis=2),
+        "recall": np.concatenate([recall for _, recall in tables], axis=1),
+    }
+
+
+class _Objects:
+    """Detections or annotations of all images, some of which can be chosen."""
+
+    def __init__(
+        self, records: Sequence[ImageRecord], kind: Literal["detections", "ground_truths"], iou_type: IoUType
+    ) -> None:
+        parts = [getattr(record, kind) for record in records]
+        self.values = np.concatenate(parts)
+        self.image = np.repeat(np.arange(1, len(parts) + 1), [len(part) for part in parts])
+        self.masks: list[bytes] | None = None
+        if iou_type == "segm":
+            name = f"{kind[:-1]}_masks"
+            self.masks = [counts for record in records for counts in getattr(record, name)]
+            self.sizes = [list(record.size) for record in records]
+
+    def of_labels(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.void], list[Any] | None]:
+        """Image numbers, values and RLEs of the objects with these labels, in order."""
+        chosen = np.flatnonzero((self.values["label"] >= first) & (self.values["label"] <= last))
+        image = self.image[chosen]
+        if self.masks is None:
+            return image, self.values[chosen], None
+        with _without_collector():
+            places = zip(image.tolist(), chosen.tolist(), strict=True)
+            masks = [{"size": self.sizes[number - 1], "counts": self.masks[place]} for number, place in places]
+        return image, self.values[chosen], masks
+
+
+def _evaluate_group(
+    images: list[dict[str, Any]],
+    labels: NDArray[np.int64],
+    some_truths: tuple[NDArray[np.int64], NDArray[np.void], list[Any] | None],
+    some_detections: tuple[NDArray[np.int64], NDArray[np.void], list[Any] | None],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Precision and recall of some classes."""
     import hotcoco
 
-    truths = np.concatenate([record.ground_truths for record in records])
-    detections = np.concatenate([record.detections for record in records])
+    image, truths, masks = some_truths
+    if not len(truths):
+        return np.full((10, 101, len(labels), 4, 3), -1.0), np.full((10, len(labels), 4, 3), -1.0)
     ground_truth = hotcoco.COCO.from_arrays(
-        _images(records),
-        _categories(num_classes),
-        _image_numbers([len(record.ground_truths) for record in records]),
+        images,
+        [{"id": label + 1, "name": str(label + 1)} for label in labels.tolist()],
+        image,
         truths["label"].astype(np.int64) + 1,
         np.ascontiguousarray(truths["box"]),
         ids=np.arange(1, len(truths) + 1),
         area=np.ascontiguousarray(truths["area"]),
         iscrowd=np.ascontiguousarray(truths["iscrowd"]),
-        segmentation=_masks(records, "ground_truth_masks") if iou_type == "segm" else None,
+        segmentation=masks,
     )
-    image_of = _image_numbers([len(record.detections) for record in records])
-    results = ground_truth.load_res(
-        np.column_stack([image_of, detections["box"], detections["score"], detections["label"] + 1]),
-        segmentation=_masks(records, "detection_masks") if iou_type == "segm" else None,
-    )
-    area = np.ascontiguousarray(detections["area"])
-    del detections, truths  # 30 MB for val2017, at the peak
-    if iou_type == "segm":  # else a result has the area of its box
-        results.update_anns(ids=np.arange(1, len(area) + 1), area=area)
-    evaluation = hotcoco.COCOeval(ground_truth, results, iou_type)
+    image, detections, masks = some_detections
+    rows = np.column_stack([image, detections["box"], detections["score"], detections["label"] + 1])
+    results = ground_truth.load_res(rows, segmentation=masks)
+    if masks is not None:  # else a result has the area of its box
+        results.update_anns(ids=np.arange(1, len(rows) + 1), area=np.ascontiguousarray(detections["area"]))
+    evaluation = hotcoco.COCOeval(ground_truth, results, "bbox" if masks is None else "segm")
     evaluation.evaluate()
     evaluation.accumulate()
     assert evaluation.eval is not None  # filled by accumulate
-    return evaluation.eval
+    tables = evaluation.eval
+    return np.asarray(tables["precision"]), np.asarray(tables["recall"])
 
 
 def _evaluate_with_dicts(

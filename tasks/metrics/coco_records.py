@@ -178,15 +178,17 @@ def _masks(masks: Sequence[RLE] | None, count: int, size: list[int], what: str) 
         raise ValueError(f"{what} are missing; iou_type 'segm' needs the key 'masks'")
     if len(masks) != count:
         raise ValueError(f"{what} must be {count} like the boxes, got {len(masks)}")
-    coded = []
-    for mask in masks:
-        found, counts = mask["size"], mask["counts"]
-        if found != size and [int(length) for length in found] != size:
-            raise ValueError(f"{what} must have the size {tuple(size)} of the image, got {tuple(found)}")
+    sizes, coded = [mask["size"] for mask in masks], [mask["counts"] for mask in masks]
+    if sizes.count(size) != count:  # fast, but a tuple or an array is not equal to a list
+        for found in sizes:
+            if [int(length) for length in found] != size:
+                raise ValueError(f"{what} must have the size {tuple(size)} of the image, got {tuple(found)}")
+    if set(map(type, coded)) <= {bytes}:
+        return tuple(coded)  # type: ignore[arg-type]
+    for counts in coded:
         if not isinstance(counts, bytes | str):
             raise ValueError(f"{what} must be compressed RLE (counts of bytes or str), got {type(counts)}")
-        coded.append(counts.encode() if isinstance(counts, str) else counts)
-    return tuple(coded)
+    return tuple(counts.encode() if isinstance(counts, str) else counts for counts in coded)
 
 
 def _areas(detected: tuple[bytes, ...], annotated: tuple[bytes, ...], size: list[int], where: str) -> NDArray[Any]:

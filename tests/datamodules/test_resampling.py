@@ -41,7 +41,7 @@ def check(image: NDArray[np.uint8], draws: int, seed: int) -> None:
         ours, expected = resample_image(image, window), resized_then_cropped(image, resized, where)
         assert ours.shape == expected.shape and ours.dtype == np.uint8 and ours.flags.c_contiguous
         difference = np.abs(ours.astype(int) - expected)
-        assert difference.mean() <= 1 and difference.max() <= 12, (window, difference.mean(), difference.max())
+        assert difference.mean() <= 1 and difference.max() <= 10, (window, difference.mean(), difference.max())
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -63,7 +63,7 @@ def test_scales_near_1_and_whole_ratios(resized: tuple[int, int]) -> None:
         where = (slice(top, top + 20), slice(2 * top % 25, 2 * top % 25 + 25))
         window = crop_of_resized((100, 150), resized, top, 2 * top % 25, (20, 25))
         difference = np.abs(resample_image(image, window).astype(int) - resized_then_cropped(image, resized, where))
-        assert difference.max() <= 3
+        assert difference.mean() <= 0.7 and difference.max() <= 4
 
 
 def test_mask_takes_the_nearest_pixel() -> None:

@@ -386,7 +386,7 @@ def test_zoom_and_crop_keeps_an_object_with_its_centre_inside() -> None:
         [ZoomAndCrop((50, 50), zoom_out=0.5)], A.BboxParams("pascal_voc", label_fields=["row"], clip=True)
     )
     image = np.zeros((100, 200, 3), np.uint8)
-    boxes = np.array([[10, 10, 60, 60], [150, 20, 190, 90], [95, 45, 105, 55]], np.float32)
+    boxes = np.array([[10, 10, 61, 61], [150, 20, 191, 91], [95, 45, 106, 56]], np.float32)
     sides, whole_images, zoomed = [], 0, 0
     for index in range(400):
         seed_transforms(chain, 0, SampleKey(0, index, False))
