@@ -86,10 +86,11 @@ def evaluate(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType
     """
     if not any(len(record.ground_truths) for record in records):
         return Curves(np.full((10, 101, num_classes, 4, 3), -1.0), np.full((10, num_classes, 4, 3), -1.0))
-    if backend == "hotcoco":
-        tables = _evaluate_with_hotcoco(records, num_classes, iou_type)
-    else:
-        tables = _evaluate_with_dicts(records, num_classes, iou_type, backend)
+    with _without_collector():
+        if backend == "hotcoco":
+            tables = _evaluate_with_hotcoco(records, num_classes, iou_type)
+        else:
+            tables = _evaluate_with_dicts(records, num_classes, iou_type, backend)
     return Curves(np.asarray(tables["precision"]), np.asarray(tables["recall"]))
 
 
@@ -121,10 +122,9 @@ def _categories(num_classes: int) -> list[dict[str, Any]]:
 def _masks(records: Sequence[ImageRecord], kind: Literal["detection_masks", "ground_truth_masks"]) -> list[Any]:
     """RLEs of all records; those of an image share one list as their size."""
     masks: list[Any] = []
-    with _without_collector():
-        for record in records:
-            size = list(record.size)
-            masks += [{"size": size, "counts": counts} for counts in getattr(record, kind)]
+    for record in records:
+        size = list(record.size)
+        masks += [{"size": size, "counts": counts} for counts in getattr(record, kind)]
     return masks
 
 
@@ -144,11 +144,12 @@ def _evaluate_with_hotcoco(records: Sequence[ImageRecord], num_classes: int, iou
     """Classes in groups, which do not know of each other: a quarter of the detections needs a quarter of the memory."""
     truths = _Objects(records, "ground_truths", iou_type)
     detections = _Objects(records, "detections", iou_type)
+    images = _images(records)
     groups = min(num_classes, 1 + len(detections.values) // DETECTIONS_AT_ONCE)
     tables = []
     for labels in np.array_split(np.arange(num_classes), groups):
         some_truths, some_detections = (objects.of_labels(labels[0], labels[-1]) for objects in (truths, detections))
-        tables.append(_evaluate_group(_images(records), labels, some_truths, some_detections))
+        tables.append(_evaluate_group(images, labels, some_truths, some_detections))
     return {
         "precision": np.concatenate([precision for precision, _ in tables], axis=2),
         "recall": np.concatenate([recall for _, recall in tables], axis=1),
@@ -176,9 +177,8 @@ class _Objects:
         image = self.image[chosen]
         if self.masks is None:
             return image, self.values[chosen], None
-        with _without_collector():
-            places = zip(image.tolist(), chosen.tolist(), strict=True)
-            masks = [{"size": self.sizes[number - 1], "counts": self.masks[place]} for number, place in places]
+        places = zip(image.tolist(), chosen.tolist(), strict=True)
+        masks = [{"size": self.sizes[number - 1], "counts": self.masks[place]} for number, place in places]
         return image, self.values[chosen], masks
 
 

@@ -47,7 +47,7 @@ def mask_areas(coded: Sequence[bytes], pixels: int) -> NDArray[np.int64] | None:
         written[longer] = (written[longer] << 5) | (groups[last[longer] - place] & 31)
         longer = longer[width[longer] > place + 1]
     runs = _undo_differences(written, first)
-    if runs.min() < 0 or runs.max() > pixels:
+    if runs.view(np.uint32 if dtype is np.int32 else np.uint64).max() > pixels:  # a negative run becomes a large one
         return None
 
     # Runs 0, 2, 4, ... of a mask are background, and are at odd places of `runs` for a mask that begins at one.
