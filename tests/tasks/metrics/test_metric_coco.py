@@ -234,6 +234,18 @@ def test_backends_agree(seed, iou_type):
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_groups_of_classes_do_not_matter(monkeypatch, iou_type):
+    names, predictions, targets = random_problem(9, segm=iou_type == "segm")
+    predictions = [p | {"labels": 2 * p["labels"]} for p in predictions]
+    targets = [t | {"labels": 2 * t["labels"]} for t in targets]
+    names = [*names, "without objects 1", "without objects 2"]  # classes 1 and 3 have none
+    once = score(names, predictions, targets, iou_type, "hotcoco")
+    assert_equal(once, score(names, predictions, targets, iou_type, "pycocotools"))
+    monkeypatch.setattr(coco_backends, "DETECTIONS_AT_ONCE", 1)
+    assert_equal(score(names, predictions, targets, iou_type, "hotcoco"), once, 0)
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 @pytest.mark.parametrize("split", ["train2017", "val2017"])
 def test_predictions_equal_to_ground_truth_are_perfect(shared_data, split, iou_type):
     annotations = shared_data("coco-free") / "annotations" / f"instances_{split}.json"
