@@ -35,6 +35,7 @@ def table_row(summary: dict[str, Any]) -> list[str]:
     score = SCORES[summary["task"]]
     value = summary.get(score)
     cells = summary | {
+        "model": summary.get("detector", summary.get("segmentor")),
         "parameters": f"{summary['parameters']:,}",
         "MACs": f"{summary['MACs']:,} @ {summary['image_size']}",
         "score": f"{score.split('/')[1]} {'not defined' if value is None else f'{value:.3f}'}",

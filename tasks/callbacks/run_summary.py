@@ -59,9 +59,10 @@ class RunSummary(Callback):
             "processes": trainer.world_size,
         }
         facts = self._facts
+        head = facts.get("detector", facts.get("segmentor"))
         rank_zero_info(
-            f"{facts['model']} on {facts['backbone']}, attention: {facts['attention']}, {facts['parameters']:,} "
-            f"parameters, {facts['MACs']:,} MACs at {facts['image_size']}; run folder {trainer.default_root_dir}"
+            f"{head} on {facts['backbone']}, attention: {facts['attention']}, {facts['parameters']:,} parameters, "
+            f"{facts['MACs']:,} MACs at {facts['image_size']}; run folder {trainer.default_root_dir}"
         )
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
@@ -123,7 +124,7 @@ def describe_model(task: VisionTask) -> dict[str, Any]:
     return {
         "backbone": backbone.label,
         "attention": attention_names(backbone),
-        "model": type(task.model).__name__ if head is None else type(head).__name__,
+        "detector" if head is None else "segmentor": type(task.model if head is None else head).__name__,
         "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
         "MACs": count_macs(task),
         "image_size": "x".join(map(str, task.image_size)),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -247,6 +248,25 @@ def test_wandb_is_offline_and_silent_without_a_key(
     files = list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 1 and files[0].stat().st_size > 0
     assert (folder / "wandb_id.txt").read_text() in files[0].name
+
+
+def test_wandb_compares_runs_by_their_best_number(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning.pytorch.loggers import WandbLogger
+
+    from tasks import cli
+
+    experiment = MagicMock()
+    monkeypatch.setattr(cli, "make_wandb_logger", lambda *_: WandbLogger(experiment=experiment))
+    command("detect", "fit", "--pictures.images=0")
+    experiment.define_metric.assert_any_call("val/mAP", step_metric="trainer/global_step", summary="max")
+    configured: dict = {}
+    for call in experiment.config.update.call_args_list:
+        configured |= call.args[0]
+    flat = {"task", "backbone", "attention", "detector", "parameters", "MACs", "seed", "git"}
+    assert flat <= configured.keys() and not any(isinstance(configured[key], dict) for key in flat)
+    assert configured["model"]["backbone"]["class_path"] == "backbones.MobileNetV2"  # the whole configuration besides
+    logged = {name for call in experiment.log.call_args_list for name in call.args[0]}
+    assert {"val/mAP", "train/loss"} <= logged and not any(name.startswith("val/AP/") for name in logged)
 
 
 class TestMistakes:

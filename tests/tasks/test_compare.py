@@ -16,7 +16,7 @@ def write_summary(folder: Path, **values: object) -> None:
         "task": "detect",
         "backbone": "ResNet-50",
         "attention": "none",
-        "model": "FCOS",
+        "detector": "FCOS",
         "parameters": 1234567,
         "MACs": 89,
         "image_size": "8x8",
