@@ -3,6 +3,7 @@
 `mmseg` is imported when a segmentor is built: the import takes seconds that no other program should pay.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -60,7 +61,9 @@ class EncoderDecoder(Segmentor):
             channels, strides = [neck["out_channels"]] * neck["num_outs"], strides[: neck["num_outs"]]
         self.decode_head = build_module(complete_head(decode_head, channels, strides, num_classes))
         # The head upsamples what its classifier returns, and the layout of that is kept up to the labels.
-        self.decode_head.conv_seg.register_forward_hook(classes_innermost)
+        classifier = getattr(self.decode_head, "conv_seg", None)  # some heads end otherwise
+        if classifier is not None:
+            classifier.register_forward_hook(classes_innermost)
         self.auxiliary_head = None
         if auxiliary_head is not None:
             self.auxiliary_head = build_module(complete_head(auxiliary_head, channels, strides, num_classes))
@@ -127,13 +130,31 @@ def complete_head(config: dict[str, Any], channels: list[int], strides: list[int
         "in_channels": in_channels,
         "in_index": index,
         "num_classes": num_classes,
-        "norm_cfg": {"type": "BN", "requires_grad": True},
     }
+    own_norm = inspect.signature(find_class(config["type"])).parameters.get("norm_cfg")
+    if own_norm is None or own_norm.default is None:  # transformer heads have a layer norm by default
+        derived["norm_cfg"] = {"type": "BN", "requires_grad": True}
     if config["type"] == "FPNHead":
         derived["feature_strides"] = [strides[level] for level in index]
     if config["type"] == "DepthwiseSeparableASPPHead":
         derived["c1_in_channels"] = channels[0]
     return derived | config
+
+
+def find_class(name: str) -> type:
+    """A class of MMSegmentation's registry.
+
+    Raises:
+        ValueError: The registry does not know the name.
+    """
+    import mmseg.models
+    from mmengine.registry import init_default_scope
+
+    init_default_scope("mmseg")
+    found: type | None = mmseg.registry.MODELS.get(name)
+    if found is None:
+        raise ValueError(f"MMSegmentation has no {name!r}; see mmseg.models.decode_heads for the heads it has")
+    return found
 
 
 def build_module(config: dict[str, Any]) -> Any:
@@ -142,20 +163,15 @@ def build_module(config: dict[str, Any]) -> Any:
     Raises:
         ValueError: The registry does not know the type.
     """
-    import mmseg.models
     from mmengine.logging import MMLogger
-    from mmengine.registry import init_default_scope
+    from mmseg.registry import MODELS
 
-    init_default_scope("mmseg")
+    find_class(config["type"])
     if config.get("norm_cfg", {}).get("type") == "SyncBN" and not torch.cuda.is_available():
         rank_zero_info(f"{config['type']}: SyncBN needs GPUs, batch norm takes its place on the CPU")
         config = config | {"norm_cfg": config["norm_cfg"] | {"type": "BN"}}
     MMLogger.get_current_instance().setLevel("WARNING")  # init_weights reports every tensor otherwise
-    if mmseg.registry.MODELS.get(config["type"]) is None:
-        raise ValueError(
-            f"MMSegmentation has no {config['type']!r}; see mmseg.models.decode_heads for the heads it has"
-        )
-    module: Any = mmseg.registry.MODELS.build(config)
+    module: Any = MODELS.build(config)
     module.init_weights()
     return module
 

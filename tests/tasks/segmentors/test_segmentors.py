@@ -31,6 +31,13 @@ HEADS = {
         "dilations": [1, 2, 3, 4],
     },
     "SegformerHead": {"type": "SegformerHead", "channels": 16},
+    "SegmenterMaskTransformerHead": {
+        "type": "SegmenterMaskTransformerHead",
+        "channels": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "embed_dims": 16,
+    },
     "OneOfSeveral": {"type": "FCNHead", "channels": 16, "in_index": 1},
 }
 
