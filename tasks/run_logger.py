@@ -94,7 +94,7 @@ class CSVMetrics(Logger):
     def __init__(self, folder: Path, file_name: str = "metrics.csv") -> None:
         super().__init__()
         self.file = folder / file_name
-        self._rows: list[dict[str, Any]] = []
+        self._rows: dict[int, dict[str, Any]] = {}
         self._columns: list[str] = ["step"]
 
     @property
@@ -120,16 +120,15 @@ class CSVMetrics(Logger):
         """Takes over the rows of the interrupted run up to the checkpoint that it resumes from."""
         if self.file.exists():
             with self.file.open(newline="") as lines:
-                self._rows = [row for row in csv.DictReader(lines) if int(row["step"]) <= step]
-            self._columns = list(self._rows[0]) if self._rows else self._columns
+                rows = [row for row in csv.DictReader(lines) if int(row["step"]) <= step]
+            self._rows = {int(row["step"]): dict(row) for row in rows}
+            self._columns = list(rows[0]) if rows else self._columns
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         """Adds numbers to the row of a step."""
         step = 0 if step is None else step
-        if not self._rows or int(self._rows[-1]["step"]) != step:
-            self._rows.append({"step": step})
-        self._rows[-1].update(metrics)
+        self._rows.setdefault(step, {"step": step}).update(metrics)
         self._columns += [name for name in metrics if name not in self._columns]
 
     @rank_zero_only
@@ -140,7 +139,7 @@ class CSVMetrics(Logger):
         with temporary.open("w", newline="") as lines:
             table = csv.DictWriter(lines, self._columns, restval="")
             table.writeheader()
-            table.writerows(self._rows)
+            table.writerows(self._rows[step] for step in sorted(self._rows))
         temporary.replace(self.file)
 
     @rank_zero_only

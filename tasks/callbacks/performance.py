@@ -53,7 +53,7 @@ class Performance(Callback):
         if len(self._steps) >= self.every_n_steps:
             numbers = self.numbers(trainer)
             for logger in trainer.loggers:
-                logger.log_metrics(numbers, step=trainer.global_step)
+                logger.log_metrics(numbers, step=trainer.global_step - 1)  # as Lightning counts the step's own numbers
             self._warn_of_waiting(trainer, numbers["perf/data_wait"])
             self._steps, self._waits, self._images = [], [], 0
 
