@@ -49,8 +49,8 @@ class AnnotationFile:
         if not path.is_file():
             raise DataError(
                 f"no COCO annotation file at {path}; expected ROOT/annotations/instances_train2017.json, "
-                "instances_val2017.json, ROOT/train2017/ and ROOT/val2017/ as in COCO's own archives "
-                "(cocodataset.org); set --data.root, or write the sample data set with: "
+                "instances_val2017.json, ROOT/train2017/ and ROOT/val2017/ as in COCO's own archives; "
+                "set --data.root, or write the sample data set with: "
                 "python -m datamodules.shapes --root data/shapes"
             )
         self._open(path, max_images, load_columns(path, read_columns))
