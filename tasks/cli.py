@@ -115,7 +115,7 @@ class VisionCLI(LightningCLI):
             rank_zero_info("sync_batchnorm needs GPUs; on the CPU every process keeps its own batch norm statistics")
             config.trainer.sync_batchnorm = False
         if checkpoint is not None and config.data.init_args.get("images"):
-            hyperparameters = torch.load(checkpoint, map_location="cpu", weights_only=True)["hyper_parameters"]
+            hyperparameters = read_checkpoint(checkpoint)["hyper_parameters"]
             for fact in ("class_names", "category_ids"):
                 if fact in hyperparameters:
                     config.data.init_args[fact] = hyperparameters[fact]
@@ -177,10 +177,16 @@ class VisionCLI(LightningCLI):
         """Lets `metrics.csv` go on where the checkpoint is."""
         checkpoint = self.config[self.subcommand].get("ckpt_path")
         if checkpoint:
-            step = int(torch.load(checkpoint, map_location="cpu", weights_only=True)["global_step"])
+            step = int(read_checkpoint(checkpoint)["global_step"])
             for logger in self.trainer.loggers:
                 if isinstance(logger, CSVMetrics):
                     logger.continue_from(step)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content, with tensors left on disk: only plain entries are looked at here."""
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return content
 
 
 def trains_on_gpu(accelerator: Any) -> bool:
