@@ -2,20 +2,79 @@
 
 Two families share this package. A `Refine` keeps the shape of a feature map and sits behind a convolution; a `Mixer`
 stands in for a spatial convolution.
+
+A new operator is one new file in this folder: whatever class of either family a file defines is found and exported.
+The imports below only tell editors and type checkers about those that exist.
 """
 
-from attention.base import Mixer, Refine
+import importlib
+import inspect
+import pkgutil
+
+from attention.attention_augmented import AttentionAugmentedConv2d
+from attention.attention_residual import AttentionResidual
+from attention.bam import BAM
+from attention.base import Mixer, Operator, Refine
+from attention.bottleneck import BottleneckAttention
 from attention.cbam import CBAM, ChannelAttention
 from attention.coordinate import CoordinateAttention
+from attention.diagonality import diagonality_loss
+from attention.efficient_channel import EfficientChannelAttention
+from attention.elsa import ELSA
+from attention.global_context import GlobalContext
+from attention.halo import HaloAttention
+from attention.identity_start import IdentityStart
+from attention.maps import AttentionMap, record_attention
 from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation
+from attention.stand_alone import StandAloneSelfAttention
 
 __all__ = [
+    "BAM",
     "CBAM",
+    "ELSA",
+    "AttentionAugmentedConv2d",
+    "AttentionMap",
+    "AttentionResidual",
+    "BottleneckAttention",
     "ChannelAttention",
     "CoordinateAttention",
+    "EfficientChannelAttention",
+    "GlobalContext",
+    "HaloAttention",
+    "IdentityStart",
     "Mixer",
+    "Operator",
     "Refine",
     "SpatialAttention",
     "SqueezeExcitation",
+    "StandAloneSelfAttention",
+    "diagonality_loss",
+    "record_attention",
 ]
+
+
+def _export_operators() -> None:
+    """Imports every other file of this folder and exports the operators that it defines.
+
+    Raises:
+        ImportError: Two files define an operator of the same name. Errors of a file itself are passed on.
+    """
+    for found in pkgutil.iter_modules(__path__):
+        if found.ispkg or found.name == "overview":  # a command, to be imported by its users
+            continue
+        module = importlib.import_module(f"{__name__}.{found.name}")
+        for name, value in vars(module).items():
+            if not (inspect.isclass(value) and issubclass(value, Operator) and value.__module__ == module.__name__):
+                continue
+            if name.startswith("_"):
+                continue
+            if globals().setdefault(name, value) is not value:
+                raise ImportError(
+                    f"{module.__name__}.{name} is already {globals()[name].__module__}.{name}; rename one"
+                )
+            if name not in __all__:
+                __all__.append(name)
+
+
+_export_operators()

@@ -1,4 +1,4 @@
-"""The two contracts of attention operators: refinement of a feature map, and mixing in place of a convolution.
+"""The contracts of attention operators: refinement of a feature map, and mixing in place of a convolution.
 
 Hosts in `backbones` insert operators by these contracts alone, so an operator written elsewhere only has to subclass
 one of the two to be usable in every host, configuration file and command line.
@@ -9,8 +9,45 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from attention.maps import AttentionMap
 
-class Refine(nn.Module, ABC):
+
+class Operator(nn.Module):
+    """What all operators share: they note their attention maps down while `record_attention` asks for them.
+
+    In `forward` a subclass writes
+
+        if self.recording:
+            self.record("channel", gate)
+
+    with weights as `AttentionMap` describes them. What is only needed for the maps is computed inside that branch, so
+    that nothing is paid otherwise.
+    """
+
+    _maps: list[AttentionMap] | None = None
+
+    @property
+    def recording(self) -> bool:
+        """Whether somebody wants this operator's maps."""
+        return self._maps is not None
+
+    def record(self, name: str, weights: Tensor, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
+        """Notes an attention map down; see `AttentionMap` for the arguments. Only to be called while recording."""
+        if self._maps is None:
+            raise RuntimeError(f"{type(self).__name__} is not recording; call record only where self.recording is true")
+        self._maps.append(AttentionMap(name, weights.detach(), rows, columns))
+
+    def start_recording(self) -> list[AttentionMap]:
+        """Starts to record and returns the list that the maps are appended to."""
+        self._maps = []
+        return self._maps
+
+    def stop_recording(self) -> None:
+        """Stops recording."""
+        self._maps = None
+
+
+class Refine(Operator, ABC):
     """A feature map refined in place of itself: `(B, C, H, W) -> (B, C, H, W)`.
 
     A subclass is constructed as `Operator(channels, ...)` with plain typed options after `channels`, accepts every
@@ -31,7 +68,7 @@ class Refine(nn.Module, ABC):
         """Refines `x` (B, C, H, W) and returns a tensor of the same shape."""
 
 
-class Mixer(nn.Module, ABC):
+class Mixer(Operator, ABC):
     """A stand-in for a spatial convolution: `(B, C_in, H, W) -> (B, C_out, ceil(H / stride), ceil(W / stride))`.
 
     A subclass is constructed as `Operator(in_channels, out_channels, stride, ...)` with plain typed options after
@@ -61,6 +98,19 @@ def check_at_least(minimum: int, **arguments: int) -> None:
     for name, value in arguments.items():
         if value < minimum:
             raise ValueError(f"{name}={value} is too small; give an integer of at least {minimum}")
+
+
+def check_odd(**arguments: int) -> None:
+    """Raises `ValueError` naming the first of `arguments` that is not a positive odd number and so has no centre."""
+    for name, value in arguments.items():
+        if value < 1 or value % 2 == 0:
+            raise ValueError(f"{name}={value} has no centre; give a positive odd integer such as 7")
+
+
+def check_divides(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    """Raises `ValueError` if argument `name` has a `value` that its `divisor` does not divide."""
+    if value % divisor:
+        raise ValueError(f"{name}={value} is not a multiple of {divisor_name}={divisor}; change one of the two")
 
 
 def check_choice(name: str, value: str, choices: Iterable[str]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, bottleneck_channels, check_choice
-from attention.pooling import global_max, global_mean
+from attention.functional.gating import gated, pooled
 from attention.spatial import SpatialAttention, SpatialPooling
 
 ChannelPooling = Literal["avg_max", "avg", "max"]
@@ -21,10 +21,15 @@ class ChannelAttention(Refine):
         y = x * M
 
     arXiv 1807.06521, equation 4: one MLP with m = floor(C / reduction) hidden units reads both descriptors. The biases
-    are those of the authors' released networks.
+    are those of the authors' released networks. Of equal maxima the first gets the gradient.
 
-    Parameters: 2 C m + m + C. Cost: 4 C m multiply-accumulates (2 C m with one pooling), two passes over the map for
-    the pooling and one for the product.
+    It compiles and exports: poolings, small convolutions and a product.
+
+    Parameters: 2 C m + m + C. Cost: 4 C m multiply-accumulates (2 C m with one pooling), one pass over the map for the
+    poolings (two where gradients are taken) and one for the product; the result and one gradient are the only full-size
+    tensors.
+
+    Place: on the residual branch of a block behind its last norm, before the addition.
 
     Args:
         channels: Number of channels C of the map, at least 1.
@@ -43,20 +48,19 @@ class ChannelAttention(Refine):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def gate(self, x: Tensor) -> Tensor:
-        """Weight of every channel of `x` (B, C, H, W), as (B, C, 1, 1)."""
-        descriptors = []
-        if "avg" in self.pooling:
-            descriptors.append(global_mean(x))
-        if "max" in self.pooling:
-            descriptors.append(global_max(x))
-        pooled = torch.cat(descriptors, 2)  # (B, C, 2, 1): the shared MLP reads both in one call
-        scores = self.fc2(F.relu(self.fc1(pooled)))
-        return torch.sigmoid(scores.sum(2, keepdim=True))
+    def gate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The map `x` (B, C, H, W), to be read once more by `gated`, and the weight of its channels, (B, C, 1, 1)."""
+        x, descriptors = pooled(x, [(2, 3)] if "avg" in self.pooling else [], [(2, 3)] if "max" in self.pooling else [])
+        descriptor = torch.cat(descriptors, 2)  # (B, C, 2, 1): the shared MLP reads both in one call
+        scores = self.fc2(F.relu(self.fc1(descriptor)))
+        weights = torch.sigmoid(scores.sum(2, keepdim=True))
+        if self.recording:
+            self.record("channel", weights)
+        return x, weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Weights the channels of `x` (B, C, H, W)."""
-        return x * self.gate(x)
+        return gated(*self.gate(x))
 
 
 class CBAM(Refine):
@@ -69,8 +73,12 @@ class CBAM(Refine):
     branch of a block, before the addition. `spatial_first` swaps the two steps; `parallel`, which the paper compares
     without an equation, is read as y = x * M_c(x) * M_s(x).
 
+    It compiles and exports: poolings, convolutions and products.
+
     Parameters: 2 C m + m + C + 2 k^2 + 2 with m = floor(C / reduction) and the default poolings. Cost: 4 C m +
-    2 k^2 H W multiply-accumulates, and six passes over the map.
+    2 k^2 H W multiply-accumulates, and four passes over the map (six where gradients are taken); memory of two maps.
+
+    Place: on the residual branch of a block behind its last norm, before the addition.
 
     Args:
         channels: Number of channels C of the map, at least 1.
@@ -103,5 +111,7 @@ class CBAM(Refine):
         elif self.order == "spatial_first":
             refined = self.channel(self.spatial(x))
         else:
-            refined = x * self.channel.gate(x) * self.spatial.gate(x)
+            x, of_channels = self.channel.gate(x)
+            x, of_positions = self.spatial.gate(x)
+            refined = gated(x, of_channels, of_positions)
         return refined

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, check_at_least, check_choice
-from attention.pooling import column_means, row_means
+from attention.functional.gating import gated, pooled
 
 Directions = Literal["both", "height", "width"]
 
@@ -25,8 +25,14 @@ class CoordinateAttention(Refine):
     In training the batch normalisation shares its statistics between the H + W positions of both directions, so results
     depend slightly on the size of the map, as they do in the authors' code.
 
+    It compiles and exports: means, small convolutions and products.
+
     Parameters: 3 C m + 2 C + 3 m, one direction 2 C m + C + 3 m. Cost: 2 C m (H + W) multiply-accumulates (one
-    direction 2 C m H or 2 C m W), two passes over the map for the pooling and two for the products.
+    direction 2 C m H or 2 C m W), one pass over the map for the means and one for the products; the result and one
+    gradient are the only full-size tensors.
+
+    Place: on the expanded map of an inverted residual behind the depthwise convolution, in other blocks on the residual
+    branch before the addition.
 
     Convolutions start normally distributed with variance 2 / C_out, biases at zero, as in the authors' code.
 
@@ -59,18 +65,26 @@ class CoordinateAttention(Refine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weights the channels of `x` (B, C, H, W) at every row and column."""
+        gates: dict[str, Tensor] = {}
         if self.directions == "height":
-            return _weighted(x, self._row_gate(self._embed(row_means(x))))
-        if self.directions == "width":
-            return _weighted(x, self._column_gate(self._embed(column_means(x))))
-        rows, columns = x.shape[2:]
-        embedded = self._embed(torch.cat([row_means(x), column_means(x)], 2))  # (B, m, H + W, 1)
-        of_rows, of_columns = embedded.split([rows, columns], 2)
-        return _weighted(x, self._column_gate(of_columns), self._row_gate(of_rows))
+            x, (of_rows,) = pooled(x, [(3,)])
+            gates["row"] = self._row_gate(self._embed(of_rows))
+        elif self.directions == "width":
+            x, (of_columns,) = pooled(x, [(2,)])
+            gates["column"] = self._column_gate(self._embed(of_columns.transpose(2, 3)))
+        else:
+            x, (of_rows, of_columns) = pooled(x, [(3,), (2,)])
+            embedded = self._embed(torch.cat([of_rows, of_columns.transpose(2, 3)], 2))  # (B, m, H + W, 1)
+            of_rows, of_columns = embedded.split([x.shape[2], x.shape[3]], 2)
+            gates["row"], gates["column"] = self._row_gate(of_rows), self._column_gate(of_columns)
+        if self.recording:
+            for name, gate in gates.items():
+                self.record(name, gate)
+        return gated(x, *gates.values())
 
     def _embed(self, means: Tensor) -> Tensor:
-        """Hidden representation (B, m, N, 1) of the means (B, C, N) of N rows and columns."""
-        return F.hardswish(self.bn1(self.conv1(means.unsqueeze(3))))
+        """Hidden representation (B, m, N, 1) of the means (B, C, N, 1) of N rows and columns."""
+        return F.hardswish(self.bn1(self.conv1(means)))
 
     def _row_gate(self, embedded: Tensor) -> Tensor:
         """Weights (B, C, H, 1) from the rows' representation (B, m, H, 1)."""
@@ -79,15 +93,3 @@ class CoordinateAttention(Refine):
     def _column_gate(self, embedded: Tensor) -> Tensor:
         """Weights (B, C, 1, W) from the columns' representation (B, m, W, 1)."""
         return torch.sigmoid(self.conv_w(embedded)).transpose(2, 3)
-
-
-def _weighted(x: Tensor, *gates: Tensor) -> Tensor:
-    """Product of a map (B, C, H, W) and gates that broadcast to it, multiplied in the map's own layout.
-
-    The backward pass sums over rows and columns for the gates, which has the same trap as the poolings have.
-    """
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    product = x.permute(0, 2, 3, 1) if last else x  # (B, H, W, C)
-    for gate in gates:
-        product = product * (gate.permute(0, 2, 3, 1) if last else gate)
-    return product.permute(0, 3, 1, 2) if last else product

@@ -5,7 +5,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from attention.base import Refine, check_choice
+from attention.base import Refine, check_choice, check_odd
+from attention.functional.gating import gated, pooled
 
 SpatialPooling = Literal["avg_max", "avg", "max"]
 
@@ -20,8 +21,13 @@ class SpatialAttention(Refine):
     differs: the planes are stacked maximum first, and the convolution has no bias but a batch normalisation of one
     channel (momentum 0.01) whose weight starts at zero, so that every position is first weighted by exactly one half.
 
+    The convolution sees zeros beyond the border. Of equal maxima the first channel gets the gradient. It compiles and
+    exports: poolings, a convolution and a product.
+
     Parameters: 2 k^2 + 2 (100 for k = 7), with one pooling k^2 + 2; independent of C. Cost: 2 k^2 H W
-    multiply-accumulates, two passes over the map for the pooling and one for the product.
+    multiply-accumulates, one pass over the map for the poolings (two where gradients are taken), one for the product.
+
+    Place: on the residual branch of a block behind its last norm, before the addition.
 
     Args:
         channels: Number of channels C of the map, at least 1. Parameters do not depend on it.
@@ -32,8 +38,7 @@ class SpatialAttention(Refine):
     def __init__(self, channels: int, kernel_size: int = 7, pooling: SpatialPooling = "avg_max") -> None:
         super().__init__(channels)
         check_choice("pooling", pooling, get_args(SpatialPooling))
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size={kernel_size} has no centre; give a positive odd integer such as 7")
+        check_odd(kernel_size=kernel_size)
         self.pooling: SpatialPooling = pooling
         planes = 2 if pooling == "avg_max" else 1
         self.conv = nn.Conv2d(planes, 1, kernel_size, padding=kernel_size // 2, bias=False)
@@ -41,15 +46,14 @@ class SpatialAttention(Refine):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         nn.init.zeros_(self.bn.weight)
 
-    def gate(self, x: Tensor) -> Tensor:
-        """Weight of every position of `x` (B, C, H, W), as (B, 1, H, W)."""
-        planes = []
-        if "max" in self.pooling:
-            planes.append(x.max(1, keepdim=True).values)  # backward 3 times faster than amax's on a CPU
-        if "avg" in self.pooling:
-            planes.append(x.mean(1, keepdim=True))
-        return torch.sigmoid(self.bn(self.conv(torch.cat(planes, 1))))
+    def gate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The map `x` (B, C, H, W), to be read once more by `gated`, and the weight of its positions, (B, 1, H, W)."""
+        x, planes = pooled(x, [(1,)] if "avg" in self.pooling else [], [(1,)] if "max" in self.pooling else [])
+        weights = torch.sigmoid(self.bn(self.conv(torch.cat(planes[::-1], 1))))  # the maximum before the mean
+        if self.recording:
+            self.record("position", weights)
+        return x, weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Weights the positions of `x` (B, C, H, W)."""
-        return x * self.gate(x)
+        return gated(*self.gate(x))

@@ -8,13 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, bottleneck_channels, check_choice
-from attention.pooling import global_max, global_mean
+from attention.functional.gating import gated, pooled
 
 Pooling = Literal["avg", "max", "none"]
 Hidden = Literal["relu", "relu6"]
 Gate = Literal["sigmoid", "tanh", "relu"]
 
-_SQUEEZES: dict[str, Callable[[Tensor], Tensor]] = {"avg": global_mean, "max": global_max, "none": lambda x: x}
 _HIDDEN: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6}
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": F.relu}
 
@@ -29,8 +28,13 @@ class SqueezeExcitation(Refine):
     are options: maximum or no squeeze at all (the gate is then computed at every position), tanh or ReLU as the gate.
     On MobileNetV2 the authors of coordinate attention (arXiv 2103.02907) use reduction 24 and a ReLU6 hidden layer.
 
+    It compiles and exports: a pooling, small convolutions and a product.
+
     Parameters: 2 C m + m + C, without biases 2 C m. Cost: 2 C m multiply-accumulates (times H W without squeeze), one
-    pass over the map for the squeeze and one for the product.
+    pass over the map for the squeeze and one for the product; the result and one gradient are the only full-size
+    tensors.
+
+    Place: on the residual branch of a block behind its last norm, before the addition.
 
     Weights start at PyTorch's defaults and biases at zero, so that the gate starts near one half.
 
@@ -68,6 +72,13 @@ class SqueezeExcitation(Refine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weights the channels of `x` (B, C, H, W)."""
-        squeezed = _SQUEEZES[self.pooling](x)  # (B, C, 1, 1), or (B, C, H, W) without squeeze
+        squeezed = x  # (B, C, H, W) without squeeze, otherwise (B, C, 1, 1)
+        if self.pooling == "avg":
+            x, (squeezed,) = pooled(x, means=[(2, 3)])
+        elif self.pooling == "max":
+            x, (squeezed,) = pooled(x, maxima=[(2, 3)])
         excited = self.fc2(_HIDDEN[self.hidden](self.fc1(squeezed)))
-        return x * _GATES[self.gate](excited)
+        weights = _GATES[self.gate](excited)
+        if self.recording:
+            self.record("channel", weights)
+        return gated(x, weights)

@@ -70,6 +70,31 @@ class Backbone(nn.Module, ABC):
         """
         return tuple(f"{name}." for name, module in self.named_modules() if isinstance(module, Refine | Mixer))
 
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of a checkpoint under this backbone's own names, whatever known layout it has.
+
+        A host that has weights in the layouts of other libraries or of the authors' code overrides this. Entries that
+        it does not know are passed on as they are, so that they can be reported; a classifier's last layer is called
+        `fc.weight` and `fc.bias`.
+
+        Args:
+            state: Parameters and buffers by name, prefixes of training wrappers removed.
+        """
+        return state
+
+    def resize(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """An entry of a checkpoint brought to another shape, where that has a meaning (tables of relative positions).
+
+        Args:
+            name: Name of the parameter.
+            value: What the checkpoint has.
+            shape: Shape that this backbone has.
+
+        Returns:
+            The interpolated parameter, or None where another shape means another network.
+        """
+        return None
+
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Every parameter exactly once, grouped from shallow to deep: the stem, then block by block.
 

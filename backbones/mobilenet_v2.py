@@ -13,6 +13,14 @@ from torchvision.models import MobileNet_V2_Weights, WeightsEnum, mobilenetv2
 
 from attention.base import Refine, check_choice
 from backbones.base import Backbone, Norms
+from backbones.checkpointing import checkpointed
+from backbones.conversions.mobile import (
+    from_flat_mobilenet_v2,
+    from_timm,
+    is_flat_mobilenet_v2,
+    is_timm,
+    with_linear_head,
+)
 from backbones.dilation import dilate
 from backbones.weights import load_weights
 
@@ -80,8 +88,10 @@ class MobileNetV2(Backbone):
             everything.
         norms: What the host's batch normalisations learn: `train` statistics and affine parameters, `eval` affine
             parameters only, `frozen` nothing. Those of the inserted attention always learn.
+        checkpointing: Whether blocks compute their activations again in the backward pass, which saves memory.
         weights: `imagenet` for torchvision's default weights (width 1 only), or the path of a .pth, .pt or .safetensors
-            file; none leaves the random initialisation.
+            file in the layout of torchvision, timm or the authors of coordinate attention; none leaves the random
+            initialisation.
     """
 
     def __init__(
@@ -93,6 +103,7 @@ class MobileNetV2(Backbone):
         tap_expansion: bool = False,
         frozen_stages: int = 0,
         norms: Norms = "train",
+        checkpointing: bool = False,
         weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -102,6 +113,7 @@ class MobileNetV2(Backbone):
             raise ValueError(f"output_stride={output_stride} is not possible; choose 8, 16 or 32")
         self.width = width
         self.tap_expansion = tap_expansion
+        self.checkpointing = checkpointing
         host = mobilenetv2.MobileNetV2(num_classes=1, width_mult=width, block=_RefinedInvertedResidual)
         self.features: nn.Sequential = host.features if last_conv else host.features[:-1]
         if not last_conv:
@@ -134,14 +146,21 @@ class MobileNetV2(Backbone):
         features: list[Tensor] = []
         for index, layer in enumerate(self.features):
             if self.tap_expansion and index == _TAPPED and isinstance(layer, _RefinedInvertedResidual):
-                features[-1] = expanded = layer.expand(x)
-                x = layer.project(expanded)
+                features[-1] = expanded = self._run(layer, x, layer.expand)
+                x = self._run(layer, expanded, layer.project)
             else:
-                x = layer(x)
+                x = self._run(layer, x, layer)
             if index in _ENDS:
                 features.append(x)
         features[-1] = x  # the last 1x1 convolution's output where there is one
         return features
+
+    def _run(self, layer: nn.Module, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a function of a layer returns; its intermediate results are not kept if the layer is checkpointed."""
+        if self.checkpointing and isinstance(layer, _RefinedInvertedResidual):
+            result: Tensor = checkpointed(layer, x, function=function)
+            return result
+        return function(x)
 
     def stages(self) -> list[list[nn.Module]]:
         """The stem convolution, then the blocks of each feature map; a last 1x1 convolution ends the last stage."""
@@ -157,3 +176,11 @@ class MobileNetV2(Backbone):
     def published_weights(self) -> WeightsEnum | None:
         """ImageNet weights of torchvision (its default ones), which exist for width 1."""
         return MobileNet_V2_Weights.DEFAULT if self.width == 1.0 else None
+
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of checkpoints of torchvision, timm and the coordinate attention code under our names."""
+        if is_timm(state):
+            state = from_timm(state, staged=False)
+        elif is_flat_mobilenet_v2(state):
+            state = from_flat_mobilenet_v2(state)
+        return with_linear_head(state)

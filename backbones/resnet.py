@@ -1,30 +1,49 @@
-"""ResNet (He et al., CVPR 2016, arXiv 1512.03385) as a host of refinement operators.
+"""ResNet (He et al., CVPR 2016, arXiv 1512.03385) and ResNeXt (Xie et al., arXiv 1611.05431) as hosts of attention.
 
 The network is torchvision's, stride 2 in the 3x3 convolutions ("v1.5"), and keeps torchvision's parameter names, so
-that torchvision's weights load; only the attention inside the blocks is new.
+that torchvision's weights load; only the attention is new: refinements in the blocks or between the stages, mixers in
+place of 3x3 convolutions, a stem of attention.
 """
 
 from collections.abc import Callable
 from typing import Literal, get_args
 
 from torch import Tensor, nn
-from torchvision.models import WeightsEnum, get_model_weights
+from torchvision.models import WeightsEnum, get_model_weights, list_models
 from torchvision.models import resnet as torchvision_resnet
 
-from attention.base import Refine, check_choice
+from attention.attention_stem import AttentionStem
+from attention.base import Mixer, Refine, check_at_least, check_choice
 from backbones.base import Backbone, Norms
+from backbones.checkpointing import checkpointed
+from backbones.conversions.resnet import from_known_layout
 from backbones.dilation import dilate
 from backbones.weights import load_weights
 
-Depth = Literal[18, 34, 50, 101, 152]
+Depth = Literal[18, 26, 34, 38, 50, 101, 152]
 Placement = Literal["standard", "pre", "post", "identity"]
 OutputStride = Literal[8, 16, 32]
+Stem = Literal["conv", "attention"]
 
-_BLOCKS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3], 101: [3, 4, 23, 3], 152: [3, 8, 36, 3]}
+_BLOCKS = {
+    18: [2, 2, 2, 2],
+    26: [1, 2, 4, 1],
+    34: [3, 4, 6, 3],
+    38: [2, 3, 5, 2],
+    50: [3, 4, 6, 3],
+    101: [3, 4, 23, 3],
+    152: [3, 8, 36, 3],
+}
+_BASIC = (18, 34)
 
 
 class _RefinedBlock(nn.Module):
-    """A residual block with attention at one of four places; `ResNet` sets `attention` and `placement`."""
+    """A residual block with attention at one of four places; `ResNet` sets what is new in it.
+
+    `mixed` is the spatial convolution that a mixer stands in for, `conv2` of a bottleneck and `conv1` of a basic block.
+    """
+
+    mixed = "conv1"
 
     attention: nn.Module
     placement: Placement
@@ -58,18 +77,22 @@ class _BasicBlock(_RefinedBlock, torchvision_resnet.BasicBlock):
 
 
 class _Bottleneck(_RefinedBlock, torchvision_resnet.Bottleneck):
+    mixed = "conv2"
+    mixer_norm = True
     conv3: nn.Module
     bn3: nn.Module
 
     def residual(self, x: Tensor) -> Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.conv2(x)
+        if self.mixer_norm:
+            x = self.relu(self.bn2(x))
         out: Tensor = self.bn3(self.conv3(x))
         return out
 
 
 class ResNet(Backbone):
-    """ResNet with attention in its residual blocks.
+    """ResNet or ResNeXt with attention in its residual blocks, between its stages, or in place of its convolutions.
 
     Features are the outputs of the four stages at strides 4, 8, 16 and 32 (`output_stride` permitting), with 256, 512,
     1024 and 2048 channels, or 64, 128, 256 and 512 for depths 18 and 34. Images of every size are accepted.
@@ -82,21 +105,35 @@ class ResNet(Backbone):
         post        A(relu(F(x) + P(x)))
         identity    relu(F(x) + A(P(x)))
 
+    A mixer stands in for the 3x3 convolution of a bottleneck, or the first of the two in a basic block, with its
+    stride. Where `output_stride` removes that stride, mixers get stride 1 and keep their reach; convolutions dilate.
+
     Parameters without classifier (depth 50): 23,508,032, plus those of the inserted attention.
 
     Args:
-        depth: Number of weighted layers: 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        depth: Number of weighted layers: 18, 34 (basic blocks), 26, 38, 50, 101 or 152 (bottlenecks). 26 and 38 are
+            those of stand-alone self-attention (arXiv 1906.05909), [1, 2, 4, 1] and [2, 3, 5, 2] blocks.
         attention: Operator to insert in every block of `attention_stages`, made from the number of channels it refines;
             none gives the plain network.
         attention_stages: Stages that receive attention, numbers from 1 (stride 4) to 4 (stride 32).
         placement: Place of the attention in a block: `standard` (end of the residual branch), `pre` (start of the
             residual branch), `post` (after the addition) or `identity` (on the shortcut).
+        attention_between: Operator behind each of the first three stages, made from the stage's channels (BAM).
+        mixer: Operator in place of the 3x3 convolution in every block of `mixer_stages`, made from input channels,
+            output channels and stride; none keeps the convolutions.
+        mixer_stages: Stages that receive mixers, numbers from 1 to 4.
+        mixer_norm: Whether batch normalisation and ReLU follow the mixer as they follow the convolution; selective
+            kernels have their own inside. Bottlenecks only.
+        stem: `conv` (7x7 with stride 2 and maximum pooling) or `attention` (arXiv 1906.05909, section 3.2).
+        groups: Groups of the 3x3 convolutions; ResNeXt-50 32x4d has 32. Bottlenecks only.
+        width_per_group: Channels per group in stage 1; ResNet has 64, ResNeXt-50 32x4d has 4. Bottlenecks only.
         output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
         norms: What the host's batch normalisations learn: `train` statistics and affine parameters, `eval` affine
             parameters only, `frozen` nothing. Those of the inserted attention always learn.
-        weights: `imagenet` for torchvision's default weights, or the path of a .pth, .pt or .safetensors file; none
-            leaves the random initialisation.
+        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
+        weights: `imagenet`, the name of torchvision's or timm's weights, or a file or address; see
+            `backbones.load_weights`. None leaves the random initialisation.
     """
 
     def __init__(
@@ -105,9 +142,17 @@ class ResNet(Backbone):
         attention: Callable[[int], Refine] | None = None,
         attention_stages: tuple[int, ...] = (1, 2, 3, 4),
         placement: Placement = "standard",
+        attention_between: Callable[[int], Refine] | None = None,
+        mixer: Callable[[int, int, int], Mixer] | None = None,
+        mixer_stages: tuple[int, ...] = (1, 2, 3, 4),
+        mixer_norm: bool = True,
+        stem: Stem = "conv",
+        groups: int = 1,
+        width_per_group: int = 64,
         output_stride: OutputStride = 32,
         frozen_stages: int = 0,
         norms: Norms = "train",
+        checkpointing: bool = False,
         weights: str | None = None,
     ) -> None:
         super().__init__()
@@ -115,16 +160,28 @@ class ResNet(Backbone):
             raise ValueError(f"depth={depth} is not a published ResNet; choose one of {', '.join(map(str, _BLOCKS))}")
         if output_stride not in get_args(OutputStride):
             raise ValueError(f"output_stride={output_stride} is not possible; choose 8, 16 or 32")
-        if not set(attention_stages) <= {1, 2, 3, 4}:
-            raise ValueError(f"attention_stages={tuple(attention_stages)} has no such stages; choose from 1, 2, 3, 4")
+        for name, chosen in (("attention_stages", attention_stages), ("mixer_stages", mixer_stages)):
+            if not set(chosen) <= {1, 2, 3, 4}:
+                raise ValueError(f"{name}={tuple(chosen)} has no such stages; choose from 1, 2, 3, 4")
         check_choice("placement", placement, get_args(Placement))
-        self.depth = depth
-        block = _Bottleneck if depth >= 50 else _BasicBlock
-        host = torchvision_resnet.ResNet(block, _BLOCKS[depth], num_classes=1)
-        self.conv1: nn.Conv2d = host.conv1
-        self.bn1: nn.BatchNorm2d = host.bn1
-        self.relu: nn.ReLU = host.relu
-        self.maxpool: nn.MaxPool2d = host.maxpool
+        check_choice("stem", stem, get_args(Stem))
+        check_at_least(1, groups=groups, width_per_group=width_per_group)
+        if depth in _BASIC and (groups, width_per_group) != (1, 64):
+            raise ValueError(
+                f"groups={groups}, width_per_group={width_per_group} need bottlenecks; choose depth 50 or 101"
+            )
+        self.depth, self.groups, self.width_per_group = depth, groups, width_per_group
+        self.checkpointing = checkpointing
+        block = _BasicBlock if depth in _BASIC else _Bottleneck
+        host = torchvision_resnet.ResNet(
+            block, _BLOCKS[depth], num_classes=1, groups=groups, width_per_group=width_per_group
+        )
+        if stem == "conv":
+            self.conv1: nn.Conv2d = host.conv1
+            self.bn1: nn.BatchNorm2d = host.bn1
+            self.relu: nn.ReLU = host.relu
+            self.maxpool: nn.MaxPool2d = host.maxpool
+        self.stem = AttentionStem(3, 64) if stem == "attention" else None
         self.layer1: nn.Sequential = host.layer1
         self.layer2: nn.Sequential = host.layer2
         self.layer3: nn.Sequential = host.layer3
@@ -144,6 +201,13 @@ class ResNet(Backbone):
                 seen = module.conv1.in_channels if placement == "pre" else channels
                 module.attention = nn.Identity() if factory is None else factory(seen)
                 module.placement = placement
+                if mixer is not None and number in mixer_stages:
+                    conv = getattr(module, block.mixed)
+                    setattr(module, block.mixed, mixer(conv.in_channels, conv.out_channels, conv.stride[0]))
+                    if not mixer_norm:
+                        module.mixer_norm, module.bn2 = False, nn.Identity()
+        between = () if attention_between is None else self.channels[:3]
+        self.between = nn.ModuleList(attention_between(channels) for channels in between if attention_between)
         if weights is not None:
             load_weights(self, weights)
         check_choice("norms", norms, get_args(Norms))
@@ -152,22 +216,45 @@ class ResNet(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of `x` (B, 3, H, W) after each of the four stages, finest first."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))  # (B, 64, ceil(H / 4), ceil(W / 4))
+        x = self._embed(x)  # (B, 64, ceil(H / 4), ceil(W / 4))
         features = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
+        for index, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
+            for block in stage:
+                x = checkpointed(block, x) if self.checkpointing else block(x)
+            if index < len(self.between):
+                x = self.between[index](x)
             features.append(x)
         return features
 
+    def _embed(self, x: Tensor) -> Tensor:
+        if self.stem is not None:
+            embedded: Tensor = self.stem(x)
+        else:
+            embedded = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return embedded
+
     def stages(self) -> list[list[nn.Module]]:
-        """The stem, then the blocks of each stage."""
-        return [[self.conv1, self.bn1], *(list(s) for s in (self.layer1, self.layer2, self.layer3, self.layer4))]
+        """The stem, then the blocks of each stage, each with what stands behind it."""
+        stem: list[nn.Module] = [self.conv1, self.bn1] if self.stem is None else [self.stem]
+        stages = [list(stage) for stage in (self.layer1, self.layer2, self.layer3, self.layer4)]
+        for stage, operator in zip(stages, self.between, strict=False):
+            stage.append(operator)
+        return [stem, *stages]
 
     @property
     def label(self) -> str:
         """Name of the network without its attention."""
-        return f"ResNet-{self.depth}"
+        if self.groups == 1:
+            return f"ResNet-{self.depth}"
+        return f"ResNeXt-{self.depth} {self.groups}x{self.width_per_group}d"
 
-    def published_weights(self) -> WeightsEnum:
-        """ImageNet weights of torchvision (its default ones) for this depth: version 2 from depth 50 on."""
-        return get_model_weights(f"resnet{self.depth}").DEFAULT
+    def published_weights(self) -> WeightsEnum | None:
+        """ImageNet weights of torchvision (its default ones) for this network: version 2 from depth 50 on."""
+        name = f"resnet{self.depth}"
+        if self.groups > 1:
+            name = f"resnext{self.depth}_{self.groups}x{self.width_per_group}d"
+        return get_model_weights(name).DEFAULT if name in list_models() else None
+
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of torchvision's, timm's and the attention papers' checkpoints under this host's names."""
+        return from_known_layout(state, self)

@@ -1,14 +1,15 @@
 """Loading of weights into a backbone: strict about the host, tolerant about inserted attention and classifiers."""
 
 import logging
-import os
-import pickle
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from backbones.base import Backbone
+from backbones.weight_sources import read_file, read_weights
 
 _logger = logging.getLogger(__name__)
 _SHOWN = 3  # names of parameters that a message lists
@@ -17,21 +18,28 @@ _SHOWN = 3  # names of parameters that a message lists
 def load_weights(backbone: Backbone, weights: str) -> None:
     """Loads `weights` into `backbone` in place.
 
-    Checkpoints may wrap the parameters as `{"state_dict": ...}` or `{"model": ...}` and prefix the names with `module.`
-    (data parallel training) or `backbone.` (a saved `Classifier`). Parameters of a classifier are ignored; unexpected
-    names are logged as a warning; inserted attention that the checkpoint lacks keeps its initialisation and is logged
-    (as a warning if the checkpoint has a part of it). Any other missing or misshapen parameter is an error, and then
-    nothing is loaded.
+    Known layouts of other libraries and of the papers' code are converted (`Backbone.convert`), tables of relative
+    positions of another size interpolated (`Backbone.resize`). Checkpoints may wrap the parameters as
+    `{"state_dict": ...}` or `{"model": ...}`, prefix the names with `module.` (data parallel training), and hold a
+    whole detector or segmentor, of which the part under `backbone.` is taken.
+
+    Parameters of a classifier are ignored; unexpected names are logged as a warning; inserted attention that the
+    checkpoint lacks keeps its initialisation and is logged (as a warning if the checkpoint has a part of it). Any other
+    missing or misshapen parameter is an error, and then nothing is loaded.
 
     Args:
         backbone: Network to fill.
-        weights: `imagenet` for the weights torchvision publishes for this host, or the path of a .pth, .pt or
-            .safetensors file.
+        weights: `imagenet` for the weights torchvision publishes for this host; the path of a .pth, .pt or .safetensors
+            file, or its address (http, https, file; `#sha256=...` checks it, as does torch.hub's file-1a2b3c4d.pth); a
+            name of torchvision's such as `ResNet50_Weights.IMAGENET1K_V2`, or of timm's such as `seresnet50.ra2_in1k`.
+            Downloads are kept in torch.hub's (timm's: the Hugging Face hub's) cache.
     """
-    loaded = _published(backbone) if weights == "imagenet" else _read(weights)
-    loaded = _unwrapped(loaded, weights)
-    loaded = {name: value for name, value in loaded.items() if not name.startswith(backbone.classifier_prefixes)}
+    loaded = _unwrapped(read_weights(weights, backbone.published_weights()), weights)
     own = backbone.state_dict()
+    if not own.keys() <= loaded.keys():
+        loaded = backbone.convert(loaded)
+    loaded = {name: value for name, value in loaded.items() if not name.startswith(backbone.classifier_prefixes)}
+    loaded = _resized(backbone, loaded, own, weights)
     _check_shapes(loaded, own, weights)
     missing = [name for name in own if name not in loaded and not name.endswith("num_batches_tracked")]
     inserted = [name for name in missing if name.startswith(backbone.inserted_prefixes())]
@@ -53,41 +61,39 @@ def load_weights(backbone: Backbone, weights: str) -> None:
     backbone.load_state_dict({name: value for name, value in loaded.items() if name in own}, strict=False)
 
 
-def _published(backbone: Backbone) -> object:
-    """State dict that torchvision publishes for the host, from torch.hub's cache or the network."""
-    published = backbone.published_weights()
-    if published is None:
-        raise ValueError(
-            f"weights='imagenet': no published weights for this {type(backbone).__name__}; give the path of a file"
-        )
-    try:
-        return published.get_state_dict(progress=False, check_hash=True)
-    except OSError as error:
-        place = Path(torch.hub.get_dir()) / "checkpoints" / os.path.basename(published.url)
-        raise RuntimeError(
-            f"weights='imagenet' could not be downloaded ({error}); "
-            f"fetch {published.url} elsewhere and put it at {place}, or give the path of a file"
-        ) from error
+def export_weights(checkpoint: str, out: str) -> None:
+    """Takes the backbone out of a run's checkpoint and writes it to a file of its own.
+
+    Where the run averaged its weights (`--ema_decay`), these are the averaged ones, which validation has measured.
+
+    Args:
+        checkpoint: A .ckpt file of `tasks.detect` or `tasks.segment`, or any other file that `load_weights` reads.
+        out: The file to write, .safetensors, or .pth for a state dict by `torch.save`.
+    """
+    state = _unwrapped(read_file(checkpoint, checkpoint), checkpoint)
+    if out.endswith(".safetensors"):
+        from safetensors.torch import save_file
+
+        save_file({name: value.contiguous() for name, value in state.items()}, out)
+    elif out.endswith((".pth", ".pt")):
+        torch.save(state, out)
+    else:
+        raise ValueError(f"out={out!r} has no known format; let it end in .safetensors or .pth")
+    _logger.info("%s: %d entries written to %s", checkpoint, len(state), Path(out).resolve())
 
 
-def _read(path: str) -> object:
-    """Content of a checkpoint file, tensors on the CPU; never executes code from it."""
-    if not os.path.isfile(path):
-        raise ValueError(
-            f"weights={path!r} is no file; give 'imagenet' or the path of a .pth, .pt or .safetensors file"
-        )
-    if path.endswith(".safetensors"):
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ValueError(f"weights={path!r} needs the package safetensors; pip install safetensors") from error
-        return load_file(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"weights={path!r} is damaged or holds more than tensors; save it by torch.save(model.state_dict(), path)"
-        ) from error
+def _resized(backbone: Backbone, loaded: dict[str, Tensor], own: dict[str, Tensor], weights: str) -> dict[str, Tensor]:
+    """Entries whose other shape has a meaning, interpolated; the rest as it is."""
+    fitting, changed = dict(loaded), []
+    for name, value in loaded.items():
+        if name in own and value.shape != own[name].shape:
+            resized = backbone.resize(name, value, tuple(own[name].shape))
+            if resized is not None:
+                fitting[name] = resized
+                changed.append(name)
+    if changed:
+        _logger.info("%s: interpolated %d entries of another size: %s", weights, len(changed), _listed(changed))
+    return fitting
 
 
 def _unwrapped(content: object, weights: str) -> dict[str, Tensor]:
@@ -97,7 +103,28 @@ def _unwrapped(content: object, weights: str) -> dict[str, Tensor]:
             content = content[key]
     if not isinstance(content, dict) or not content or not all(isinstance(value, Tensor) for value in content.values()):
         raise ValueError(f"weights={weights!r} holds no state dict; save one by torch.save(model.state_dict(), path)")
-    return {str(name).removeprefix("module.").removeprefix("backbone."): value for name, value in content.items()}
+    entries = {str(name).removeprefix("module."): value for name, value in content.items()}
+    prefix = _backbone_prefix(entries)
+    return {name.removeprefix(prefix): value for name, value in entries.items() if _belongs(name, prefix)}
+
+
+def _backbone_prefix(names: Iterable[str]) -> str:
+    """What the names of the backbone's entries begin with in the checkpoint of a whole model, or nothing.
+
+    Ours: `backbone.` in a classifier and `model.backbone.` in a task; torchvision's detectors put a `body` beside the
+    feature pyramid.
+    """
+    for pattern in (r"(.*?\bbackbone\.body\.)", r"(.*?\bbackbone\.)"):
+        for name in names:
+            found = re.match(pattern, name)
+            if found:
+                return found[1]
+    return ""
+
+
+def _belongs(name: str, prefix: str) -> bool:
+    """Whether an entry is the backbone's, or that of a linear classifier beside it."""
+    return name.startswith(prefix) or name.startswith("fc.")
 
 
 def _check_shapes(loaded: dict[str, Tensor], own: dict[str, Tensor], weights: str) -> None:

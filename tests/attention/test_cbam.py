@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.layers.cbam import CbamModule
 
-from attention import CBAM, ChannelAttention
+from attention import CBAM, ChannelAttention, record_attention
 
 
 def channel_gate(operator, x):
@@ -95,3 +95,16 @@ def test_single_poolings_reach_both_parts():
     operator = CBAM(32, channel_pooling="max", spatial_pooling="avg")
     assert operator.channel.pooling == "max"
     assert operator.spatial.conv.in_channels == 1
+
+
+@pytest.mark.parametrize("order", ["channel_first", "spatial_first", "parallel"])
+def test_recorded_weights_of_both_parts_reproduce_the_output(order):
+    torch.manual_seed(0)
+    operator, x = CBAM(16, 4, order=order), torch.randn(2, 16, 5, 6)
+    torch.nn.init.ones_(operator.spatial.bn.weight)
+    with record_attention(operator) as maps:
+        out = operator(x)
+    (channel,), (position,) = maps["channel"], maps["spatial"]
+    assert (channel.name, position.name) == ("channel", "position")
+    assert (channel.weights.shape, position.weights.shape) == ((2, 16, 1, 1), (2, 1, 5, 6))
+    torch.testing.assert_close(out, x * channel.weights * position.weights)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.layers.coord_attn import CoordAttn
 
-from attention import CoordinateAttention
+from attention import CoordinateAttention, record_attention
 
 
 def embedded(operator, positions):
@@ -100,3 +100,20 @@ def test_hidden_width_has_a_lower_bound():
 def test_published_module_sizes(channels, expected):
     with torch.device("meta"):
         assert sum(p.numel() for p in CoordinateAttention(channels).parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("directions", "names"), [("both", ["row", "column"]), ("height", ["row"]), ("width", ["column"])]
+)
+def test_recorded_weights_reproduce_the_output(directions, names):
+    torch.manual_seed(0)
+    operator, x = CoordinateAttention(16, 4, directions=directions), torch.randn(2, 16, 5, 6)
+    with record_attention(operator) as maps:
+        out = operator(x)
+    assert [found.name for found in maps[""]] == names
+    shapes = {"row": (2, 16, 5, 1), "column": (2, 16, 1, 6)}
+    for found in maps[""]:
+        assert found.weights.shape == shapes[found.name]
+        assert found.heat_map(5, 6).shape == (2, 5, 6)
+        x = x * found.weights
+    torch.testing.assert_close(out, x)

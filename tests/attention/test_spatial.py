@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention import SpatialAttention
+from attention import SpatialAttention, record_attention
 
 
 def reference(operator, x):
@@ -65,9 +65,21 @@ def test_first_plane_is_the_maximum():
         operator.conv.weight.copy_(torch.tensor([1.0, 0.0]).view(1, 2, 1, 1))
     x = torch.randn(1, 4, 3, 3)
     expected = torch.sigmoid(x.amax(1, keepdim=True) / (1 + 1e-5) ** 0.5)
-    torch.testing.assert_close(operator.gate(x), expected)
+    torch.testing.assert_close(operator.gate(x)[1], expected)
 
 
 def test_parameters_do_not_depend_on_the_channels():
     counts = {sum(p.numel() for p in SpatialAttention(channels).parameters()) for channels in (1, 64, 2048)}
     assert counts == {100}
+
+
+def test_recorded_weights_reproduce_the_output():
+    torch.manual_seed(0)
+    operator, x = SpatialAttention(8), torch.randn(2, 8, 5, 6)
+    torch.nn.init.ones_(operator.bn.weight)
+    with record_attention(operator) as maps:
+        out = operator(x)
+    (found,) = maps[""]
+    assert found.name == "position" and found.weights.shape == (2, 1, 5, 6)
+    torch.testing.assert_close(out, x * found.weights)
+    torch.testing.assert_close(found.heat_map(5, 6), found.weights[:, 0])

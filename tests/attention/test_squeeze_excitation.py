@@ -6,7 +6,7 @@ import pytest
 import torch
 from timm.layers import SEModule
 
-from attention import SqueezeExcitation
+from attention import SqueezeExcitation, record_attention
 
 
 def reference(operator, x):
@@ -84,3 +84,16 @@ def test_output_ignores_where_things_are():
     order = torch.randperm(20)
     shuffled = x.flatten(2)[..., order].view_as(x)
     torch.testing.assert_close(operator(shuffled).flatten(2), operator(x).flatten(2)[..., order])
+
+
+@pytest.mark.parametrize("options", [{}, {"pooling": "none"}, {"gate": "tanh"}], ids=str)
+def test_recorded_weights_reproduce_the_output(options):
+    torch.manual_seed(0)
+    operator, x = SqueezeExcitation(16, 4, **options), torch.randn(2, 16, 5, 6)
+    operator(x)  # records nothing
+    with record_attention(operator) as maps:
+        out = operator(x)
+    (found,) = maps[""]
+    assert found.name == "channel" and not found.weights.requires_grad
+    assert found.weights.shape == (x.shape if options.get("pooling") == "none" else (2, 16, 1, 1))
+    torch.testing.assert_close(out, x * found.weights)

@@ -1,12 +1,16 @@
 """MobileNetV2: torchvision's network without attention, and the inverted residual's equation with it."""
 
 import pytest
+import timm
 import torch
 import torchvision
+from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from attention import CoordinateAttention, SqueezeExcitation
 from backbones import MobileNetV2
+from backbones.zoo.registry import classifier
 
 
 def body(state):
@@ -87,6 +91,233 @@ def test_channels_and_strides(options, channels, strides):
     with torch.device("meta"):
         backbone = MobileNetV2(**options)
     assert (backbone.channels, backbone.strides) == (channels, strides)
+
+
+ENTRIES = {
+    "mobilenet_v2": (3_504_872, 300_774_272),
+    "mobilenet_v2_se": (3_888_208, 301_150_208),
+    "mobilenet_v2_cbam": (3_889_808, 302_524_960),
+    "mobilenet_v2_ca": (3_950_648, 306_666_368),
+}
+DROPOUTS = {"mobilenet_v2": 0.2, "mobilenet_v2_se": 0.1, "mobilenet_v2_cbam": 0.1, "mobilenet_v2_ca": 0.1}
+REDUCED = [
+    ("mobilenet_v2_ca", 8, 5_213_456),
+    ("mobilenet_v2_ca", 16, 4_366_850),
+    ("mobilenet_v2_ca", 24, 4_086_776),
+    ("mobilenet_v2_ca", 48, 3_814_520),
+    ("mobilenet_v2_se", 12, 4_264_440),
+    ("mobilenet_v2_se", 16, 4_076_324),
+    ("mobilenet_v2_se", 32, 3_793_861),
+]
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_sizes_of_the_published_networks(name):
+    parameters, macs = ENTRIES[name]
+    with torch.device("meta"):
+        network = classifier(name).eval()
+        with FlopCounterMode(display=False) as counter:
+            network(torch.zeros(1, 3, 224, 224))
+    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert counter.get_total_flops() == 2 * macs
+    assert network.dropout.p == DROPOUTS[name]
+
+
+@pytest.mark.parametrize(("name", "reduction", "parameters"), REDUCED)
+def test_sizes_of_other_reductions(name, reduction, parameters):
+    with torch.device("meta"):
+        network = classifier(name, reduction=reduction)
+    assert sum(p.numel() for p in network.parameters()) == parameters
+
+
+def test_hidden_layer_of_squeeze_and_excitation_is_the_authors():
+    with torch.device("meta"):
+        backbone = classifier("mobilenet_v2_se").backbone
+    assert {m.hidden for m in backbone.modules() if isinstance(m, SqueezeExcitation)} == {"relu6"}
+
+
+def randomise(module):
+    """Gives everything that batch normalisations hold a value that shows."""
+    torch.manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for value in (part.weight.data, part.running_var):
+                value.uniform_(0.5, 1.5)
+            for value in (part.bias.data, part.running_mean):
+                value.normal_(0, 0.2)
+    return module
+
+
+def filled(network, entries):
+    """The network with converted entries of a checkpoint, every one of them used."""
+    converted = network.backbone.convert(entries)
+    network.load_state_dict({n if n.startswith("fc.") else f"backbone.{n}": v for n, v in converted.items()})
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "width"),
+    [
+        (torchvision.models.mobilenet_v2, 1.0),
+        (lambda: timm.create_model("mobilenetv2_100"), 1.0),
+        (lambda: timm.create_model("mobilenetv2_050"), 0.5),
+    ],
+    ids=["torchvision", "timm", "timm half"],
+)
+def test_scores_equal_the_peers_with_its_weights(make, width):
+    peer = randomise(make().double().eval())
+    ours = filled(classifier("mobilenet_v2", width=width).double(), peer.state_dict())
+    x = torch.randn(1, 3, 65, 50, dtype=torch.float64)
+    with torch.no_grad():
+        expected = peer(x)
+        assert expected.std() > 1e-3
+        torch.testing.assert_close(ours(x), expected, rtol=1e-9, atol=1e-9)
+
+
+ROWS = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+
+
+def authors_entries(attended=True):
+    """A random checkpoint in the layout of the coordinate attention code, from its documented keys."""
+    entries = {}
+
+    def convolution(name, channels, of, size=1, bias=False):
+        entries[f"{name}.weight"] = torch.randn(channels, of, size, size) * (2 / (of * size * size)) ** 0.5
+        if bias:
+            entries[f"{name}.bias"] = torch.randn(channels) * 0.1
+
+    def norm(name, channels):
+        entries[f"{name}.weight"] = torch.rand(channels) + 0.5
+        entries[f"{name}.bias"] = torch.randn(channels) * 0.2
+        entries[f"{name}.running_mean"] = torch.randn(channels) * 0.2
+        entries[f"{name}.running_var"] = torch.rand(channels) + 0.5
+        entries[f"{name}.num_batches_tracked"] = torch.tensor(7)
+
+    convolution("features.0.0", 32, 3, 3)
+    norm("features.0.1", 32)
+    channels, number = 32, 0
+    for factor, row_channels, count, _ in ROWS:
+        for _ in range(count):
+            number += 1
+            name, hidden, project = f"features.{number}.conv", factor * channels, 3
+            if factor == 1:
+                convolution(f"{name}.0", hidden, 1, 3)
+                norm(f"{name}.1", hidden)
+            else:
+                convolution(f"{name}.0", hidden, channels)
+                norm(f"{name}.1", hidden)
+                convolution(f"{name}.3", hidden, 1, 3)
+                norm(f"{name}.4", hidden)
+                project = 7 if attended else 6
+                if attended:
+                    width = max(8, hidden // 32)
+                    convolution(f"{name}.6.conv1", width, hidden, bias=True)
+                    norm(f"{name}.6.bn1", width)
+                    convolution(f"{name}.6.conv2", hidden, width, bias=True)
+                    convolution(f"{name}.6.conv3", hidden, width, bias=True)
+            convolution(f"{name}.{project}", row_channels, hidden)
+            norm(f"{name}.{project + 1}", row_channels)
+            channels = row_channels
+    convolution("conv.0", 1280, 320)
+    norm("conv.1", 1280)
+    entries["classifier.1.weight"], entries["classifier.1.bias"] = torch.randn(1000, 1280) * 0.1, torch.randn(1000)
+    return {name: value.double() if value.is_floating_point() else value for name, value in entries.items()}
+
+
+def authors_network(entries, x, attended=True):
+    """Scores that the checkpoint gives by the published equations."""
+
+    def normalised(x, name):
+        mean, variance, gain, bias = (
+            entries[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, variance, gain, bias)
+
+    def convolved(x, name, stride=1):
+        weight = entries[f"{name}.weight"]
+        groups = len(weight) if weight.shape[1] == 1 else 1
+        return F.conv2d(x, weight, entries.get(f"{name}.bias"), stride, weight.shape[-1] // 2, 1, groups)
+
+    def coordinate(x, name):
+        descriptor = torch.cat([x.mean(3), x.mean(2)], 2)[..., None]
+        hidden = normalised(convolved(descriptor, f"{name}.conv1"), f"{name}.bn1")
+        hidden = hidden * (hidden + 3).clamp(0, 6) / 6
+        of_rows, of_columns = hidden[:, :, : x.shape[2]], hidden[:, :, x.shape[2] :]
+        rows = torch.sigmoid(convolved(of_rows, f"{name}.conv2"))  # (B, C, H, 1)
+        columns = torch.sigmoid(convolved(of_columns, f"{name}.conv3")).transpose(2, 3)
+        return x * rows * columns
+
+    x = normalised(convolved(x, "features.0.0", 2), "features.0.1").clamp(0, 6)
+    number = 0
+    for factor, _, count, row_stride in ROWS:
+        for index in range(count):
+            number += 1
+            name, stride, y, at = f"features.{number}.conv", row_stride if index == 0 else 1, x, 0
+            if factor > 1:
+                y, at = normalised(convolved(y, f"{name}.0"), f"{name}.1").clamp(0, 6), 3
+            y = normalised(convolved(y, f"{name}.{at}", stride), f"{name}.{at + 1}").clamp(0, 6)
+            at += 3
+            if factor > 1 and attended:
+                y, at = coordinate(y, f"{name}.6"), 7
+            y = normalised(convolved(y, f"{name}.{at}"), f"{name}.{at + 1}")
+            x = x + y if y.shape == x.shape else y
+    x = normalised(convolved(x, "conv.0"), "conv.1").clamp(0, 6).mean((2, 3))
+    return x @ entries["classifier.1.weight"].T + entries["classifier.1.bias"]
+
+
+@pytest.mark.parametrize("attended", [True, False])
+def test_the_coordinate_attention_authors_checkpoint_gives_its_scores(attended):
+    torch.manual_seed(0)
+    entries = authors_entries(attended)
+    assert len(entries) == (490 if attended else 314)
+    name = "mobilenet_v2_ca" if attended else "mobilenet_v2"
+    network = filled(classifier(name).double(), entries)
+    x = torch.randn(1, 3, 65, 98, dtype=torch.float64)
+    with torch.no_grad():
+        expected = authors_network(entries, x, attended)
+        assert expected.std() > 1e-3
+        torch.testing.assert_close(network(x), expected, rtol=1e-9, atol=1e-9)
+
+
+def test_own_entries_and_unknown_ones_pass_the_conversion():
+    backbone = MobileNetV2(0.25, CoordinateAttention, last_conv=True)
+    state = {**backbone.state_dict(), "head.extra.weight": torch.zeros(1)}
+    converted = backbone.convert(state)
+    assert list(converted) == list(state) and all(converted[name] is value for name, value in state.items())
+    flat = {**authors_entries(), "features.2.conv.9.weight": torch.zeros(1), "neck.weight": torch.zeros(1)}
+    assert {"features.2.conv.9.weight", "neck.weight"} <= set(backbone.convert(flat))
+
+
+@pytest.mark.parametrize("options", [{}, {"tap_expansion": True, "last_conv": True}])
+def test_gradients_are_equal_with_checkpointing(options):
+    torch.manual_seed(0)
+    plain = MobileNetV2(0.25, CoordinateAttention, **options).double()
+    saving = MobileNetV2(0.25, CoordinateAttention, checkpointing=True, **options).double()
+    saving.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    for backbone in (plain, saving):
+        sum(feature.square().mean() for feature in backbone(x)).backward()
+    assert all(torch.equal(p.grad, q.grad) for p, q in zip(plain.parameters(), saving.parameters(), strict=True))
+    assert all(torch.equal(p, q) for p, q in zip(plain.buffers(), saving.buffers(), strict=True))
+
+
+def test_checkpointing_keeps_less():
+    x = torch.randn(1, 3, 64, 64)
+
+    def kept(checkpointing):
+        storages = {}
+
+        def pack(tensor):
+            storages[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        backbone = MobileNetV2(0.25, CoordinateAttention, checkpointing=checkpointing)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            features = backbone(x)
+        ours = {p.data_ptr() for p in backbone.parameters()}
+        return sum(size for pointer, size in storages.items() if pointer not in ours), features
+
+    assert kept(True)[0] < kept(False)[0] / 4
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_operators_keep_their_own_initialisation():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"depth": 20}, "depth=20 .*18, 34, 50, 101, 152"),
+        ({"depth": 20}, "depth=20 .*18, 26, 34, 38, 50, 101, 152"),
         ({"output_stride": 4}, "output_stride=4 .*8, 16 or 32"),
         ({"attention_stages": (0, 1)}, r"attention_stages=\(0, 1\) .*1, 2, 3, 4"),
         ({"placement": "inside"}, "placement='inside' .*standard, pre, post, identity"),

@@ -1,16 +1,18 @@
 """Weight files: what loads, what is tolerated, and what is refused."""
 
+import hashlib
 import logging
 import urllib.error
 import urllib.request
 
 import pytest
+import timm
 import torch
 import torchvision
 from safetensors.torch import save_file
 
 from attention import SqueezeExcitation
-from backbones import Classifier, MobileNetV2, ResNet, load_weights
+from backbones import Classifier, MobileNetV2, ResNet, export_weights, load_weights
 
 
 def small(**options):
@@ -114,7 +116,7 @@ def test_other_shapes_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "is no file; give 'imagenet' or the path"),
+        (None, "is no file; give 'imagenet', the path or address"),
         (b"", "is damaged or holds more than tensors"),
         (b"not a checkpoint", "is damaged or holds more than tensors"),
         ({"epoch": 3}, "holds no state dict"),
@@ -166,3 +168,119 @@ def test_every_depth_has_published_weights(depth):
     with torch.device("meta"):
         published = ResNet(depth).published_weights()
     assert published.url.split("/")[-1].startswith(f"resnet{depth}-")
+
+
+@pytest.mark.parametrize("prefix", ["backbone.", "model.backbone.", "module.backbone.", "backbone.body."])
+def test_backbone_of_a_whole_model(tmp_path, prefix, caplog):
+    source, path = small(), str(tmp_path / "weights.pth")
+    state = {f"{prefix}{name}": value for name, value in source.state_dict().items()}
+    other = prefix.replace("backbone.", "").replace("body.", "")
+    torch.save(
+        {"state_dict": {**state, f"{other}neck.weight": torch.ones(3), f"{other}head.bias": torch.ones(2)}}, path
+    )
+    with caplog.at_level(logging.INFO):
+        assert equal(source, small(weights=path))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_exported_weights_come_back(tmp_path, suffix):
+    source, run, out = small(), str(tmp_path / "last.ckpt"), str(tmp_path / f"weights{suffix}")
+    state = {f"model.backbone.{name}": value for name, value in source.state_dict().items()}
+    torch.save({"state_dict": {**state, "model.head.weight": torch.ones(3)}, "epoch": 3, "hyper_parameters": {}}, run)
+    export_weights(run, out)
+    assert equal(source, small(weights=out))
+
+
+def test_export_names_the_formats_that_it_knows(tmp_path):
+    path = str(tmp_path / "weights.pth")
+    torch.save(small().state_dict(), path)
+    with pytest.raises(ValueError, match=r"out='weights.onnx' .*safetensors or .pth"):
+        export_weights(path, "weights.onnx")
+
+
+@pytest.fixture
+def published_file(tmp_path, monkeypatch):
+    """A file with weights, its SHA-256, and an empty cache of torch.hub."""
+    path = tmp_path / "server" / "weights.pth"
+    path.parent.mkdir()
+    torch.save(small().state_dict(), path)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_addresses_are_downloaded_once_and_checked(published_file, caplog):
+    path, digest = published_file
+    address = f"{path.as_uri()}#sha256={digest}"
+    state = torch.load(path)
+    for _ in range(2):
+        backbone = small(weights=address)
+        assert all(torch.equal(value, state[name]) for name, value in backbone.state_dict().items())
+        path.unlink(missing_ok=True)  # the second time it is in the cache
+    assert caplog.records == []
+
+
+def test_the_sum_in_a_file_name_is_checked(published_file):
+    path, digest = published_file
+    good, bad = path.with_name(f"weights-{digest[:8]}.pth"), path.with_name("weights-01234567.pth")
+    good.write_bytes(path.read_bytes())
+    bad.write_bytes(path.read_bytes())
+    small(weights=good.as_uri())
+    with pytest.raises(RuntimeError, match=rf"has the SHA-256 {digest} and not 01234567; delete it"):
+        small(weights=bad.as_uri())
+
+
+def test_addresses_without_a_sum_are_loaded_with_a_warning_that_has_it(published_file, caplog):
+    path, digest = published_file
+    small(weights=path.as_uri())
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"#sha256={digest}" in record.message
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        ("https://nowhere.invalid/weights.pth", RuntimeError, "could not be downloaded .*put it at .*weights.pth"),
+        ("https://nowhere.invalid/weights.pth#md5=1", ValueError, "is no checksum; write #sha256="),
+        ("ResNet50_Weights.IMAGENET1K_V9", ValueError, "no set of weights of torchvision's"),
+        ("MobileNet_V2_Weights.IMAGENET1K_V1", RuntimeError, "fetch https://.*mobilenet_v2-b0353104.pth elsewhere"),
+        ("resnet51.ra2_in1k", ValueError, "timm has no network of that name"),
+    ],
+)
+def test_sources_that_fail_say_so_in_one_line(hub, weights, error, message):
+    with pytest.raises(error, match=message) as found:
+        small(weights=weights)
+    assert "\n" not in str(found.value)
+
+
+def test_names_of_torchvision_are_weights(hub):
+    peer = torchvision.models.resnet18()
+    (hub / "checkpoints").mkdir()
+    torch.save(peer.state_dict(), hub / "checkpoints" / "resnet18-f37072fd.pth")
+    backbone = ResNet(18, weights="ResNet18_Weights.IMAGENET1K_V1")
+    assert torch.equal(backbone.layer4[1].conv2.weight, peer.layer4[1].conv2.weight)
+
+
+def test_names_of_timm_are_weights(monkeypatch):
+    peer = timm.create_model("resnet18")
+    asked = []
+
+    def create_model(name, pretrained):
+        asked.append((name, pretrained))
+        return peer
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    backbone = ResNet(18, weights="resnet18.a1_in1k")
+    assert asked == [("resnet18.a1_in1k", True)]
+    assert torch.equal(backbone.layer4[1].conv2.weight, peer.layer4[1].conv2.weight)
+
+
+def test_timm_without_network_is_one_line(monkeypatch):
+    def create_model(name, pretrained):
+        raise OSError("We couldn't connect to the hub\nand so on")
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    with pytest.raises(RuntimeError, match="could not be loaded by timm") as error:
+        ResNet(18, weights="resnet18.a1_in1k")
+    assert "\n" not in str(error.value)

@@ -1,0 +1,47 @@
+"""ECA, efficient channel attention (Wang et al., CVPR 2020, arXiv 1910.03151)."""
+
+import torch
+from torch import Tensor, nn
+
+from attention.base import Refine, check_odd
+from attention.functional.gating import gated, pooled
+
+
+class EfficientChannelAttention(Refine):
+    """Channels weighted by a gate that a 1-D convolution along the channels computes from their global averages.
+
+        s = mean_{H,W} x                        (B, C, 1, 1)
+        y = x * sigmoid(conv_k(s))              k weights slide along the C averages, zeros beyond both ends
+
+    arXiv 1910.03151, equations 5 and 9. The convolution has no bias. The kernel size follows the number of channels by
+    equation 12 with gamma = 2 and b = 1: k is t = floor(log2(C) / 2 + 1 / 2) if that is odd and t + 1 otherwise, which
+    is 5 for 256 channels. timm takes at least 3, which differs below 8 channels.
+
+    It compiles and exports: a mean, a small convolution and a product.
+
+    Parameters: k. Cost: k C multiply-accumulates, one pass over the map for the mean and one for the product; the map
+    and its gradient are the only full-size tensors.
+
+    Place: on the residual branch of a block behind its last norm, before the addition.
+
+    Args:
+        channels: Number of channels C of the map, at least 1.
+        kernel_size: Channels k that one weight depends on, odd; none derives it from C.
+    """
+
+    def __init__(self, channels: int, kernel_size: int | None = None) -> None:
+        super().__init__(channels)
+        if kernel_size is None:
+            kernel_size = channels.bit_length() // 2 // 2 * 2 + 1  # floor((log2 C + 1) / 2), even ones made odd upwards
+        check_odd(kernel_size=kernel_size)
+        self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Weights the channels of `x` (B, C, H, W)."""
+        x, (averages,) = pooled(x, means=[(2, 3)])  # (B, C, 1, 1)
+        weights = (
+            torch.sigmoid(self.conv(averages.flatten(1).unsqueeze(1))).transpose(1, 2).unsqueeze(3)
+        )  # (B, C, 1, 1)
+        if self.recording:
+            self.record("channel", weights)
+        return gated(x, weights)

@@ -1,0 +1,132 @@
+"""Stand-alone self-attention (Ramachandran, Parmar et al., NeurIPS 2019, arXiv 1906.05909)."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from attention.base import Mixer, check_at_least, check_choice, check_divides, check_odd
+from attention.functional.cells import cell_means
+from attention.functional.layout import channels_last, in_format_of
+from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_rows, neighbourhood_sum
+
+Relative = Literal["per_head", "shared", "none"]
+Border = Literal["mask", "zero"]
+
+
+class StandAloneSelfAttention(Mixer):
+    """Every position attends to the k x k positions around it, with relative embeddings of rows and columns.
+
+        q, k, v = W_Q x, W_K x, W_V x                                             (B, heads, D, H, W) each
+        w[p, (a, b)] = softmax_{a, b}(q_p . k_{p+(a,b)} + q_p . [row_a; col_b])   row, col: D / 2 channels, k entries
+        y_p = sum_{a, b} w[p, (a, b)] v_{p+(a,b)}                                 (B, C_out, H, W)
+
+    arXiv 1906.05909, equations 2 and 3. The projections are dense, which the paper's parameter counts demand although
+    its text describes grouped ones; there is no factor D^-1/2 and no output projection, because no equation has one.
+    With stride s a mean over s x s cells follows (the last ones of odd maps cover what is left of them).
+
+    The paper says nothing of borders: `mask` leaves cells outside the map out, `zero` gives them key and value zero, so
+    that they take part by their relative embedding alone.
+
+    Nothing of size C k^2 H W is stored. Exported models carry k^2 shifted copies of keys and values instead.
+
+    Parameters: 3 C_in C_out + C_out k with `per_head` embeddings, C_out k / heads with `shared` ones. Cost: 3 C_in
+    C_out + 2 k^2 C_out + C_out k multiply-accumulates per position of the input; linear in H W.
+
+    Place: instead of the 3 x 3 convolution of a bottleneck block.
+
+    Args:
+        in_channels: Number of channels C_in of the input map, at least 1.
+        out_channels: Number of channels C_out of the output map, a multiple of 2 `heads`.
+        stride: Subsampling factor of the output map in both directions, at least 1.
+        heads: Number of heads, each with D = C_out / heads channels. The paper takes 8.
+        kernel_size: Side k of the neighbourhood in cells, odd. The paper takes 7.
+        relative: Relative embeddings `per_head` (fits the paper's counts best), `shared` by all heads, or `none`.
+        border: `mask` lets queries see cells of the map only, `zero` also cells with key and value zero around it.
+        content: Whether logits contain q . k; without, there is no W_K (the paper's ablation).
+        scale: Factor of all logits; the paper's equations have none, which 1 stands for.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 1,
+        heads: int = 8,
+        kernel_size: int = 7,
+        relative: Relative = "per_head",
+        border: Border = "mask",
+        content: bool = True,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(in_channels, out_channels, stride)
+        check_at_least(1, heads=heads)
+        check_odd(kernel_size=kernel_size)
+        check_choice("relative", relative, get_args(Relative))
+        check_choice("border", border, get_args(Border))
+        halves = heads if relative == "none" else 2 * heads
+        check_divides("out_channels", out_channels, "heads" if relative == "none" else "2 heads", halves)
+        if relative == "none" and not content:
+            raise ValueError("relative='none' and content=False leave no logits; choose one of the two")
+        self.heads, self.kernel_size, self.scale = heads, kernel_size, scale
+        self.relative: Relative = relative
+        self.border: Border = border
+        self.query = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.key = nn.Conv2d(in_channels, out_channels, 1, bias=False) if content else None
+        self.value = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        if relative != "none":
+            width = out_channels // heads
+            tables = (heads if relative == "per_head" else 1, width // 2, kernel_size)
+            self.row_embedding = nn.Parameter(torch.randn(tables) * width**-0.5)
+            self.column_embedding = nn.Parameter(torch.randn(tables) * width**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes `x` (B, C_in, H, W) into (B, C_out, ceil(H / stride), ceil(W / stride))."""
+        projected = channels_last(x)
+        query, value = self._heads(self.query(projected)), self._heads(self.value(projected))
+        key = None if self.key is None else self._heads(self.key(projected))
+        mixed = self.attend(query, key, value).permute(0, 3, 1, 2)
+        return in_format_of(x, cell_means(mixed, self.stride))
+
+    def attend(self, query: Tensor, key: Tensor | None, value: Tensor) -> Tensor:
+        """Values mixed by the weights of queries and keys, all (B, H, W, heads, D), into (B, H, W, C_out)."""
+        return neighbourhood_sum(self._weights(query * self.scale, key), value).flatten(3)
+
+    def _heads(self, projected: Tensor) -> Tensor:
+        """A projection (B, C_out, H, W) as (B, H, W, heads, D)."""
+        return projected.permute(0, 2, 3, 1).unflatten(3, (self.heads, -1))
+
+    def _weights(self, query: Tensor, key: Tensor | None) -> Tensor:
+        """Weight of every cell for every query, (B, H, W, heads, k k), from queries and keys (B, H, W, heads, D)."""
+        side = (self.kernel_size, self.kernel_size)
+        height, width = query.shape[1:3]
+        rows, columns = (neighbourhood_rows(size, self.kernel_size, 1, 1, query.device) for size in (height, width))
+        # What depends on the row of a cell, (B, H, W, heads, k, 1), and on its column, (B, H, W, heads, 1, k).
+        of_rows, of_columns = self._relative(query)
+        if self.border == "mask":
+            of_rows = of_rows.masked_fill(_outside(rows, height)[:, None, None, :, None], -torch.inf)
+            of_columns = of_columns.masked_fill(_outside(columns, width)[:, None, None, :], -torch.inf)
+        logits = of_rows + of_columns
+        if key is not None:
+            logits = logits + neighbourhood_products(query, key, self.kernel_size).unflatten(-1, side)
+        precision = torch.float32 if logits.dtype.itemsize < 4 else logits.dtype
+        weights = torch.softmax(logits.flatten(-2), -1, dtype=precision)
+        if self.recording:
+            self.record("key", weights.permute(0, 3, 1, 2, 4).unflatten(-1, side), rows, columns)
+        return weights
+
+    def _relative(self, query: Tensor) -> tuple[Tensor, Tensor]:
+        """Relative logits by row and by column of the cell, (B, H, W, heads, k, 1) and (B, H, W, heads, 1, k)."""
+        if self.relative == "none":
+            zeros = query.new_zeros(*query.shape[:4], self.kernel_size)
+            return zeros.unsqueeze(-1), zeros.unsqueeze(-2)
+        by_row, by_column = query.chunk(2, -1)
+        return (
+            torch.einsum("bijhd,hdk->bijhk", by_row, self.row_embedding.expand(self.heads, -1, -1)).unsqueeze(-1),
+            torch.einsum("bijhd,hdk->bijhk", by_column, self.column_embedding.expand(self.heads, -1, -1)).unsqueeze(-2),
+        )
+
+
+def _outside(rows: Tensor, size: int) -> Tensor:
+    """Which rows of a table do not lie on a map with so many."""
+    return (rows < 0) | (rows >= size)

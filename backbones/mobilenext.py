@@ -1,0 +1,250 @@
+"""MobileNeXt (Zhou et al., ECCV 2020, arXiv 2007.02269) as a host of refinement operators.
+
+The network is that of the authors' code, under its parameter names, so that its weights load; only the attention inside
+the blocks is new. The authors of coordinate attention (arXiv 2103.02907) put it behind the first depthwise convolution.
+"""
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+from attention.base import Refine, check_choice
+from backbones.base import Backbone, Norms
+from backbones.checkpointing import checkpointed
+from backbones.conversions.mobile import with_linear_head
+from backbones.dilation import dilate
+from backbones.weights import load_weights
+
+OutputStride = Literal[8, 16, 32]
+AttentionPosition = Literal["first", "first_any", "last", "identity", "output"]
+
+# Reduction of the bottleneck, output channels, blocks, stride of the first of them.
+_ROWS = (
+    (2, 96, 1, 2),
+    (6, 144, 1, 1),
+    (6, 192, 3, 2),
+    (6, 288, 3, 2),
+    (6, 384, 4, 1),
+    (6, 576, 4, 2),
+    (6, 960, 3, 1),
+    (6, 1280, 1, 1),
+)
+_ENDS = (2, 5, 12, 20)  # last block at strides 4, 8, 16 and 32
+_LEAST_BOTTLENECK = 6  # a bottleneck has no fewer channels than one sixth of the block's output
+
+
+class _Sandglass(nn.Module):
+    """Two linear 1x1 convolutions around a bottleneck, with depthwise convolutions before and behind them.
+
+    Args:
+        in_channels: Channels of the input.
+        bottleneck: Channels between the two 1x1 convolutions.
+        out_channels: Channels of the output.
+        stride: Stride of the last depthwise convolution.
+        first: Whether a depthwise convolution comes first.
+        last: Whether a depthwise convolution comes last.
+        residual: Whether the input is added to the output.
+    """
+
+    attention: nn.Module
+
+    def __init__(
+        self, in_channels: int, bottleneck: int, out_channels: int, stride: int, first: bool, last: bool, residual: bool
+    ) -> None:
+        super().__init__()
+        layers = [*_depthwise(in_channels, 1), nn.ReLU6(inplace=True)] if first else []
+        layers += [*_pointwise(in_channels, bottleneck)]
+        layers += [*_pointwise(bottleneck, out_channels), nn.ReLU6(inplace=True)]
+        layers += _depthwise(out_channels, stride) if last else []
+        self.conv = nn.Sequential(*layers)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.first = first
+        self.last = last
+        self.residual = residual
+        self.layers_before_attention = 0
+        self.attention = nn.Identity()
+
+    def place(self, attention: Callable[[int], Refine], position: AttentionPosition) -> None:
+        """Inserts attention at a position that `MobileNeXt` describes, if this block has it."""
+        behind_first, behind_last, behind_addition = 3, len(self.conv), len(self.conv) + 1
+        after = {
+            "first": behind_first if self.first else 0,
+            "first_any": behind_first if self.first else behind_last if self.last else 0,
+            "last": behind_last if self.last else 0,
+            "identity": behind_first if self.residual else 0,
+            "output": behind_addition,
+        }[position]
+        if after:
+            self.layers_before_attention = after
+            self.attention = attention(self.in_channels if after == behind_first else self.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x
+        for number, layer in enumerate(self.conv, start=1):
+            out = layer(out)
+            if number == self.layers_before_attention:
+                out = self.attention(out)
+        out = x + out if self.residual else out
+        return self.attention(out) if self.layers_before_attention > len(self.conv) else out
+
+
+class MobileNeXt(Backbone):
+    """MobileNeXt with attention in its sandglass blocks.
+
+    Features are the last block outputs at strides 4, 8, 16 and 32 (`output_stride` permitting), with 144, 192, 384 and
+    1280 channels at width 1. Images of every size are accepted.
+
+    Most blocks are x + BN(depthwise(relu6(BN(W_expand BN(W_reduce A(relu6(BN(depthwise(x))))))))), A the attention.
+    Blocks that change the number of channels have no addition and, but for the first, second and last, no first
+    depthwise convolution; those of stride 1 (9 and 17) have no depthwise convolution at all.
+
+    The paper is at odds with itself about coordinate attention: figure 3(b) of arXiv 2103.02907 shows `first`, but its
+    4.09 M parameters are those of `last`. Neither code nor weights of that network were released.
+
+    With `output_stride` 16 or 8 the strides that are left out become dilation 2 and 4 behind them, such that dense maps
+    agree with the network of stride 32 wherever that has cells.
+
+    Parameters without classifier at width 1: 2,254,416, plus those of the attention.
+
+    Args:
+        width: Multiplier of all channel numbers, positive; results are rounded to multiples of 8. The last block keeps
+            1280 channels below width 1.
+        attention: Operator to insert, made from the number of channels at its position; none gives the plain network.
+        attention_position: `first`: behind the first depthwise convolution of the 15 blocks that begin with one;
+            `first_any`: the same, and behind the only depthwise convolution of 3 further blocks; `last`: behind the
+            last depthwise convolution of the 18 blocks that end with one, before the addition; `identity`: as `first`,
+            in the 12 blocks with an addition; `output`: behind all 20 blocks.
+        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
+        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1 (stride 4), up to 5,
+            everything.
+        norms: What the host's batch normalisations learn: `train` statistics and affine parameters, `eval` affine
+            parameters only, `frozen` nothing. Those of the inserted attention always learn.
+        checkpointing: Whether blocks compute their activations again in the backward pass, which saves memory.
+        weights: Path of a .pth, .pt or .safetensors file, also of the authors' code; none leaves the random
+            initialisation.
+    """
+
+    def __init__(
+        self,
+        width: float = 1.0,
+        attention: Callable[[int], Refine] | None = None,
+        attention_position: AttentionPosition = "first",
+        output_stride: OutputStride = 32,
+        frozen_stages: int = 0,
+        norms: Norms = "train",
+        checkpointing: bool = False,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        if width <= 0:
+            raise ValueError(f"width={width} leaves no channels; give a positive multiplier such as 1.0")
+        if output_stride not in get_args(OutputStride):
+            raise ValueError(f"output_stride={output_stride} is not possible; choose 8, 16 or 32")
+        check_choice("attention_position", attention_position, get_args(AttentionPosition))
+        check_choice("norms", norms, get_args(Norms))
+        self.width = width
+        self.checkpointing = checkpointing
+        stem = _divisible(32 * width, 8)
+        blocks = _blocks(stem, width)
+        self.features = nn.Sequential(
+            nn.Sequential(
+                nn.Conv2d(3, stem, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(stem),
+                nn.ReLU6(inplace=True),
+            ),
+            *blocks,
+        )
+        self.channels = tuple(blocks[end - 1].out_channels for end in _ENDS)
+        self.strides = tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out")
+
+        rate = 1
+        for (before, end), stride in zip(pairwise((0, *_ENDS)), (4, 8, 16, 32), strict=True):
+            if stride > output_stride:
+                rate = dilate(blocks[before:end], rate)
+        # After the initialisation and the dilation, which are the host's.
+        for block in blocks if attention else ():
+            assert attention is not None
+            block.place(attention, attention_position)
+        if weights is not None:
+            load_weights(self, weights)
+        self.norms = norms
+        self.freeze(frozen_stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of `x` (B, 3, H, W) at the four strides, finest first."""
+        features = []
+        for index, layer in enumerate(self.features):
+            x = checkpointed(layer, x) if self.checkpointing and index else layer(x)
+            if index in _ENDS:
+                features.append(x)
+        return features
+
+    def stages(self) -> list[list[nn.Module]]:
+        """The stem convolution, then the blocks of each feature map."""
+        layers = list(self.features)
+        return [layers[start:end] for start, end in pairwise((0, 1, *(end + 1 for end in _ENDS)))]
+
+    @property
+    def label(self) -> str:
+        """Name of the network without its attention."""
+        return "MobileNeXt" if self.width == 1.0 else f"MobileNeXt x{self.width:g}"
+
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of the authors' checkpoints, whose only other name is that of the classifier."""
+        return with_linear_head(state)
+
+
+def _blocks(channels: int, width: float) -> list[_Sandglass]:
+    """The 20 blocks of a network of a given width, behind a stem of `channels` channels."""
+    blocks = []
+    for reduction, published, count, row_stride in _ROWS:
+        row_channels = 1280 if published == 1280 and width < 1 else _divisible(published * width, 8)
+        alone = count == 1 and row_stride == 1
+        for index in range(count):
+            stride = row_stride if index == 0 else 1
+            keeps = channels == row_channels and stride == 1
+            first = reduction == 2 or alone or keeps
+            blocks.append(
+                _Sandglass(
+                    channels,
+                    _bottleneck(channels, row_channels, reduction),
+                    row_channels,
+                    stride,
+                    first=first,
+                    last=first or stride == 2,
+                    residual=first and reduction != 2 and not alone,
+                )
+            )
+            channels = row_channels
+    return blocks
+
+
+def _bottleneck(in_channels: int, out_channels: int, reduction: int) -> int:
+    """Channels between the two 1x1 convolutions of a block."""
+    channels = in_channels // reduction
+    if channels * _LEAST_BOTTLENECK >= out_channels:
+        return channels
+    return _divisible(math.ceil(out_channels / _LEAST_BOTTLENECK), 16)
+
+
+def _divisible(channels: float, divisor: int) -> int:
+    """The multiple of `divisor` nearest to `channels` that loses no more than a tenth of them."""
+    nearest = max(divisor, math.floor(channels / divisor + 0.5) * divisor)
+    return nearest if nearest >= 0.9 * channels else nearest + divisor
+
+
+def _depthwise(channels: int, stride: int) -> list[nn.Module]:
+    """A depthwise 3x3 convolution and its normalisation."""
+    return [nn.Conv2d(channels, channels, 3, stride, 1, groups=channels, bias=False), nn.BatchNorm2d(channels)]
+
+
+def _pointwise(in_channels: int, out_channels: int) -> list[nn.Module]:
+    """A 1x1 convolution and its normalisation."""
+    return [nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)]

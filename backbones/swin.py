@@ -1,0 +1,274 @@
+"""Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030) as a host of attention in place of its windows.
+
+The network is torchvision's and keeps torchvision's parameter names. What is written here is the window attention,
+which computes the same in fewer passes, and what dense prediction adds: maps of every stage, and images of every size.
+"""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import Swin_B_Weights, Swin_S_Weights, Swin_T_Weights, WeightsEnum, swin_transformer
+from torchvision.ops.misc import Permute
+
+from attention.base import Mixer, check_at_least, check_choice, check_divides
+from backbones.base import Backbone
+from backbones.checkpointing import checkpointed
+from backbones.conversions.swin import from_any_swin, resized_table
+from backbones.weights import load_weights
+
+OutNorms = Literal["each", "last"]
+
+_SIZES = {(96, 2, 2, 6, 2): "T", (96, 2, 2, 18, 2): "S", (128, 2, 2, 18, 2): "B"}
+_PUBLISHED = {"T": Swin_T_Weights, "S": Swin_S_Weights, "B": Swin_B_Weights}
+_HEAD_CHANNELS = 32
+_OTHER_REGION = -100.0  # added to the scores of keys that a shift brought from the other side of the map
+
+
+class WindowAttention(swin_transformer.ShiftedWindowAttention):
+    """Attention within windows of w x w tokens, every other block's shifted by w // 2 (arXiv 2103.14030, section 3.2).
+
+    Maps are channels last. Tokens that fill up the last windows are zero before the projection and count as keys.
+
+    Args:
+        channels: Number of channels C.
+        window: Side w of a window, and distance that it is shifted by, in tokens, for both directions.
+        shift: Distance that windows are shifted by, 0 for none.
+        heads: Number of heads.
+        shift_small_maps: Whether windows are also shifted along sides that one window covers.
+    """
+
+    def __init__(self, channels: int, window: int, shift: int, heads: int, shift_small_maps: bool = False) -> None:
+        super().__init__(channels, [window, window], [shift, shift], heads)
+        self.shift_small_maps = shift_small_maps
+
+    def define_relative_position_index(self) -> None:
+        """The index follows from the window, so it is no part of the state."""
+        super().define_relative_position_index()
+        index = self._buffers.pop("relative_position_index")
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes a map (B, H, W, C)."""
+        height, width, channels = x.shape[1:]
+        side, shift = self.window_size[0], self.shift_size[0]
+        below, right = -height % side, -width % side
+        if torch.compiler.is_exporting() or below or right:
+            x = F.pad(x, (0, 0, 0, right, 0, below))
+        rows, columns = x.shape[1] // side, x.shape[2] // side
+        # Sides of one window are not shifted: the smaller of the shift and what lies beyond the first window.
+        shifts = [shift if self.shift_small_maps else torch.sym_min(shift, side * (n - 1)) for n in (rows, columns)]
+        if shift:
+            x = x.roll((-shifts[0], -shifts[1]), (1, 2))
+        windows = x.view(-1, rows, side, columns, side, channels).transpose(2, 3).reshape(-1, side**2, channels)
+        qkv = self.qkv(windows).view(-1, side**2, 3, self.num_heads, channels // self.num_heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B windows, heads, w w, C / heads)
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        scores = scores.view(-1, rows * columns, *scores.shape[1:]) + self._bias(rows, columns, shifts)
+        weights = scores.flatten(0, 1).softmax(-1)
+        mixed = self.proj((weights @ value).transpose(1, 2).reshape(-1, side**2, channels))
+        x = mixed.view(-1, rows, columns, side, side, channels).transpose(2, 3)
+        x = x.reshape(-1, rows * side, columns * side, channels)
+        if shift:
+            x = x.roll((shifts[0], shifts[1]), (1, 2))
+        return x[:, :height, :width].contiguous()
+
+    def _bias(self, rows: int, columns: int, shifts: list[int]) -> Tensor:
+        """What is added to the scores: (1, heads, w w, w w), with a shift (rows columns, heads, w w, w w)."""
+        bias = self.get_relative_position_bias()
+        if not self.shift_size[0]:
+            return bias
+        side = self.window_size[0]
+        down, across = (
+            self._regions(count, shift, bias.device) for count, shift in zip((rows, columns), shifts, strict=True)
+        )
+        regions = (3 * down.view(rows, 1, side, 1) + across.view(1, columns, 1, side)).reshape(-1, 1, side**2)
+        apart = regions.transpose(1, 2) != regions  # (rows columns, w w, w w)
+        return bias + apart.unsqueeze(1) * bias.new_tensor(_OTHER_REGION)
+
+    def _regions(self, count: int, shift: int, device: torch.device) -> Tensor:
+        """Number of the region, 0 to 2, that each row (column) of `count` shifted windows belongs to."""
+        side = self.window_size[0]
+        to_end = count * side - torch.arange(count * side, device=device)
+        return (to_end <= side).int() + (to_end <= shift).int()
+
+
+class _Block(swin_transformer.SwinTransformerBlock):
+    """x + A(LN(x)), then x + MLP(LN(x)), with window attention or any other operator as A; maps channels last."""
+
+    def __init__(self, channels: int, heads: int, drop_path: float, attention: nn.Module) -> None:
+        super().__init__(
+            channels, heads, [], [], stochastic_depth_prob=drop_path, attn_layer=lambda *_, **__: attention
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mixes a map (B, H, W, C)."""
+        normed = self.norm1(x)
+        if isinstance(self.attn, Mixer):  # to it, this view is a map in the memory format channels_last
+            mixed = self.attn(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        else:
+            mixed = self.attn(normed)
+        x = x + self.stochastic_depth(mixed)
+        out: Tensor = x + self.stochastic_depth(self.mlp(self.norm2(x)))
+        return out
+
+
+class Swin(Backbone):
+    """Swin Transformer, or the same network with another operator in place of window attention.
+
+    Features are the outputs of the four stages at strides 4, 8, 16 and 32, with C, 2 C, 4 C and 8 C channels, in the
+    memory format channels_last. Images of every size are accepted: like the published networks, this one fills up the
+    last patch, the last pair of cells before a merge, and the last window with zeros.
+
+    Each block is x + A(LN(x)) followed by x + MLP(LN(x)), where A is attention in windows of w x w cells, shifted by
+    floor(w / 2) in every other block, with heads of 32 channels. A `mixer` takes the place of A in chosen stages.
+
+    With one window per side the published networks differ: those for classification (and torchvision) do not shift
+    there, those for detection and segmentation (MMDetection's and MMSegmentation's too) shift and mask. That concerns
+    the last stage for images of at most 224 pixels, and only along the short side of longer ones.
+
+    Parameters without classifier: 27,520,698 (T), 48,838,602 (S), 86,745,016 (B), with four output normalisations. In
+    training, normalisations, biases and `relative_position_bias_table` are published without weight decay.
+
+    Args:
+        embed_channels: Number of channels C of the first stage, a multiple of 32.
+        depths: Number of blocks of each stage.
+        window: Side w of a window in cells.
+        mixer: Operator instead of window attention, made from (channels, channels, stride 1); none keeps the windows.
+        mixer_stages: Stages whose blocks all receive the `mixer`, numbers from 1 (stride 4) to 4 (stride 32).
+        out_norms: `each`: layer normalisation of every feature map, as published detectors and segmentors have it;
+            `last`: of the last one only, as the classification network has it.
+        drop_path: Probability of skipping the last block's branches in training; it rises linearly from 0 at the first
+            block.
+        shift_small_maps: Whether to shift windows along sides that one window covers.
+        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1 (stride 4), up to 5,
+            everything.
+        checkpointing: Whether blocks compute their intermediate results again in the backward pass to save memory.
+        weights: `imagenet` for torchvision's weights, or the path of a file in the layout of torchvision, of the
+            authors, of timm, or of MMDetection and MMSegmentation; none leaves the random initialisation.
+    """
+
+    def __init__(
+        self,
+        embed_channels: int = 96,
+        depths: tuple[int, int, int, int] = (2, 2, 6, 2),
+        window: int = 7,
+        mixer: Callable[[int, int, int], Mixer] | None = None,
+        mixer_stages: tuple[int, ...] = (1, 2, 3, 4),
+        out_norms: OutNorms = "each",
+        drop_path: float = 0.2,
+        shift_small_maps: bool = False,
+        frozen_stages: int = 0,
+        checkpointing: bool = False,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_at_least(1, embed_channels=embed_channels, window=window, depths=min(depths))
+        check_divides("embed_channels", embed_channels, "the channels of a head", _HEAD_CHANNELS)
+        check_choice("out_norms", out_norms, get_args(OutNorms))
+        if not set(mixer_stages) <= {1, 2, 3, 4}:
+            raise ValueError(f"mixer_stages={tuple(mixer_stages)} has no such stages; choose from 1, 2, 3, 4")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path={drop_path} is no probability below 1; give one such as 0.2")
+        self.channels = tuple(embed_channels * 2**index for index in range(4))
+        self.strides = (4, 8, 16, 32)
+        self.size = _SIZES.get((embed_channels, *depths))
+        self.checkpointing = checkpointing
+
+        stem = nn.Sequential(nn.Conv2d(3, embed_channels, 4, 4), Permute([0, 2, 3, 1]), nn.LayerNorm(embed_channels))
+        layers: list[nn.Module] = [stem]
+        before, last = 0, max(1, sum(depths) - 1)
+        for number, (channels, depth) in enumerate(zip(self.channels, depths, strict=True), start=1):
+            if number > 1:
+                layers.append(swin_transformer.PatchMerging(channels // 2))
+            heads = channels // _HEAD_CHANNELS
+            blocks = []
+            for index in range(depth):
+                if mixer is not None and number in mixer_stages:
+                    attention: nn.Module = mixer(channels, channels, 1)
+                else:
+                    attention = WindowAttention(channels, window, index % 2 * (window // 2), heads, shift_small_maps)
+                blocks.append(_Block(channels, heads, drop_path * (before + index) / last, attention))
+            layers.append(nn.Sequential(*blocks))
+            before += depth
+        self.features = nn.Sequential(*layers)
+        self.out_norms: OutNorms = out_norms
+        if out_norms == "each":
+            self.norm0, self.norm1, self.norm2, self.norm3 = map(nn.LayerNorm, self.channels)
+            self.classifier_prefixes = (*self.classifier_prefixes, "norm.")
+        else:
+            self.norm = nn.LayerNorm(self.channels[-1])
+            self.classifier_prefixes = (*self.classifier_prefixes, "norm0.", "norm1.", "norm2.", "norm3.")
+        _initialise(self.features)
+        if weights is not None:
+            load_weights(self, weights)
+        self.freeze(frozen_stages)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of `x` (B, 3, H, W) after each of the four stages, finest first."""
+        below, right = -x.shape[2] % 4, -x.shape[3] % 4
+        if torch.compiler.is_exporting() or below or right:
+            x = F.pad(x, (0, right, 0, below))
+        x = self.features[0](x)  # (B, ceil(H / 4), ceil(W / 4), C)
+        features = []
+        for index, norm in enumerate(self._norms()):
+            if index:
+                x = self.features[2 * index](x)
+            for block in self._blocks(index):
+                x = checkpointed(block, x) if self.checkpointing else block(x)
+            features.append(norm(x).permute(0, 3, 1, 2))
+        return features
+
+    def stages(self) -> list[list[nn.Module]]:
+        """The stem; then of each stage the patch merging, the blocks and the normalisation of its map."""
+        stages: list[list[nn.Module]] = [[self.features[0]]]
+        for index, norm in enumerate(self._norms()):
+            merging = [self.features[2 * index]] if index else []
+            norms = [] if isinstance(norm, nn.Identity) else [norm]
+            stages.append([*merging, *self._blocks(index), *norms])
+        return stages
+
+    @property
+    def label(self) -> str:
+        """Name of the network without its attention."""
+        return f"Swin-{self.size}" if self.size else "Swin"
+
+    def published_weights(self) -> WeightsEnum | None:
+        """ImageNet weights of torchvision, where it has this size."""
+        return _PUBLISHED[self.size].DEFAULT if self.size else None
+
+    def inserted_prefixes(self) -> tuple[str, ...]:
+        """Beginnings of the names that classification networks lack: mixers, and normalisations of feature maps."""
+        norms = ("norm0.", "norm1.", "norm2.", "norm3.") if self.out_norms == "each" else ()
+        return (*super().inserted_prefixes(), *norms)
+
+    def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Entries in the layout of torchvision, the authors, timm, MMDetection or MMSegmentation under our names."""
+        return from_any_swin(state)
+
+    def resize(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+        """Tables of relative positions for another window."""
+        return resized_table(value, shape) if name.endswith(".relative_position_bias_table") else None
+
+    def _norms(self) -> list[nn.Module]:
+        if self.out_norms == "each":
+            return [self.norm0, self.norm1, self.norm2, self.norm3]
+        return [nn.Identity(), nn.Identity(), nn.Identity(), self.norm]
+
+    def _blocks(self, index: int) -> list[nn.Module]:
+        stage = self.features[2 * index + 1]
+        assert isinstance(stage, nn.Sequential)
+        return list(stage)
+
+
+def _initialise(module: nn.Module) -> None:
+    """The published initialisation of linear layers, for all but the mixers, which bring their own."""
+    for child in module.children():
+        if isinstance(child, nn.Linear):
+            nn.init.trunc_normal_(child.weight, std=0.02)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+        elif not isinstance(child, Mixer):
+            _initialise(child)

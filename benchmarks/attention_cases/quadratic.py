@@ -1,0 +1,107 @@
+"""Self-attention by relative positions against the softmax over all keys, written out from arXiv 1911.03584.
+
+The literal form makes every head's (H W, H W) weights and sums the values of all keys, as the authors' code does. The
+last line shows what a 3 x 3 convolution costs that is expressed by nine heads.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from attention.quadratic import ContentRelativeSelfAttention, LearnedRelativeSelfAttention, QuadraticSelfAttention
+from benchmarks.attention_cases import Bounds, Call, Comparison
+
+HEIGHT, WIDTH = 32, 40
+
+
+def literal(scores: Tensor, x: Tensor, value: nn.Linear) -> Tensor:
+    """Output map for scores (1 or B, heads, H, W, H, W) of queries and keys."""
+    batch, channels, height, width = x.shape
+    weights = scores.flatten(4).softmax(4).flatten(2, 3)  # (B, heads, N, N)
+    tokens = x.flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, N, C)
+    attended = weights @ tokens  # (B, heads, N, C)
+    out = value(attended.transpose(1, 2).reshape(batch, height * width, -1))
+    return out.transpose(1, 2).reshape(batch, -1, height, width)
+
+
+def _offsets(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Key minus query by row (H, 1, H, 1) and by column (W, 1, W)."""
+    row, column = (torch.arange(size) for size in x.shape[2:])
+    return (row - row[:, None])[:, None, :, None], (column - column[:, None])[:, None, :]
+
+
+def _quadratic(channels: int = 256) -> tuple[Call, Call, list[Tensor]]:
+    torch.manual_seed(0)
+    operator = QuadraticSelfAttention(channels, channels)
+
+    def peer(x: Tensor) -> Tensor:
+        rows, columns = _offsets(x)
+        centres, spreads = operator.centres[:, :, None, None, None, None], operator.spreads[:, None, None, None, None]
+        scores = -spreads.square() / 2 * ((rows - centres[:, 0]).square() + (columns - centres[:, 1]).square())
+        return literal(scores.unsqueeze(0), x, operator.value)
+
+    return operator, peer, [torch.randn(2, channels, HEIGHT, WIDTH, requires_grad=True)]
+
+
+def _positional_scores(operator: LearnedRelativeSelfAttention, x: Tensor) -> Tensor:
+    """Scores (heads, H, W, H, W) of learned encodings."""
+    rows, columns = _offsets(x)
+    last = operator.size - 1
+    by_row, by_column = (
+        heads(encodings(offsets.clamp(-last, last) + last))
+        for offsets, encodings, heads in (
+            (rows, operator.row_encodings, operator.row_heads),
+            (columns, operator.column_encodings, operator.column_heads),
+        )
+    )
+    return (by_row + by_column).permute(4, 0, 1, 2, 3)
+
+
+def _learned(channels: int = 256) -> tuple[Call, Call, list[Tensor]]:
+    torch.manual_seed(0)
+    operator = LearnedRelativeSelfAttention(channels, channels)
+    return (
+        operator,
+        lambda x: literal(_positional_scores(operator, x).unsqueeze(0), x, operator.value),
+        [torch.randn(2, channels, HEIGHT, WIDTH, requires_grad=True)],
+    )
+
+
+def _content(channels: int = 64) -> tuple[Call, Call, list[Tensor]]:
+    torch.manual_seed(0)
+    operator = ContentRelativeSelfAttention(channels, channels)
+
+    def peer(x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        query, key = (
+            layer(tokens).unflatten(2, (operator.heads, -1)).transpose(1, 2) for layer in (operator.query, operator.key)
+        )
+        scores = (query @ key.transpose(2, 3) / channels**0.5).unflatten(3, x.shape[2:]).unflatten(2, x.shape[2:])
+        return literal(scores + _positional_scores(operator, x), x, operator.value)
+
+    return operator, peer, [torch.randn(2, channels, HEIGHT, WIDTH, requires_grad=True)]
+
+
+def _convolution(channels: int = 256) -> tuple[Call, Call, list[Tensor]]:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, channels, 3, padding=1)
+    return QuadraticSelfAttention.from_conv(conv), conv, [torch.randn(2, channels, 50, 68, requires_grad=True)]
+
+
+COMPARISONS = [
+    Comparison(
+        "quadratic self-attention, literal softmax, 2x256x32x40",
+        _quadratic,
+        Bounds(forward=1, training=1, memory=1),
+    ),
+    Comparison(
+        "learned relative self-attention, literal softmax, 2x256x32x40",
+        _learned,
+        Bounds(forward=1, training=1, memory=1),
+    ),
+    Comparison(
+        "content relative self-attention, literal softmax, 2x64x32x40",
+        _content,
+        Bounds(forward=1, training=1, memory=1),
+    ),
+    Comparison("quadratic self-attention of nine heads, 3x3 convolution, 2x256x50x68", _convolution),
+]

@@ -1,0 +1,119 @@
+"""The attention stem against its equations, written out as loops."""
+
+import pytest
+import torch
+
+from attention import AttentionStem, record_attention
+
+
+def reference(operator, x):
+    """Section 3 of arXiv 1906.05909 on the stem, one query at a time; blocks and windows end where the map ends."""
+    side, heads, (rows, columns) = operator.stride, operator.heads, x.shape[2:]
+    width = operator.out_channels // heads
+    out = x.new_zeros(x.shape[0], operator.out_channels, rows, columns)
+    for i in range(rows):
+        for j in range(columns):
+            top, left = i // side * side, j // side * side
+            places = [(a, b) for a in range(top, min(top + side, rows)) for b in range(left, min(left + side, columns))]
+            values = []
+            for a, b in places:
+                embedding = operator.row_embedding[a - top] + operator.column_embedding[b - left]
+                powers = [torch.exp((embedding * nu).sum()) for nu in operator.mixture_embedding]
+                matrix = sum(power / sum(powers) * part for power, part in zip(powers, operator.value, strict=True))
+                values.append(x[:, :, a, b] @ matrix.T)
+            query = x[:, :, i, j] @ operator.query.weight.T
+            for head in range(heads):
+                own = slice(head * width, (head + 1) * width)
+                keys = [x[:, :, a, b] @ operator.key.weight[own].T for a, b in places]
+                scores = torch.stack([(query[:, own] * key).sum(1) for key in keys], 1)  # (B, keys)
+                weights = torch.exp(scores - scores.max(1, keepdim=True).values)
+                weights = weights / weights.sum(1, keepdim=True)
+                mixed = sum(weights[:, k : k + 1] * value[:, own] for k, value in enumerate(values))
+                out = out.index_put(
+                    (
+                        torch.arange(len(x))[:, None],
+                        torch.arange(own.start, own.stop),
+                        torch.tensor(i),
+                        torch.tensor(j),
+                    ),
+                    mixed,
+                )
+    if operator.training:
+        mean, variance = out.mean((0, 2, 3)), out.var((0, 2, 3), correction=0)
+    else:
+        mean, variance = operator.bn.running_mean, operator.bn.running_var
+    mean, variance, weight, bias = (
+        value[:, None, None] for value in (mean, variance, operator.bn.weight, operator.bn.bias)
+    )
+    out = (out - mean) / torch.sqrt(variance + 1e-5) * weight + bias
+    pooled = [
+        [out[:, :, i : i + side, j : j + side].amax((2, 3)) for j in range(0, columns, side)]
+        for i in range(0, rows, side)
+    ]
+    return torch.stack([torch.stack(row, 2) for row in pooled], 2)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (8, 4)])
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("stride", [4, 2])
+def test_equation_forward_and_backward(stride, training, size, agree):
+    torch.manual_seed(0)
+    operator = AttentionStem(3, 4, stride, heads=2, mixtures=3, embedding=5).train(training)
+    agree(operator, reference, torch.randn(2, 3, *size))
+
+
+@pytest.mark.parametrize(("mixtures", "embedding", "expected"), [(4, 16, 1344), (1, 16, 720), (8, 8, 2048)])
+def test_published_size(mixtures, embedding, expected):
+    """1,344 parameters for M = 4 and E = 16, without the normalisation."""
+    operator = AttentionStem(mixtures=mixtures, embedding=embedding)
+    assert sum(value.numel() for value in operator.parameters()) - 2 * 64 == expected
+
+
+def test_zero_queries_average_the_values():
+    torch.manual_seed(0)
+    operator = AttentionStem(mixtures=1).eval()
+    torch.nn.init.zeros_(operator.query.weight)
+    x = torch.randn(1, 3, 4, 4)
+    torch.testing.assert_close(operator(x), operator(x.mean((2, 3), keepdim=True).expand(-1, -1, 4, 4)))
+
+
+def test_recorded_weights_sum_to_one_inside_the_map():
+    torch.manual_seed(0)
+    operator = AttentionStem().eval()
+    with record_attention(operator) as maps:
+        operator(torch.randn(2, 3, 6, 9))
+    (key,) = maps[""]
+    assert key.weights.shape == (2, 4, 6, 9, 4, 4) and key.rows.shape == (6, 4) and key.columns.shape == (9, 4)
+    torch.testing.assert_close(key.weights.sum((4, 5)), torch.ones(2, 4, 6, 9))
+    assert key.rows[5].tolist() == [4, 5, 6, 7] and key.columns[8].tolist() == [8, 9, 10, 11]
+    assert key.weights[:, :, 4:, :, 2:].abs().max() == 0 and key.weights[:, :, :, 8, :, 1:].abs().max() == 0
+    torch.testing.assert_close(key.heat_map(6, 9).sum((1, 2)), torch.full((2,), 54.0))
+
+
+def test_recorded_weights_are_those_of_their_query():
+    """One block, one head and one mixture: the weights applied to the values are the unpooled output."""
+    torch.manual_seed(0)
+    operator = AttentionStem(3, 2, heads=1, mixtures=1).eval()
+    x = torch.randn(1, 3, 4, 3)
+    with record_attention(operator) as maps:
+        out = operator(x)
+    weights = maps[""][0].weights[0, 0, :, :, :, :3]
+    values = torch.einsum("dc,chw->dhw", operator.value[0], x[0])
+    mixed = operator.bn(torch.einsum("ijab,dab->dij", weights, values).unsqueeze(0))
+    torch.testing.assert_close(mixed.amax((2, 3), keepdim=True), out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"heads": 3}, "heads=3 .*out_channels=64.*divisor"),
+        ({"heads": 0}, "heads=0"),
+        ({"mixtures": 0}, "mixtures=0"),
+        ({"embedding": 0}, "embedding=0"),
+        ({"stride": 0}, "stride=0"),
+    ],
+)
+def test_wrong_arguments_are_named_with_a_remedy(arguments, message):
+    with pytest.raises(ValueError, match=message) as error:
+        AttentionStem(**arguments)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,147 @@
+"""`python -m tasks.profile attention` on tiny maps; what the numbers are, never how large a time is."""
+
+import importlib
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from attention import Mixer, Refine
+from tasks import profile, profiling
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> None:
+    profile.main(["attention", "--size", "6x5", "--batch", "2", "--rounds", "2", *arguments])
+
+
+def test_rows_hold_parameters_and_macs(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--channels", "32", "--names", "SqueezeExcitation", "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert result["skipped"] == [] and (result["size"], result["channels"], result["batch"]) == ("6x5", 32, 2)
+    convolution, excitation = result["rows"]
+    assert convolution["name"] == "3x3 convolution"
+    assert convolution["parameters"] == 9 * 32 * 32 + 32
+    assert convolution["MACs"] == 2 * 9 * 32 * 32 * 30
+    assert (excitation["parameters"], excitation["MACs"]) == (2 * 32 * 2 + 2 + 32, 2 * 2 * 32 * 2)
+    for row in result["rows"]:
+        assert row["forward_ms"] > 0 and row["training_ms"] > 0 and math.isfinite(row["training_MB"])
+
+
+def test_table_has_ratios_and_reasons(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {"forward": profiling.Memory(1.0, 2.0), "training": profiling.Memory(1.0, 3.0)}
+    monkeypatch.setattr(profile, "extra_memories", lambda *arguments: peaks)
+    run("--channels", "8", "--names", "CBAM,SpatialAttention,LearnToPayAttention")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("2 x 8 x 6x5, float32, CPU, one thread, torch ")
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 4 and len({len(line) for line in table}) == 1
+    assert "584 (1.00)" in table[2] and "100 (0.17)" in table[3] and "3.0 (1.00)" in table[3]
+    assert "left out: CBAM: reduction=16 leaves no hidden channel of channels=8; give a value of at most 8" in lines
+    assert "left out: LearnToPayAttention: takes more than one map" in lines
+
+
+class Heads(Mixer):
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, heads: int = 8) -> None:
+        super().__init__(in_channels, out_channels, stride)
+        self.heads = heads
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.chunk(2, 2)[0]
+
+
+class Needy(Refine):
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("first line\nand the reason")
+
+
+def test_defaults_are_made_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "operator_classes", lambda: {"Heads": Heads, "Needy": Needy})
+    assert [profile.make("Heads", channels).heads for channels in (16, 12, 7)] == [8, 6, 7]
+    assert isinstance(profile.make(profile.REFERENCE, 4), nn.Conv2d)
+    with pytest.raises(ValueError, match="needs width, which has no default"):
+        profile.make("Needy", 8)
+
+
+def test_what_does_not_run_is_listed_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(name: str, problem: profile.Problem, rounds: int) -> profile.Row:
+        if name == "Needy":
+            Needy(8, 1)(problem.tensor())
+        return profile.Row(name, 1, 2, 3.0, 4.0, 5.0, 6.0)
+
+    monkeypatch.setattr(profile, "measure", measure)
+    result = profile.profile(["Needy", "Other"], profile.Problem(8, 3, 3, 1, "cpu"), 1)
+    assert [row["name"] for row in result["rows"]] == ["3x3 convolution", "Other"]
+    assert result["skipped"] == [{"name": "Needy", "reason": "and the reason"}]
+    assert "left out: Needy: and the reason" in profile.format_table(result)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--names", "CBAN"], "there is no operator 'CBAN'; choose from .*CBAM"),
+        (["--size", "6"], "2"),
+        (["--size", "0x4"], "2"),
+        (["--batch", "0"], "2"),
+        pytest.param(
+            ["--device", "cuda"],
+            "no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
+    ],
+)
+def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=message):
+        profile.main(["attention", *arguments])
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_peers_are_those_of_the_benchmarks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    peaks = {"forward": profiling.Memory(1.0, 2.0), "training": profiling.Memory(1.0, 3.0)}
+    monkeypatch.setattr(profile, "extra_memories", lambda *arguments: peaks)
+    benchmark = importlib.import_module("benchmarks.attention")
+    monkeypatch.setattr(benchmark, "compare_all", lambda rounds: [f"ours / peer over {rounds} rounds"])
+    run("--channels", "32", "--names", "SpatialAttention", "--peers")
+    assert capsys.readouterr().out.splitlines()[-1] == "ours / peer over 2 rounds"
+
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(profile, "import_module", absent)
+    with pytest.raises(SystemExit, match=r"--peers needs the benchmarks of a checkout.*No module named 'benchmarks"):
+        run("--channels", "32", "--names", "SpatialAttention", "--peers")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--channels", "32", "--names", "CBAM", "--device", "cuda", "--json")
+    row = json.loads(capsys.readouterr().out)["rows"][1]
+    assert row["forward_ms"] > 0 and row["training_MB"] > row["forward_MB"] > 0
+
+
+def test_command_loads_nothing_heavy() -> None:
+    program = "import tasks.profile, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"mmseg", "mmcv", "mmengine", "lightning", "wandb", "timm", "benchmarks"} & set(answer.stdout.split())
+
+
+def test_memory_of_several_calls_in_one_process() -> None:
+    memories = profiling.extra_memories("tests.tasks.memory_probe", "make_calls", "50")
+    assert memories["block"].peak == pytest.approx(50, abs=2) and memories["block"].resident == pytest.approx(50, abs=2)
+    assert memories["nothing"].peak == pytest.approx(0, abs=2)
+    with pytest.raises(RuntimeError, match=r"failed:\n(.|\n)*ValueError"):
+        profiling.extra_memories("tests.tasks.memory_probe", "make_calls", "large")["block"]
+
+
+def test_a_killed_process_is_named() -> None:
+    with pytest.raises(RuntimeError, match=r"was killed \(signal 9\)"):
+        profiling.extra_memories("tests.tasks.memory_probe", "kill_itself")
