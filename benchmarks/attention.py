@@ -36,6 +36,8 @@ SIZES = ((48, 64), (68, 92), (96, 128), (136, 184))
 CHANNELS, BATCH = 64, 2
 LARGEST_EXPONENT = 1.15
 """Of the operators in `LINEAR`: time ~ positions ** exponent."""
+SHORTEST = 0.02
+"""Seconds of a timed run; shorter calls are repeated."""
 PATIENCE = 3.0
 """Seconds of a training pass after which larger maps are left out."""
 
@@ -134,7 +136,7 @@ def compare(comparison: Comparison, rounds: int, last: bool = False) -> Iterator
     ):
         if kind not in found["ours"]:
             continue
-        seconds = time_in_turn({side: found[side][kind] for side in found}, rounds)
+        seconds = time_in_turn({side: found[side][kind] for side in found}, rounds, at_least=SHORTEST)
         times = " / ".join(f"{1000 * statistics.median(seconds[side]):.1f}" for side in ("peer", "ours"))
         yield ratio_goal(
             f"{name}: {kind} time, peer / ours ({times} ms)",
@@ -223,7 +225,7 @@ def resolution(only: str | None, rounds: int) -> list[dict[str, Any]]:
         sizes = affordable(variants, sizes)
         variants = {key: call for key, call in variants.items() if key.split()[0] in sizes}
         memories = extra_memories("benchmarks.attention", sized_calls.__name__, name, *sizes)
-        seconds = time_in_turn(variants, rounds)
+        seconds = time_in_turn(variants, rounds, at_least=SHORTEST)
         row: dict[str, Any] = {"name": name}
         for kind in ("forward", "training"):
             row[f"{kind}_ms"] = [1000 * min(seconds[f"{size} {kind}"]) for size in sizes]

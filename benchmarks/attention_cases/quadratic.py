@@ -15,7 +15,7 @@ HEIGHT, WIDTH = 32, 40
 
 def literal(scores: Tensor, x: Tensor, value: nn.Linear) -> Tensor:
     """Output map for scores (1 or B, heads, H, W, H, W) of queries and keys."""
-    batch, channels, height, width = x.shape
+    batch, _, height, width = x.shape
     weights = scores.flatten(4).softmax(4).flatten(2, 3)  # (B, heads, N, N)
     tokens = x.flatten(2).transpose(1, 2).unsqueeze(1)  # (B, 1, N, C)
     attended = weights @ tokens  # (B, heads, N, C)
