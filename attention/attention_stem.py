@@ -24,11 +24,12 @@ class AttentionStem(Mixer):
     On maps that blocks do not divide, the last blocks have fewer keys and the last pooling windows fewer values: what
     would lie outside takes part in no softmax, in no statistics of the normalisation and in no maximum.
 
-    Queries and keys are never formed: q . k = x_ij^T (W_Q^T W_K) x_ab, and the matrix between has only C_in x C_in
-    numbers per head. Compiles and exports for any size.
+    Queries, keys and values are never formed: q . k = x_ij^T (W_Q^T W_K) x_ab has C_in x C_in numbers per head, and the
+    mixture commutes with the sum over keys, so that M C_in numbers are summed and mapped to the head's channels once.
+    Compiles and exports for any size; exported programs copy the map once more.
 
-    Parameters: (M + 2) C_in C + (2 s + M) E + 2 C. Cost: H W times (heads C_in^2 + s^2 heads C_in + C_in C + s^2 C)
-    multiply-accumulates; weights, values and results are held at the resolution of the input.
+    Parameters: (M + 2) C_in C + (2 s + M) E + 2 C. Cost: heads H W (C_in^2 + s^2 (M + 1) C_in + M C_in C)
+    multiply-accumulates; weights, s^2 heads numbers per position, and results are held at the resolution of the input.
 
     Place: for the first convolution and its pooling, on the image.
 

@@ -103,7 +103,7 @@ class LearnToPayClassifier(nn.Module):
         v_s = dropout(relu(BN(y_s)))
         concat: logits = W [v_1 .. v_S] + b;    independent: log mean_s softmax(W_s v_s + b_s)
 
-    arXiv 1804.02391, section 3.3: the descriptor g only guides the attention and is not classified itself. Levels that
+    arXiv 1804.02391, section 3: the descriptor g only guides the attention and is not classified itself. Levels that
     vote independently have their class probabilities averaged in the paper; the result is given as log-probabilities,
     which cross-entropy takes as they are. The authors' code adds instead logits (three levels) or log-probabilities
     (two levels), which differ by a constant per sample: `independent_sum`, as logits. The normalisation, ReLU and

@@ -81,7 +81,8 @@ class QuadraticSelfAttention(_RelativeSelfAttention):
     content. An isotropic Gaussian is the product of one over rows and one over columns, and so is its softmax, hence it
     is summed exactly by rows and then by columns. With a full covariance all H' W' H W weights of a head are needed;
     eager mode makes them in groups of query rows and once more in the backward pass, compiled and exported graphs all
-    at once. There is no dropout of weights, which would not split into rows and columns.
+    at once. There is no dropout of weights, which would not split into rows and columns. Weights below the cube of the
+    rounding unit count as zero. Exported programs compute every query and keep each stride-th.
 
     Borders: keys lie inside the map, so a sharp head whose centre falls outside picks the nearest position inside,
     which is a convolution's replicate padding. With `zero_padding` cells of zeros around the map are keys as well.

@@ -161,11 +161,16 @@ def _product(x: Tensor, gates: tuple[Tensor, ...]) -> Tensor:
     if len(gates) == 1:
         return x * gates[0]
     out = torch.empty_like(x)
-    for piece in _pieces(x):
-        part = out[piece]
-        torch.mul(x[piece], _piece(gates[0], piece), out=part)
-        for gate in gates[1:]:
-            part.mul_(_piece(gate, piece))
+    buffer: Tensor | None = None
+    for piece in _pieces(x):  # gates first: their product is written in the cache, the map's only once
+        first, second, *others = (_piece(gate, piece) for gate in gates)
+        shape = torch.broadcast_shapes(first.shape, second.shape)
+        if buffer is None or buffer.shape != shape:
+            buffer = x.new_empty(shape)
+        factor = torch.mul(first, second, out=buffer)
+        for other in others:
+            factor = factor * other
+        torch.mul(x[piece], factor, out=out[piece])
     return out
 
 
@@ -315,7 +320,10 @@ def _reduced(x: Tensor, means: Sequence[tuple[int, ...]], maxima: Sequence[tuple
         part = x[piece]
         for total, axes in zip(sums, means, strict=True):
             target = _piece(total, piece)
-            target += part.sum(axes, keepdim=True, dtype=precision)
+            if 1 in axes:
+                target += part.sum(axes, keepdim=True, dtype=precision)
+            else:  # nothing of it belongs to another piece
+                torch.sum(part, axes, keepdim=True, dtype=precision, out=target)
         for top, axes in zip(tops, maxima, strict=True):
             target = _piece(top, piece)
             torch.maximum(target, part.amax(axes, keepdim=True), out=target)
