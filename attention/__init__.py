@@ -13,6 +13,7 @@ import pkgutil
 
 from attention.attention_augmented import AttentionAugmentedConv2d
 from attention.attention_residual import AttentionResidual
+from attention.attention_stem import AttentionStem
 from attention.bam import BAM
 from attention.base import Mixer, Operator, Refine
 from attention.bottleneck import BottleneckAttention
@@ -24,7 +25,10 @@ from attention.elsa import ELSA
 from attention.global_context import GlobalContext
 from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
+from attention.learn_to_pay import LearnToPayAttention, LearnToPayClassifier
 from attention.maps import AttentionMap, record_attention
+from attention.quadratic import ContentRelativeSelfAttention, LearnedRelativeSelfAttention, QuadraticSelfAttention
+from attention.selective_kernel import SelectiveKernel
 from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation
 from attention.stand_alone import StandAloneSelfAttention
@@ -36,16 +40,23 @@ __all__ = [
     "AttentionAugmentedConv2d",
     "AttentionMap",
     "AttentionResidual",
+    "AttentionStem",
     "BottleneckAttention",
     "ChannelAttention",
+    "ContentRelativeSelfAttention",
     "CoordinateAttention",
     "EfficientChannelAttention",
     "GlobalContext",
     "HaloAttention",
     "IdentityStart",
+    "LearnToPayAttention",
+    "LearnToPayClassifier",
+    "LearnedRelativeSelfAttention",
     "Mixer",
     "Operator",
+    "QuadraticSelfAttention",
     "Refine",
+    "SelectiveKernel",
     "SpatialAttention",
     "SqueezeExcitation",
     "StandAloneSelfAttention",

@@ -27,11 +27,14 @@ class AttentionResidual(nn.Module):
     their own. A window of odd side is padded at the bottom and right with scores of zero; as the next stage's windows
     then cover window + 1 cells, that fits maps of a single window only.
 
-    Both convolutions have no bias (the paper leaves it open): it would be a constant, which the softmax cancels.
-    Kernels start as the mean, the head mixture takes each new head from the old one at the same part of the list (equal
-    numbers: the identity), gamma starts at `layer_scale`. All of it stays in float32 under autocast.
+    The paper leaves open whether the convolutions have biases. Constants leave the softmax of the next layer unchanged,
+    but not the transforms of less attention, to which that layer hands its scores; `bias` adds one after the pooling
+    and one after the mixture, both starting at zero. Kernels start as the mean, the head mixture takes each new head
+    from the old one at the same part of the list (equal numbers: the identity), gamma starts at `layer_scale`. All of
+    it stays in float32 under autocast.
 
-    Parameters: 16 heads + heads out_heads + out_heads, `separable` and `literal` 8 heads instead of 16. Cost: M N^2
+    Parameters: 16 heads + heads out_heads + out_heads, `separable` and `literal` 8 heads instead of 16, `bias` heads +
+    out_heads more. Cost: M N^2
     (heads + heads out_heads / 16) multiply-accumulates; memory one copy of the scores.
 
     Place: between two stages with windows of `window` and window / 2 (the paper's 14 and 7), into the residual argument
@@ -43,10 +46,17 @@ class AttentionResidual(nn.Module):
         window: Side of the windows of the stage before in cells, at least 1.
         pooling: `blocks` (default), `separable` or `literal`.
         layer_scale: Start of gamma; 0 starts without a residual. CaiT, where LayerScale is from, has 0.1 to 1e-5.
+        bias: Whether pooling and mixture have biases.
     """
 
     def __init__(
-        self, heads: int, out_heads: int, window: int, pooling: Pooling = "blocks", layer_scale: float = 0.1
+        self,
+        heads: int,
+        out_heads: int,
+        window: int,
+        pooling: Pooling = "blocks",
+        layer_scale: float = 0.1,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         check_at_least(1, heads=heads, out_heads=out_heads, window=window)
@@ -60,6 +70,8 @@ class AttentionResidual(nn.Module):
         with torch.no_grad():
             self.mix[torch.arange(out_heads), torch.arange(out_heads) * heads // out_heads] = 1.0
         self.gamma = nn.Parameter(torch.full((1, out_heads, 1, 1), layer_scale))
+        self.pool_bias = nn.Parameter(torch.zeros(heads)) if bias else None
+        self.mix_bias = nn.Parameter(torch.zeros(out_heads)) if bias else None
 
     def forward(self, scores: Tensor) -> Tensor:
         """Pools scores (M, heads, N, N) into a residual (M, out_heads, N', N')."""
@@ -82,5 +94,9 @@ class AttentionResidual(nn.Module):
                 pooled = split.flatten(6).flatten(2, 5)  # the permuted image (M, heads, N, N)
                 for kernel in pool:
                     pooled = F.conv2d(pooled, kernel, stride=kernel.shape[2], groups=self.heads)
+            if self.pool_bias is not None:
+                pooled = pooled + at_least_float32(self.pool_bias)[:, None, None]
             mixed = F.conv2d(pooled, at_least_float32(self.mix)[:, :, None, None])
+            if self.mix_bias is not None:
+                mixed = mixed + at_least_float32(self.mix_bias)[:, None, None]
             return mixed * at_least_float32(self.gamma)

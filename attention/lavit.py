@@ -200,13 +200,13 @@ class _Deviation(nn.Module):
         return mixed.view_as(scores)
 
     def of_queries(self, scores: Tensor, start: Tensor) -> Tensor:
-        """Adds (W - I) A to `start`, which is overwritten: the map on the axis before, without a transpose."""
+        """(W - I) A added to `start`: the map on the axis before, without a transpose."""
         inner, outer = self._factors()
         flat = scores.flatten(0, 1)  # (M heads, N, N)
         count = flat.shape[0]
         right = flat if inner is None else torch.bmm(inner.T.expand(count, -1, -1), flat)  # (M heads, r, N)
         # An expanded batch goes into the product as it is; `outer @ right` would copy the scores.
-        return start.flatten(0, 1).baddbmm_(outer.expand(count, -1, -1), right).view_as(scores)
+        return torch.baddbmm(start.flatten(0, 1), outer.expand(count, -1, -1), right).view_as(scores)
 
     def _factors(self) -> tuple[Tensor | None, Tensor]:
         """W - I as outer inner^T, where the first of (inner, outer) is none for a full matrix."""

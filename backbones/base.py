@@ -95,6 +95,13 @@ class Backbone(nn.Module, ABC):
         """
         return None
 
+    def auxiliary_loss(self) -> Tensor | None:
+        """A loss that training adds for the last forward pass, already weighted; None where there is none.
+
+        It is handed out once per pass.
+        """
+        return None
+
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Every parameter exactly once, grouped from shallow to deep: the stem, then block by block.
 

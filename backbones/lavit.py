@@ -15,7 +15,6 @@ from torchvision.ops import StochasticDepth
 from attention.attention_residual import AttentionResidual, Pooling
 from attention.base import check_at_least, check_choice, check_divides
 from attention.diagonality import diagonality_loss
-from attention.functional.axial import at_least_float32, autocast_off
 from attention.lavit import LessAttention, VanillaAttention, window_mask
 from backbones.base import Backbone
 from backbones.checkpointing import checkpointed
@@ -95,26 +94,6 @@ class _Block(nn.Module):
             mixed = mixed.permute(0, 2, 3, 1)
         x = x + self.drop_path(mixed)
         return x + self.drop_path(self.mlp(self.norm2(x))), scores
-
-
-class _Residual(AttentionResidual):
-    """The attention residual with biases in its two convolutions.
-
-    Biases are one constant per head and so leave the softmax of the first layer unchanged, but the scores that this
-    layer hands on to less attention, whose transforms do not pass constants on as constants, contain them.
-    """
-
-    def __init__(self, heads: int, out_heads: int, window: int, pooling: Pooling, layer_scale: float) -> None:
-        super().__init__(heads, out_heads, window, pooling, layer_scale)
-        self.pool_bias = nn.Parameter(torch.zeros(heads))
-        self.mix_bias = nn.Parameter(torch.zeros(out_heads))
-
-    def forward(self, scores: Tensor) -> Tensor:
-        """Pools scores (M, heads, N, N) into a residual (M, out_heads, N', N')."""
-        pooled = super().forward(scores)
-        with autocast_off(scores.device):
-            constant = at_least_float32(self.mix) @ at_least_float32(self.pool_bias) + at_least_float32(self.mix_bias)
-            return pooled + at_least_float32(self.gamma) * constant[:, None, None]
 
 
 class LaViT(Backbone):
@@ -227,7 +206,7 @@ class LaViT(Backbone):
                 index += 1
             self.blocks.append(nn.ModuleList(blocks))
             before = channels
-        self.attn_down = _Residual(heads[2], heads[3], window, pooling, layer_scale)
+        self.attn_down = AttentionResidual(heads[2], heads[3], window, pooling, layer_scale, bias=True)
         if out_norms == "each":
             self.norm0, self.norm1, self.norm2, self.norm3 = map(nn.LayerNorm, self.channels)
             self.classifier_prefixes = (*self.classifier_prefixes, "norm.")

@@ -90,7 +90,7 @@ class VisionTask(pl.LightningModule):
         Raises:
             TaskError: The loss is not finite.
         """
-        losses = self.model(batch)
+        losses = {**self.model(batch), **auxiliary_losses(self.model)}
         loss = sum_losses(losses)
         if not torch.isfinite(loss):
             parts = ", ".join(f"{name} {value.mean().item():.4g}" for name, value in losses.items())
@@ -165,6 +165,13 @@ class VisionTask(pl.LightningModule):
         live = [name for name, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]
         for name in live:
             del self.hparams[name]
+
+
+def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:
+    """Losses that the model's backbone asks for by itself, for its last forward pass."""
+    backbone = getattr(model, "backbone", None)
+    loss = backbone.auxiliary_loss() if isinstance(backbone, Backbone) else None
+    return {} if loss is None else {"loss_auxiliary": loss}
 
 
 def sum_losses(losses: dict[str, Tensor]) -> Tensor:

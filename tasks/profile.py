@@ -1,4 +1,8 @@
-"""`python -m tasks.profile attention`: what every attention operator costs on a map of your size, on your machine."""
+"""What parts of a model cost on your machine: attention operators on a map, whole backbones on an image.
+
+python -m tasks.profile attention --size 100x136 --names CBAM,CoordinateAttention
+python -m tasks.profile backbones mobilenet_v2_ca elsa_swin_t --size 800x1333
+"""
 
 import inspect
 import json
@@ -17,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import attention
 from attention.base import Mixer, Operator, Refine
+from backbones.zoo.registry import build_backbone, list_backbones
 from tasks.errors import TaskError
 from tasks.profiling import extra_memories
 
@@ -29,7 +34,7 @@ HEADINGS = ("parameters", "MACs", "forward ms", "fwd+bwd ms", "forward MB", "fwd
 
 @dataclass(frozen=True)
 class Row:
-    """What one operator costs.
+    """What one operator or backbone costs.
 
     Attributes:
         name: Name of the class.
@@ -50,6 +55,23 @@ class Row:
     training_ms: float
     forward_MB: float
     training_MB: float
+
+
+def _flops_of_product_in_place(_start: Any, left: Any, right: Any, **_options: Any) -> int:
+    """What PyTorch's counter knows of `baddbmm` only, from the shapes of both factors."""
+    return 2 * int(left[0] * left[1] * left[2] * right[2])
+
+
+def count_macs(network: nn.Module, rows: int, columns: int, batch: int = 1) -> int:
+    """Multiply-accumulates of a network on images of zeros, in evaluation; see `Row`.
+
+    On the device `meta`, `with torch.device("meta"):`, nothing is computed and nothing stored, whatever the size.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _flops_of_product_in_place})
+    network.eval()
+    with torch.no_grad(), counter:
+        network(torch.zeros(batch, 3, rows, columns))
+    return int(counter.get_total_flops()) // 2
 
 
 @dataclass(frozen=True)
@@ -211,9 +233,8 @@ def profile(names: Sequence[str], problem: Problem, rounds: int) -> dict[str, An
             rows.append(measure(name, problem, rounds))
         except (TaskError, ValueError, RuntimeError, AssertionError) as error:
             skipped.append({"name": name, "reason": _last_line(error)})
-    device = torch.cuda.get_device_name() if problem.device == "cuda" else "CPU, one thread"
     return {
-        "device": device,
+        "device": _device_name(problem.device),
         "size": f"{problem.rows}x{problem.columns}",
         "channels": problem.channels,
         "batch": problem.batch,
@@ -228,25 +249,110 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
+def backbone_calls(network: nn.Module, rows: int, columns: int, batch: int) -> dict[str, Callable[[], object]]:
+    """`forward` and `training` of a backbone on its device, each a function without arguments."""
+    device = next(network.parameters()).device
+    image = torch.randn(batch, 3, rows, columns, device=device)
+
+    def forward() -> list[Tensor]:
+        network.eval()
+        with torch.no_grad():
+            features: list[Tensor] = network(image)
+        return features
+
+    def training() -> tuple[Tensor, ...]:
+        network.train()
+        features = network(image)
+        directions = [torch.ones_like(feature) for feature in features]
+        return torch.autograd.grad(features, [*network.parameters()], directions, allow_unused=True)
+
+    return {"forward": forward, "training": training}
+
+
+def backbone_calls_in_fresh_process(name: str, *sizes: str) -> dict[str, Callable[[], object]]:
+    """The same from strings, after a first pass over a small image that loads what PyTorch loads late."""
+    torch.set_num_threads(1)
+    network = build_backbone(name)
+    for call in backbone_calls(network, 64, 64, 2).values():
+        call()
+    rows, columns, batch = map(int, sizes)
+    return backbone_calls(network, rows, columns, batch)
+
+
+def count_backbone(name: str, rows: int, columns: int, batch: int) -> dict[str, Any]:
+    """Name, parameters and multiply-accumulates of a backbone; no number is computed, so every size is quick."""
+    with torch.device("meta"):
+        network = build_backbone(name)
+        macs = count_macs(network, rows, columns, batch)
+    return {"name": name, "parameters": sum(value.numel() for value in network.parameters()), "MACs": macs}
+
+
+def measure_backbone(name: str, rows: int, columns: int, batch: int, device: str, rounds: int) -> Row:
+    """Measures one backbone of the zoo, without a classifier.
+
+    Raises:
+        RuntimeError: It does not run; the last line says why.
+    """
+    counted = count_backbone(name, rows, columns, batch)
+    if device == "cpu":  # first, and in a process of its own: one that needs too much memory ends only that
+        sizes = map(str, (rows, columns, batch))
+        memories = extra_memories("tasks.profile", "backbone_calls_in_fresh_process", name, *sizes)
+        peaks = {key: memory.peak for key, memory in memories.items()}
+    found = backbone_calls(build_backbone(name).to(device), rows, columns, batch)
+    if device == "cuda":
+        peaks = {key: _gpu_memory(call) for key, call in found.items()}
+    milliseconds = {key: _milliseconds(call, device, rounds) for key, call in found.items()}
+    return Row(
+        **counted,
+        forward_ms=milliseconds["forward"],
+        training_ms=milliseconds["training"],
+        forward_MB=peaks["forward"],
+        training_MB=peaks["training"],
+    )
+
+
+def format_backbones(result: dict[str, Any]) -> str:
+    """A Markdown table of backbones, and what was left out."""
+    timed = any("forward_ms" in row for row in result["rows"])
+    keys, headings = (COUNTED, HEADINGS) if timed else (COUNTED[:2], HEADINGS[:2])
+    lines = [["backbone", *headings]]
+    lines += [[row["name"], *(_number(row[key]) for key in keys)] for row in result["rows"]]
+    title = f"{result['batch']} x 3 x {result['size']}, without classifier"
+    if timed:
+        title += f", float32, {result['device']}, torch {result['torch']}"
+    notes = [f"left out: {each['name']}: {each['reason']}" for each in result["skipped"]]
+    if not timed and not notes:
+        notes = ["times and memory: python -m tasks.profile backbones NAME ..."]
+    return "\n".join([title, "", *_table(lines), *([""] if notes else []), *notes])
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.1f}"
+
+
+def _table(lines: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table, from cells with the headings first."""
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |"
+        for line in (lines[0], ["-" * width for width in widths], *lines[1:])
+    ]
+
+
 def format_table(result: dict[str, Any]) -> str:
     """A Markdown table, with ratios to the convolution in brackets, and what was left out."""
     reference = result["rows"][0]
     lines = [["operator", *HEADINGS]]
     for row in result["rows"]:
-        cells = [f"{row[key]:,}" if isinstance(row[key], int) else f"{row[key]:.1f}" for key in COUNTED]
+        cells = [_number(row[key]) for key in COUNTED]
         ratios = [f" ({row[key] / reference[key]:.2f})" if reference[key] > 0 else "" for key in COUNTED]
         lines.append([row["name"], *(cell + ratio for cell, ratio in zip(cells, ratios, strict=True))])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    table = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
     title = (
         f"{result['batch']} x {result['channels']} x {result['size']}, float32, {result['device']}, torch "
         f"{result['torch']}; in brackets: ratio to the {REFERENCE}"
     )
     left_out = [f"left out: {each['name']}: {each['reason']}" for each in result["skipped"]]
-    return "\n".join([title, "", *table, *([""] if left_out else []), *left_out])
+    return "\n".join([title, "", *_table(lines), *([""] if left_out else []), *left_out])
 
 
 def run_attention(options: Namespace) -> None:
@@ -256,10 +362,7 @@ def run_attention(options: Namespace) -> None:
     for name in names:
         if name not in known:
             raise TaskError(f"there is no operator {name!r}; choose from {', '.join(known)}")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise TaskError("this PyTorch sees no GPU; leave --device cuda out")
-    if options.device == "cpu":
-        torch.set_num_threads(1)
+    _prepare(options.device)
     rows, columns = options.size
     result = profile(names, Problem(options.channels, rows, columns, options.batch, options.device), options.rounds)
     if options.peers:
@@ -269,6 +372,53 @@ def run_attention(options: Namespace) -> None:
     else:
         print(format_table(result))  # noqa: T201
         print("".join(f"\n{line}" for line in result.get("peers", [])), end="")  # noqa: T201
+
+
+def run_backbones(options: Namespace) -> None:
+    """Runs `python -m tasks.profile backbones`."""
+    names = [name for text in options.names for name in text.split(",") if name]
+    for name in names:
+        if name not in list_backbones():
+            raise TaskError(f"there is no backbone {name!r}; choose from {', '.join(list_backbones())}")
+    _prepare(options.device)
+    rows, columns = options.size
+    found: list[dict[str, Any]] = []
+    skipped = []
+    for name in names or list_backbones():
+        try:
+            if names:
+                found.append(
+                    asdict(measure_backbone(name, rows, columns, options.batch, options.device, options.rounds))
+                )
+            else:
+                found.append(count_backbone(name, rows, columns, options.batch))
+        except RuntimeError as error:
+            skipped.append({"name": name, "reason": _last_line(error)})
+    result = {
+        "device": _device_name(options.device),
+        "size": f"{rows}x{columns}",
+        "batch": options.batch,
+        "torch": torch.__version__,
+        "rows": found,
+        "skipped": skipped,
+    }
+    print(json.dumps(result, indent=2) if options.json else format_backbones(result))  # noqa: T201
+
+
+def _prepare(device: str) -> None:
+    """One thread on the CPU.
+
+    Raises:
+        TaskError: There is no such device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise TaskError("this PyTorch sees no GPU; leave --device cuda out")
+    if device == "cpu":
+        torch.set_num_threads(1)
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else "CPU, one thread"
 
 
 def _peers(rounds: int) -> list[str]:
@@ -322,6 +472,19 @@ def main(args: list[str] | None = None) -> None:
     part.add_argument("--peers", action="store_true", help="also compare with other implementations, on their sizes")
     part.add_argument("--json", action="store_true", help="print JSON instead of a table")
     part.set_defaults(run=run_attention)
+    part = commands.add_parser(
+        "backbones",
+        help="published networks on images",
+        description="Parameters, MACs (convolutions and matrix products), time and peak memory of backbones; without "
+        "names, parameters and MACs of all.",
+    )
+    part.add_argument("names", nargs="*", metavar="NAME", help="networks of backbones.list_backbones()")
+    part.add_argument("--size", type=_size, default=(800, 1333), help="pixels of the images, HEIGHTxWIDTH (800x1333)")
+    part.add_argument("--batch", type=_positive, default=1, help="images (1)")
+    part.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (cpu, one thread)")
+    part.add_argument("--rounds", type=_positive, default=3, help="runs of which the median counts (3)")
+    part.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    part.set_defaults(run=run_backbones)
     options = parser.parse_args(args)
     try:
         options.run(options)

@@ -35,7 +35,8 @@ def gated(x: Tensor, *gates: Tensor) -> Tensor:
     gates = tuple(gate.to(x.dtype) for gate in gates)
     last = not _is_traced() and _is_channels_last(x)
     if last:
-        x, gates = x.permute(_LAST), tuple(gate.permute(_LAST) for gate in gates)
+        # Gates that lie otherwise in memory would be read with strides, once for every position.
+        x, gates = x.permute(_LAST), tuple(gate.permute(_LAST).contiguous() for gate in gates)
     if _is_traced() or not x.is_contiguous():
         product = x
         for gate in gates:
@@ -57,7 +58,7 @@ def jointly_gated(x: Tensor, of_channels: Tensor, of_positions: Tensor, product:
     of_channels, of_positions = of_channels.to(x.dtype), of_positions.to(x.dtype)
     last = not _is_traced() and _is_channels_last(x)
     if last:
-        x, of_channels, of_positions = (tensor.permute(_LAST) for tensor in (x, of_channels, of_positions))
+        x, of_channels, of_positions = (each.permute(_LAST).contiguous() for each in (x, of_channels, of_positions))
     if _is_traced() or not x.is_contiguous():
         scores = of_channels * of_positions if product else of_channels + of_positions
         amplified = x * (1 + torch.sigmoid(scores))

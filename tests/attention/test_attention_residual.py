@@ -44,16 +44,21 @@ def reference(operator, scores):
                     sum(weight(q, k) * scores[:, head, a, b] for q, a in queries.items() for k, b in keys.items())
                 )
             rows.append(torch.stack(row, 1))
-        pooled.append(torch.stack(rows, 1))
-    mixed = [sum(row[head] * pooled[head] for head in range(operator.heads)) for row in operator.mix]
+        pooled.append(torch.stack(rows, 1) + (0 if operator.pool_bias is None else operator.pool_bias[head]))
+    mixed = []
+    for new, row in enumerate(operator.mix):
+        constant = 0 if operator.mix_bias is None else operator.mix_bias[new]
+        mixed.append(sum(row[head] * pooled[head] for head in range(operator.heads)) + constant)
     return torch.stack(mixed, 1) * operator.gamma
 
 
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "bias"])
 @pytest.mark.parametrize("window", [1, 2, 3, 4])
 @pytest.mark.parametrize("pooling", ["blocks", "separable", "literal"])
-def test_equation_forward_and_backward(pooling, window, agree):
+def test_equation_forward_and_backward(pooling, window, bias, agree):
     torch.manual_seed(0)
-    agree(AttentionResidual(2, 3, window, pooling), reference, torch.randn(2, 2, window**2, window**2))
+    operator = AttentionResidual(2, 3, window, pooling, bias=bias)
+    agree(operator, reference, torch.randn(2, 2, window**2, window**2))
 
 
 @pytest.mark.parametrize("pooling", ["blocks", "separable", "literal"])

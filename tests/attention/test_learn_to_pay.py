@@ -5,8 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from attention import record_attention
-from attention.learn_to_pay import LearnToPayAttention, LearnToPayClassifier
+from attention import LearnToPayAttention, LearnToPayClassifier, record_attention
 
 
 class OfOneMap(nn.Module):

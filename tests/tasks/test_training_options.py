@@ -13,6 +13,7 @@ from torch import nn
 
 from attention import CoordinateAttention
 from backbones import MobileNetV2
+from tasks.base import auxiliary_losses
 from tasks.callbacks import Performance
 from tasks.detectors import FCOS
 from tasks.errors import TaskError
@@ -226,3 +227,9 @@ class TestPerformance:
             warnings.simplefilter("error")
             performance._warn_of_waiting(StandIn(), 0.5)
             Performance(10)._warn_of_waiting(StandIn(), 0.1)
+
+
+def test_auxiliary_losses_of_a_backbone_join_the_others(monkeypatch: pytest.MonkeyPatch, model: nn.Module) -> None:
+    assert auxiliary_losses(model) == {}
+    monkeypatch.setattr(MobileNetV2, "auxiliary_loss", lambda self: torch.tensor(0.5))
+    assert {name: value.item() for name, value in auxiliary_losses(model).items()} == {"loss_auxiliary": 0.5}

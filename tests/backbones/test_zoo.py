@@ -1,0 +1,287 @@
+"""What holds for every published network, and on one network of every host what costs more to find out.
+
+Sizes and exports are checked for all networks. One network per class of hosts goes through gradients, freezing,
+checkpointing, compilation and training; `-m slow` does so for all networks where that means something new.
+"""
+
+import copy
+import inspect
+import io
+import math
+import typing
+
+import pytest
+import torch
+from torch import nn
+
+import backbones
+from attention.maps import record_attention
+from backbones import Backbone
+from backbones.zoo.registry import backbone_function, published_figures
+from datamodules import ADE20K, COCO, FixedSize, RandomRatioCrop
+from tasks.detectors import RetinaNet
+from tasks.profile import count_macs
+from tasks.segmentors import EncoderDecoder
+
+NAMES = backbones.list_backbones()
+FIGURES = published_figures()
+# One network per class of hosts, small, with attention; and a size in pixels that leaves borders everywhere.
+HOSTS = {
+    "attention_cnn_quadratic": (15, 21),
+    "cbam_mobilenet_v1": (43, 61),
+    "efficientnet_b0_ca": (43, 61),
+    "elsa_swin_t": (43, 61),
+    "elsa_volo_d1": (43, 61),
+    "halonet26t": (43, 61),
+    "halonet_h0": (43, 61),
+    "lavit_t": (43, 61),
+    "ltpa_vgg": (33, 21),
+    "mobilenet_v2_ca": (43, 61),
+    "mobilenext_ca": (43, 61),
+    "sasa_resnet26": (43, 61),
+    "swin_t": (43, 61),
+}
+# Their own test files compile smaller networks of the same classes.
+COMPILED_ELSEWHERE = {"elsa_swin_t", "elsa_volo_d1", "halonet26t", "halonet_h0", "swin_t"}
+# Sides of the training images where 48 pixels take too long: these work at strides 1 and 2.
+SIDES = {"attention_cnn_quadratic": 32, "attention_cnn_learned": 32, "attention_cnn_content": 32, "ltpa_vgg": 32}
+
+every_network = pytest.mark.parametrize("name", NAMES)
+every_host = pytest.mark.parametrize("name", HOSTS)
+
+
+def build(name, **options):
+    """A network with reproducible weights; what starts at zero gets weight, or it would pass no gradient on."""
+    torch.manual_seed(0)
+    backbone = backbones.build_backbone(name, **options)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1)
+    return backbone
+
+
+def expected_shapes(backbone, batch, height, width):
+    return [
+        (batch, channels, math.ceil(height / stride), math.ceil(width / stride))
+        for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
+    ]
+
+
+def check_contract(backbone):
+    assert len(backbone.channels) == len(backbone.strides) >= 1
+    assert sorted(set(backbone.strides)) == list(backbone.strides)
+    assert backbone.size_divisibility == 1
+
+
+def total(features):
+    return sum(feature.square().mean() for feature in features)
+
+
+def test_table_and_list_have_the_same_networks():
+    assert sorted(FIGURES) == NAMES and list(FIGURES) == NAMES
+    for name, figures in FIGURES.items():
+        assert figures.reading in ("verified", "reconstruction"), name
+        assert figures.source and (figures.reading == "verified" or figures.notes), name
+
+
+def test_every_class_of_hosts_has_a_network_here():
+    classes = {typing.get_type_hints(backbone_function(name))["return"] for name in NAMES}
+    assert classes == {typing.get_type_hints(backbone_function(name))["return"] for name in HOSTS}
+
+
+@every_network
+def test_entry_is_a_typed_function_of_the_package(name):
+    function = getattr(backbones, name)
+    assert function is backbone_function(name) and name in backbones.__all__ and inspect.isfunction(function)
+    hints, parameters = typing.get_type_hints(function), inspect.signature(function).parameters
+    assert issubclass(hints["return"], Backbone) and hints.keys() == {*parameters, "return"}
+    assert all(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters.values())
+    required = {"weights": None, "frozen_stages": 0, "checkpointing": False}
+    defaults = {option: parameter.default for option, parameter in parameters.items()}
+    assert inspect.Parameter.empty not in defaults.values() and required.items() <= defaults.items()
+    summary, _, arguments = inspect.getdoc(function).partition("Args:\n")
+    assert summary.splitlines()[0].endswith((".", ":", ","))
+    described = [line.split(":")[0].strip() for line in arguments.splitlines() if line[4:5].strip()]
+    assert described == list(parameters)
+
+
+@every_network
+def test_published_size_and_cost(name):
+    """Without storage, so at full size; shapes of the features are seen on the way."""
+    figures = FIGURES[name]
+    with torch.device("meta"):
+        network = backbones.classifier(name, figures.classes).eval()
+        assert isinstance(network.backbone, typing.get_type_hints(backbone_function(name))["return"])
+        seen = []
+        network.backbone.register_forward_hook(lambda module, inputs, features: seen.append((module, features)))
+        macs = count_macs(network, figures.size, figures.size)
+    assert sum(parameter.numel() for parameter in network.parameters()) == figures.parameters
+    assert macs == pytest.approx(figures.macs, rel=0.005)
+    for backbone, features in seen:  # VOLO's and LTPA's classifiers read more than the features
+        check_contract(backbone)
+        assert [tuple(f.shape) for f in features] == expected_shapes(backbone, 1, figures.size, figures.size)
+
+
+@every_host
+def test_features_of_odd_images(name):
+    backbone = build(name).eval()
+    check_contract(backbone)
+    fine = backbone.strides[0] == 2 or isinstance(backbone, backbones.VGG)  # time of a full-size image: minutes
+    with torch.no_grad():
+        for height, width in [(51, 83) if fine else (203, 331), (33, 1)]:
+            features = backbone(torch.randn(1, 3, height, width))
+            assert [tuple(f.shape) for f in features] == expected_shapes(backbone, 1, height, width)
+            assert all(f.isfinite().all() for f in features)
+
+
+@pytest.mark.slow
+@every_network
+def test_shapes_of_odd_images(name):
+    with torch.device("meta"), torch.no_grad():
+        backbone = backbones.build_backbone(name).eval()
+        check_contract(backbone)
+        for batch, height, width in [(1, 203, 331), (2, 33, 65)]:
+            features = backbone(torch.zeros(batch, 3, height, width))
+            assert [tuple(f.shape) for f in features] == expected_shapes(backbone, batch, height, width)
+
+
+@every_host
+def test_backward_reaches_every_parameter(name):
+    """No exception: the one that errata 1 names is behind the features, see below."""
+    backbone = build(name).eval()
+    total(backbone(torch.randn(2, 3, *HOSTS[name]))).backward()
+    assert [n for n, p in backbone.named_parameters() if not p.grad.any() or not p.grad.isfinite().all()] == []
+
+
+def test_backward_through_a_classifier_of_attended_maps():
+    """Weights of parametrised attention do not depend on the global vector, so what only makes that is not reached."""
+    torch.manual_seed(0)
+    network = backbones.classifier("ltpa_vgg", 100).eval()
+    network(torch.randn(2, 3, 32, 32)).square().mean().backward()
+    lost = {n for n, p in network.backbone.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-12}
+    behind_the_last_tap = {
+        n for n, _ in network.backbone.named_parameters() if n.startswith(("blocks.5.", "blocks.6."))
+    }
+    assert lost == behind_the_last_tap
+
+
+@every_host
+def test_frozen_stages_and_groups(name):
+    backbone = build(name, frozen_stages=2)
+    assert backbone.train() is backbone and backbone.frozen_stages == 2
+    for number, stage in enumerate(backbone.stages()):
+        for part in stage:
+            assert all(p.requires_grad == (number >= 2) for p in part.parameters())
+            assert all(module.training == (number >= 2) for module in part.modules())
+    before = copy.deepcopy(backbone.state_dict())
+    total(backbone(torch.randn(2, 3, *HOSTS[name]))).backward()
+    frozen = nn.ModuleList(part for stage in backbone.stages()[:2] for part in stage)
+    assert all(p.grad is None for p in frozen.parameters())
+    state = {id(value): key for key, value in backbone.state_dict(keep_vars=True).items()}
+    for value in (*frozen.parameters(), *frozen.buffers()):
+        if id(value) in state:
+            assert torch.equal(value, before[state[id(value)]])
+    groups = backbone.layer_groups()  # raises unless every parameter is in it once
+    assert {id(p) for group in groups for p in group} == {id(p) for p in backbone.parameters()}
+    assert len(groups) > len(backbone.stages()) / 2
+
+
+@every_host
+def test_state_survives_a_file(name):
+    source, file = build(name).eval(), io.BytesIO()
+    torch.save(source.state_dict(), file)
+    file.seek(0)
+    torch.manual_seed(1)
+    target = backbones.build_backbone(name).eval()
+    target.load_state_dict(torch.load(file, weights_only=True))
+    x = torch.randn(1, 3, *HOSTS[name])
+    with torch.no_grad():
+        assert all(torch.equal(one, other) for one, other in zip(source(x), target(x), strict=True))
+
+
+@every_host
+def test_checkpointing_changes_nothing_but_memory(name):
+    plain, spared = (build(name, checkpointing=on).double().train() for on in (False, True))
+    x = torch.randn(2, 3, *HOSTS[name], dtype=torch.float64)
+    kept = []
+    for backbone in (plain, spared):
+        own = {p.untyped_storage().data_ptr() for p in backbone.parameters()}
+        storages = {}
+
+        def pack(value, own=own, storages=storages):
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in own:
+                storages[storage.data_ptr()] = storage.nbytes()
+            return value
+
+        torch.manual_seed(2)  # of dropout and stochastic depth
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            loss = total(backbone(x))
+        loss.backward()
+        kept.append(sum(storages.values()))
+    for (n, p), q in zip(plain.named_parameters(), spared.parameters(), strict=True):
+        scale = max(1e-12, 1e-9 * float(p.grad.abs().max()))
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-9, atol=scale, msg=n)
+    for (n, b), c in zip(plain.named_buffers(), spared.buffers(), strict=True):
+        torch.testing.assert_close(c, b, msg=n)
+    assert kept[1] < 0.5 * kept[0]
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in COMPILED_ELSEWHERE else ()) for n in HOSTS]
+)
+def test_compiled_networks_agree(name):
+    network = build(name).double().eval()
+    x = torch.randn(1, 3, *HOSTS[name], dtype=torch.float64)
+    torch.compiler.reset()
+    with torch.no_grad():
+        found = torch.compile(network, backend="aot_eager", fullgraph=True)(x)
+        for feature, value in zip(found, network(x), strict=True):
+            torch.testing.assert_close(feature, value, rtol=1e-9, atol=1e-9)
+
+
+@every_host
+def test_attention_is_recorded_where_there_is_some(name):
+    backbone = build(name).eval()
+    with torch.no_grad(), record_attention(backbone) as maps:
+        backbone(torch.randn(1, 3, *HOSTS[name]))
+    assert bool(maps) == (name not in ("swin_t", "ltpa_vgg")), (
+        "windows of Swin are torchvision's, LTPA's maps its head's"
+    )
+
+
+def check_training(model, batch, steps=20):
+    """Adam on one batch: every loss is finite, and the last ones are clearly below the first ones."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, fused=True)
+    history = []
+    model.train()
+    for _ in range(steps):
+        loss = sum(
+            value for key, value in model(batch).items() if "loss" in key or "regression" in key or "class" in key
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        history.append(loss.item())
+    assert all(map(math.isfinite, history)), history
+    assert sum(history[-3:]) < 0.85 * sum(history[:3]), history
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in HOSTS else pytest.mark.slow) for n in NAMES])
+def test_a_segmentor_learns(name, shapes):
+    side = SIDES.get(name, 48)
+    pipeline = RandomRatioCrop(longest=2 * side, shorter=side, crop=side, ratio=(1.0, 1.0), photometric=False)
+    data = ADE20K(shapes / "ade20k", pipeline=pipeline, batch_size=2, num_workers=0)
+    batch = next(iter(data.train_dataloader()))
+    torch.manual_seed(0)
+    head = {"type": "FCNHead", "channels": 32, "num_convs": 1, "dropout_ratio": 0.0}
+    check_training(EncoderDecoder(backbones.build_backbone(name), len(data.read_class_names()), head), batch)
+
+
+def test_a_detector_learns(shapes):
+    data = COCO(shapes / "coco", pipeline=FixedSize(64, 64), batch_size=2, num_workers=0)
+    batch = next(iter(data.train_dataloader()))
+    torch.manual_seed(0)
+    check_training(RetinaNet(backbones.build_backbone("mobilenet_v2_ca"), len(data.class_names), channels=32), batch)
