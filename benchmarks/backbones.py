@@ -178,11 +178,9 @@ def compare(comparison: Comparison, size: int, batch: int, rounds: int) -> Itera
     yield ratio_goal(
         f"{comparison}: time ({times} ms)", seconds["ours"], seconds["peer"], comparison.bound, at_least=False
     )
+    function, sizes = side_in_fresh_process.__name__, (str(size), str(batch))
     ours, peer = (
-        peak_memory(
-            "benchmarks.backbones", side_in_fresh_process.__name__, str(comparison), side, str(size), str(batch)
-        )
-        for side in ("ours", "peer")
+        peak_memory("benchmarks.backbones", function, str(comparison), side, *sizes) for side in ("ours", "peer")
     )
     name = f"{comparison}: memory ({ours:.0f} / {peer:.0f} MB)"
     yield Goal(name, ours / peer, comparison.memory_bound, at_least=False)

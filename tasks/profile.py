@@ -387,9 +387,8 @@ def run_backbones(options: Namespace) -> None:
     for name in names or list_backbones():
         try:
             if names:
-                found.append(
-                    asdict(measure_backbone(name, rows, columns, options.batch, options.device, options.rounds))
-                )
+                row = measure_backbone(name, rows, columns, options.batch, options.device, options.rounds)
+                found.append(asdict(row))
             else:
                 found.append(count_backbone(name, rows, columns, options.batch))
         except RuntimeError as error:
