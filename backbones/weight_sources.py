@@ -15,16 +15,17 @@ _logger = logging.getLogger(__name__)
 _HASHED = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # torch.hub's file names end in the beginning of their SHA-256
 
 
-def read_weights(weights: str, published: WeightsEnum | None) -> object:
+def read_weights(weights: str, published: WeightsEnum | None, network: str) -> object:
     """Content of a checkpoint: see `backbones.load_weights` for what `weights` may be.
 
     Args:
         weights: Name, address or path.
         published: What `imagenet` means for the network.
+        network: Name of the network, for messages.
     """
     if weights == "imagenet":
         if published is None:
-            raise ValueError("weights='imagenet': no published weights for this network; give the path of a file")
+            raise ValueError(f"weights='imagenet': no published weights for this {network}; give the path of a file")
         return _of_torchvision(published, weights)
     if urlparse(weights).scheme in ("http", "https", "file"):
         return read_file(_download(weights), weights)

@@ -34,7 +34,7 @@ def load_weights(backbone: Backbone, weights: str) -> None:
             name of torchvision's such as `ResNet50_Weights.IMAGENET1K_V2`, or of timm's such as `seresnet50.ra2_in1k`.
             Downloads are kept in torch.hub's (timm's: the Hugging Face hub's) cache.
     """
-    loaded = _unwrapped(read_weights(weights, backbone.published_weights()), weights)
+    loaded = _unwrapped(read_weights(weights, backbone.published_weights(), type(backbone).__name__), weights)
     own = backbone.state_dict()
     if not own.keys() <= loaded.keys():
         loaded = backbone.convert(loaded)

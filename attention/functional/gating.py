@@ -35,13 +35,13 @@ def gated(x: Tensor, *gates: Tensor) -> Tensor:
     gates = tuple(gate.to(x.dtype) for gate in gates)
     last = not _is_traced() and _is_channels_last(x)
     if last:
-        # Gates that lie otherwise in memory would be read with strides, once for every position.
-        x, gates = x.permute(_LAST), tuple(gate.permute(_LAST).contiguous() for gate in gates)
+        x, gates = x.permute(_LAST), tuple(gate.permute(_LAST) for gate in gates)
     if _is_traced() or not x.is_contiguous():
         product = x
         for gate in gates:
             product = product * gate
     else:
+        gates = tuple(gate.contiguous() for gate in gates)  # otherwise they are read with strides for every position
         product = _Gated.apply(x, *gates) if _learns(x, *gates) else _product(x, gates)
     return product.permute(_BACK) if last else product
 
@@ -162,15 +162,10 @@ def _product(x: Tensor, gates: tuple[Tensor, ...]) -> Tensor:
     if len(gates) == 1:
         return x * gates[0]
     out = torch.empty_like(x)
-    buffer: Tensor | None = None
-    for piece in _pieces(x):  # gates first: their product is written in the cache, the map's only once
-        first, second, *others = (_piece(gate, piece) for gate in gates)
-        shape = torch.broadcast_shapes(first.shape, second.shape)
-        if buffer is None or buffer.shape != shape:
-            buffer = x.new_empty(shape)
-        factor = torch.mul(first, second, out=buffer)
-        for other in others:
-            factor = factor * other
+    for piece in _pieces(x):
+        factor = _piece(gates[0], piece)
+        for gate in gates[1:]:  # first the gates, whose product stays in the cache: the result is written only once
+            factor = factor * _piece(gate, piece)
         torch.mul(x[piece], factor, out=out[piece])
     return out
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import backbones
 from attention.maps import record_attention
-from backbones import Backbone
+from backbones import Backbone, overview
 from backbones.zoo.registry import backbone_function, published_figures
 from datamodules import ADE20K, COCO, FixedSize, RandomRatioCrop
 from tasks.detectors import RetinaNet
@@ -43,8 +43,8 @@ HOSTS = {
 }
 # Their own test files compile smaller networks of the same classes.
 COMPILED_ELSEWHERE = {"elsa_swin_t", "elsa_volo_d1", "halonet26t", "halonet_h0", "swin_t"}
-# Sides of the training images where 48 pixels take too long: these work at strides 1 and 2.
-SIDES = {"attention_cnn_quadratic": 32, "attention_cnn_learned": 32, "attention_cnn_content": 32, "ltpa_vgg": 32}
+# Sides of the training images where 40 pixels take too long: these work at strides 1 and 2.
+SIDES = {"attention_cnn_quadratic": 24, "attention_cnn_learned": 24, "attention_cnn_content": 24, "ltpa_vgg": 24}
 
 every_network = pytest.mark.parametrize("name", NAMES)
 every_host = pytest.mark.parametrize("name", HOSTS)
@@ -57,7 +57,7 @@ def build(name, **options):
     with torch.no_grad():
         for parameter in backbone.parameters():
             if not parameter.any():
-                parameter.normal_(std=0.1)
+                parameter.uniform_(0.1, 0.5)  # as a bias it keeps the hidden units of small gates alive
     return backbone
 
 
@@ -83,6 +83,24 @@ def test_table_and_list_have_the_same_networks():
     for name, figures in FIGURES.items():
         assert figures.reading in ("verified", "reconstruction"), name
         assert figures.source and (figures.reading == "verified" or figures.notes), name
+
+
+def test_page_shows_the_table(tmp_path, monkeypatch, capsys):
+    overview.main(["--check"])
+    lines = overview.page().splitlines()
+    for name in NAMES:
+        (row,) = [line for line in lines if line.startswith(f"| [`{name}`]")]
+        cells = [cell.strip() for cell in row.split(" | ")]
+        assert len(cells) == len(overview.COLUMNS) and cells[1] == f"{FIGURES[name].parameters:,}"
+        assert (overview.ROOT / "docs" / cells[0].split("(")[1].rstrip(")")).is_file()
+    overview.main(["--write", str(tmp_path / "page.md")])
+    overview.main([])
+    assert (tmp_path / "page.md").read_text() == capsys.readouterr().out == overview.page()
+    (tmp_path / "page.md").write_text("old")
+    monkeypatch.setattr(overview, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(overview, "ROOT", tmp_path)
+    with pytest.raises(SystemExit, match=r"page\.md is outdated; run python -m backbones\.overview"):
+        overview.main(["--check"])
 
 
 def test_every_class_of_hosts_has_a_network_here():
@@ -157,9 +175,10 @@ def test_backward_reaches_every_parameter(name):
 def test_backward_through_a_classifier_of_attended_maps():
     """Weights of parametrised attention do not depend on the global vector, so what only makes that is not reached."""
     torch.manual_seed(0)
-    network = backbones.classifier("ltpa_vgg", 100).eval()
-    network(torch.randn(2, 3, 32, 32)).square().mean().backward()
-    lost = {n for n, p in network.backbone.named_parameters() if p.grad is None or p.grad.abs().max() < 1e-12}
+    network = backbones.classifier("ltpa_vgg", 100).double().eval()
+    network(torch.randn(2, 3, 16, 16, dtype=torch.float64)).square().sum().backward()
+    sizes = {n: float(p.grad.abs().max()) for n, p in network.backbone.named_parameters()}
+    lost = {n for n, size in sizes.items() if size < 1e-9 * max(sizes.values())}  # rounding leaves 1e-16
     behind_the_last_tap = ("blocks.5.", "blocks.6.")
     assert lost == {n for n, _ in network.backbone.named_parameters() if n.startswith(behind_the_last_tap)}
 
@@ -250,7 +269,9 @@ def test_attention_is_recorded_where_there_is_some(name):
 
 def check_training(model, batch, steps=20):
     """Adam on one batch: every loss is finite, and the last ones are clearly below the first ones."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-4, fused=True)
+    rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
+    groups = [{"params": model.backbone.parameters(), "lr": 1e-3}, {"params": rest, "lr": 1e-2}]
+    optimizer = torch.optim.AdamW(groups, fused=True)
     history = []
     model.train()
     for _ in range(steps):
@@ -261,12 +282,12 @@ def check_training(model, batch, steps=20):
         optimizer.step()
         history.append(loss.item())
     assert all(map(math.isfinite, history)), history
-    assert sum(history[-3:]) < 0.85 * sum(history[:3]), history
+    assert sum(history[-3:]) < 0.8 * sum(history[:3]), history
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in HOSTS else pytest.mark.slow) for n in NAMES])
 def test_a_segmentor_learns(name, shapes):
-    side = SIDES.get(name, 48)
+    side = SIDES.get(name, 40)
     pipeline = RandomRatioCrop(longest=2 * side, shorter=side, crop=side, ratio=(1.0, 1.0), photometric=False)
     data = ADE20K(shapes / "ade20k", pipeline=pipeline, batch_size=2, num_workers=0)
     batch = next(iter(data.train_dataloader()))

@@ -1,4 +1,4 @@
-"""`python -m tasks.profile attention` on tiny maps; what the numbers are, never how large a time is."""
+"""`python -m tasks.profile` on tiny maps and images; what the numbers are, never how large a time is."""
 
 import importlib
 import json
@@ -119,6 +119,54 @@ def test_peers_are_those_of_the_benchmarks(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr(profile, "import_module", absent)
     with pytest.raises(SystemExit, match=r"--peers needs the benchmarks of a checkout.*No module named 'benchmarks"):
         run("--channels", "32", "--names", "SpatialAttention", "--peers")
+
+
+def test_backbones_are_measured_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    profile.main(["backbones", "mobilenet_v2", "--size", "64x96", "--batch", "2", "--rounds", "1", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["skipped"] == [] and (result["size"], result["batch"]) == ("64x96", 2)
+    (row,) = result["rows"]
+    assert (row["name"], row["parameters"]) == ("mobilenet_v2", 3_504_872 - 1280 * 1001 - 1280 * (320 + 2))
+    published = 300_774_272 - 1280 * 1000 - 1280 * 320 * 7**2  # without the classifier and the last convolution, at 224
+    assert row["MACs"] == pytest.approx(published * 2 * 64 * 96 / 224**2, rel=1e-9)
+    assert 0 < row["forward_ms"] < row["training_ms"] and row["training_MB"] > row["forward_MB"] > 0
+
+
+def test_backbones_without_names_are_counted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(profile, "list_backbones", lambda: ["mobilenet_v1", "mobilenet_v2"])
+    profile.main(["backbones", "--size", "32x32"])
+    title, _, heading, _, *rows, _, note = capsys.readouterr().out.splitlines()
+    assert title == "1 x 3 x 32x32, without classifier" and "ms" not in heading
+    assert [row.split()[1:4] for row in rows[:1]] == [["mobilenet_v1", "|", "3,206,976"]] and len(rows) == 2
+    assert note == "times and memory: python -m tasks.profile backbones NAME ..."
+
+
+def test_backbones_that_do_not_run_are_listed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(name: str, *sizes: object) -> profile.Row:
+        if name == "swin_t":
+            raise RuntimeError("first line\nand the reason")
+        return profile.Row(name, 1, 2, 3.0, 4.0, 5.0, 6.0)
+
+    monkeypatch.setattr(profile, "measure_backbone", measure)
+    profile.main(["backbones", "swin_t,resnet50"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "float32, CPU, one thread" in lines[0] and lines[-1] == "left out: swin_t: and the reason"
+    assert lines[4].split()[1::2] == ["resnet50", "1", "2", "3.0", "4.0", "5.0", "6.0"]
+    with pytest.raises(SystemExit, match=r"there is no backbone 'resnet51'; choose from .*resnet50"):
+        profile.main(["backbones", "resnet51"])
+
+
+def test_products_in_place_are_counted() -> None:
+    class Product(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[0].clone().baddbmm_(x[0], x[0])
+
+    with torch.device("meta"):
+        assert profile.count_macs(Product(), 5, 5) == 3 * 5**3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
