@@ -17,6 +17,7 @@ from attention.base import Mixer, check_at_least, check_choice, check_divides
 from backbones.base import Backbone
 from backbones.checkpointing import checkpointed
 from backbones.conversions.swin import from_any_swin, resized_table
+from backbones.gelu_linear import gelu_linear
 from backbones.weights import load_weights
 
 OutNorms = Literal["each", "last"]
@@ -111,8 +112,13 @@ class _Block(swin_transformer.SwinTransformerBlock):
         else:
             mixed = self.attn(normed)
         x = x + self.stochastic_depth(mixed)
-        out: Tensor = x + self.stochastic_depth(self.mlp(self.norm2(x)))
+        out: Tensor = x + self.stochastic_depth(self._mlp(self.norm2(x)))
         return out
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        """What `self.mlp` computes: linear, GELU, linear, with dropouts that are off in every published network."""
+        widen, _, _, narrow, _ = self.mlp
+        return gelu_linear(widen(x), narrow.weight, narrow.bias)
 
 
 class Swin(Backbone):

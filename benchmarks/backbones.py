@@ -27,6 +27,10 @@ TOLERANCE = 1e-4
 """Largest relative difference between ELSA and its formulation with `unfold`, in float32."""
 
 
+WARM_UP = 256
+"""Side of a first image in pixels; the smallest that timm's halo networks take."""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One of our networks and its nearest peer.
@@ -152,7 +156,7 @@ def side_in_fresh_process(text: str, side: str, size: str, batch: str) -> Callab
     """The call of one side, after a pass over a small image: what PyTorch loads late belongs to nobody."""
     torch.set_num_threads(1)
     network = sides(next(each for each in COMPARISONS if str(each) == text))[side]
-    training(network, 64, 2)()
+    training(network, WARM_UP, 1)()
     return training(network, int(size), int(batch))
 
 
