@@ -126,6 +126,9 @@ def page(times: dict[str, Any] | None = None) -> str:
         "",
         "Times on your machine: `python -m tasks.profile attention --size 100x136 --channels 256`. "
         + (f"On {times['device']}, {times['size']}: last column." if times else "They were not measured on GPU."),
+        "",
+        "Cost against the size of the map (`python -m benchmarks.attention --resolution`):",
+        "[times and memory](results/attention_resolution.svg), [numbers](results/attention_resolution.json).",
     ]
     described = [describe(operator) for operator in operators()]
     columns = [*COLUMNS, *(["forward, training"] if times else [])]
