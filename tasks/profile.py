@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import attention
 from attention.base import Mixer, Operator, Refine
 from backbones.zoo.registry import build_backbone, list_backbones
 from tasks.errors import TaskError
+from tasks.macs import count_macs
 from tasks.profiling import extra_memories
 
 REFERENCE = "3x3 convolution"
@@ -39,9 +39,7 @@ class Row:
     Attributes:
         name: Name of the class.
         parameters: Number of parameters.
-        MACs: Multiply-accumulates of one forward pass of the whole batch in convolutions and matrix products, as
-            `torch.utils.flop_counter` sees them (its FLOPs / 2). Pooling, normalisation, activations, softmax and
-            element-wise products are not counted, nor is what a hand-written loop or GPU kernel multiplies.
+        MACs: Multiply-accumulates of one forward pass of the whole batch; see `tasks.macs.count_macs`.
         forward_ms: Milliseconds of a forward pass without gradients, in evaluation.
         training_ms: Milliseconds of a forward and backward pass in training.
         forward_MB: Peak memory of the forward pass in MB (2**20 bytes), its input not counted.
@@ -55,23 +53,6 @@ class Row:
     training_ms: float
     forward_MB: float
     training_MB: float
-
-
-def _flops_of_product_in_place(_start: Any, left: Any, right: Any, **_options: Any) -> int:
-    """What PyTorch's counter knows of `baddbmm` only, from the shapes of both factors."""
-    return 2 * int(left[0] * left[1] * left[2] * right[2])
-
-
-def count_macs(network: nn.Module, rows: int, columns: int, batch: int = 1) -> int:
-    """Multiply-accumulates of a network on images of zeros, in evaluation; see `Row`.
-
-    On the device `meta`, `with torch.device("meta"):`, nothing is computed and nothing stored, whatever the size.
-    """
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.baddbmm_: _flops_of_product_in_place})
-    network.eval()
-    with torch.no_grad(), counter:
-        network(torch.zeros(batch, 3, rows, columns))
-    return int(counter.get_total_flops()) // 2
 
 
 @dataclass(frozen=True)
@@ -177,12 +158,10 @@ def measure(name: str, problem: Problem, rounds: int) -> Row:
     if problem.device == "cuda":
         peaks = {key: _gpu_memory(call) for key, call in found.items()}
     milliseconds = {key: _milliseconds(call, problem.device, rounds) for key, call in found.items()}
-    with FlopCounterMode(display=False) as counter:
-        found["forward"]()
     return Row(
         name=name,
         parameters=sum(value.numel() for value in operator.parameters()),
-        MACs=counter.get_total_flops() // 2,
+        MACs=count_macs(found["forward"]),
         forward_ms=milliseconds["forward"],
         training_ms=milliseconds["training"],
         forward_MB=peaks["forward"],
@@ -282,8 +261,9 @@ def backbone_calls_in_fresh_process(name: str, *sizes: str) -> dict[str, Callabl
 def count_backbone(name: str, rows: int, columns: int, batch: int) -> dict[str, Any]:
     """Name, parameters and multiply-accumulates of a backbone; no number is computed, so every size is quick."""
     with torch.device("meta"):
-        network = build_backbone(name)
-        macs = count_macs(network, rows, columns, batch)
+        network = build_backbone(name).eval()
+        image = torch.zeros(batch, 3, rows, columns)
+        macs = count_macs(lambda: network(image))
     return {"name": name, "parameters": sum(value.numel() for value in network.parameters()), "MACs": macs}
 
 

@@ -11,11 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from attention import Mixer, Refine
 from backbones import Backbone
 from tasks.base import VisionTask
+from tasks.macs import count_macs
 from tasks.run_folder import write_text
 
 
@@ -126,7 +126,7 @@ def describe_model(task: VisionTask) -> dict[str, Any]:
         "attention": attention_names(backbone),
         "detector" if head is None else "segmentor": type(task.model if head is None else head).__name__,
         "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
-        "MACs": count_macs(task),
+        "MACs": macs_of_an_image(task),
         "image_size": "x".join(map(str, task.image_size)),
     }
 
@@ -140,18 +140,16 @@ def attention_names(module: nn.Module) -> str:
     return "+".join(names) or "none"
 
 
-def count_macs(task: VisionTask) -> int:
+def macs_of_an_image(task: VisionTask) -> int:
     """Multiply-accumulates of the model on one image of the task's image size, in evaluation mode."""
     size = torch.tensor([task.image_size], device=task.device)
     image = torch.zeros(1, 3, *task.image_size, dtype=torch.uint8, device=task.device)
     batch = {"image": image, "size": size, "targets": [{"original_size": size[0]}]}
     training = task.model.training
-    counter = FlopCounterMode(display=False)
     task.model.eval()
-    with torch.no_grad(), counter:
-        task.model(batch)
+    macs = count_macs(lambda: task.model(batch))
     task.model.train(training)
-    return int(counter.get_total_flops()) // 2
+    return macs
 
 
 def git_revision() -> str:

@@ -56,13 +56,13 @@ def test_equation_forward_and_backward(directions, training, size, agree):
     agree(operator, reference, torch.randn(2, 6, *size))
 
 
-def test_equals_timm_with_copied_weights():
+def test_equals_timm_with_copied_weights(same_function):
     torch.manual_seed(0)
     ours, peer = CoordinateAttention(512, 32), CoordAttn(512, rd_channels=16, bias=True)
     peer.load_state_dict(ours.state_dict())
     x = torch.randn(2, 512, 9, 7)
-    torch.testing.assert_close(ours(x), peer(x))
-    torch.testing.assert_close(ours.eval()(x), peer.eval()(x))
+    same_function(ours, peer, x)
+    same_function(ours.eval(), peer.eval(), x)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

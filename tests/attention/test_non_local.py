@@ -66,7 +66,7 @@ def test_a_fresh_block_is_the_identity(norm):
 
 
 @pytest.mark.parametrize("scaled", [False, True])
-def test_equals_timm_with_copied_weights(scaled):
+def test_equals_timm_with_copied_weights(scaled, same_function):
     torch.manual_seed(0)
     ours, peer = NonLocal(64, 4, scale=scaled, norm=True), NonLocalAttn(64, use_scale=scaled, rd_channels=16)
     for norm in (ours.norm, peer.norm):
@@ -79,8 +79,8 @@ def test_equals_timm_with_copied_weights(scaled):
         state[f"{names[part]}.{rest}"] = value * 2 if scaled and part == "theta" else value.clone()
     peer.load_state_dict(state)
     x = torch.randn(2, 64, 9, 7)
-    torch.testing.assert_close(ours(x), peer(x))
-    torch.testing.assert_close(ours.eval()(x), peer.eval()(x))
+    same_function(ours, peer, x)
+    same_function(ours.eval(), peer.eval(), x)
 
 
 def test_size_of_the_published_module():

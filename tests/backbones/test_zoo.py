@@ -20,7 +20,7 @@ from backbones import Backbone, overview
 from backbones.zoo.registry import backbone_function, published_figures
 from datamodules import ADE20K, COCO, FixedSize, RandomRatioCrop
 from tasks.detectors import RetinaNet
-from tasks.profile import count_macs
+from tasks.macs import count_macs
 from tasks.segmentors import EncoderDecoder
 
 NAMES = backbones.list_backbones()
@@ -133,7 +133,8 @@ def test_published_size_and_cost(name):
         assert isinstance(network.backbone, typing.get_type_hints(backbone_function(name))["return"])
         seen = []
         network.backbone.register_forward_hook(lambda module, inputs, features: seen.append((module, features)))
-        macs = count_macs(network, figures.size, figures.size)
+        image = torch.zeros(1, 3, figures.size, figures.size)
+        macs = count_macs(lambda: network(image))
     assert sum(parameter.numel() for parameter in network.parameters()) == figures.parameters
     assert macs == pytest.approx(figures.macs, rel=0.005)
     for backbone, features in seen:  # VOLO's and LTPA's classifiers read more than the features
@@ -267,10 +268,10 @@ def test_attention_is_recorded_where_there_is_some(name):
     assert bool(maps) == (name not in without)
 
 
-def check_training(model, batch, steps=20):
+def check_training(model, batch, head_rate=1e-2, steps=20):
     """Adam on one batch: every loss is finite, and the last ones are clearly below the first ones."""
     rest = [p for n, p in model.named_parameters() if not n.startswith("backbone.")]
-    groups = [{"params": model.backbone.parameters(), "lr": 1e-3}, {"params": rest, "lr": 1e-2}]
+    groups = [{"params": model.backbone.parameters(), "lr": 1e-3}, {"params": rest, "lr": head_rate}]
     optimizer = torch.optim.AdamW(groups, fused=True)
     history = []
     model.train()
@@ -300,4 +301,5 @@ def test_a_detector_learns(shapes):
     data = COCO(shapes / "coco", pipeline=FixedSize(64, 64), batch_size=2, num_workers=0)
     batch = next(iter(data.train_dataloader()))
     torch.manual_seed(0)
-    check_training(RetinaNet(backbones.build_backbone("mobilenet_v2_ca"), len(data.class_names), channels=32), batch)
+    detector = RetinaNet(backbones.build_backbone("mobilenet_v2_ca"), len(data.class_names), channels=32)
+    check_training(detector, batch, head_rate=1e-3)  # at 1e-2 the focal loss jumps, at other steps on other processors
