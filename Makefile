@@ -27,8 +27,9 @@ quickstart: $(INSTALLED) data/shapes/shapes.json  ## Trains a detector and a seg
 	$(BIN)/python -m tasks.segment fit --config configs/segment/quickstart.yaml
 	$(BIN)/python -m tasks.compare runs
 
-test: $(INSTALLED)  ## Runs the tests.
-	$(BIN)/python -m pytest
+# One process per core, each with one thread: threads that compete for a core are slower than none.
+test: $(INSTALLED)  ## Runs the tests on all cores, at most eight.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
 lint: $(INSTALLED)  ## Checks style and the direction of imports.
 	$(BIN)/ruff check .

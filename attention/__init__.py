@@ -18,6 +18,7 @@ from attention.bam import BAM
 from attention.base import Mixer, Operator, Refine
 from attention.bottleneck import BottleneckAttention
 from attention.cbam import CBAM, ChannelAttention
+from attention.content_relative import ContentRelativeSelfAttention
 from attention.coordinate import CoordinateAttention
 from attention.diagonality import diagonality_loss
 from attention.efficient_channel import EfficientChannelAttention
@@ -26,8 +27,9 @@ from attention.global_context import GlobalContext
 from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
 from attention.learn_to_pay import LearnToPayAttention, LearnToPayClassifier
+from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.maps import AttentionMap, record_attention
-from attention.quadratic import ContentRelativeSelfAttention, LearnedRelativeSelfAttention, QuadraticSelfAttention
+from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
 from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation

@@ -34,8 +34,8 @@ class AttentionResidual(nn.Module):
     it stays in float32 under autocast.
 
     Parameters: 16 heads + heads out_heads + out_heads, `separable` and `literal` 8 heads instead of 16, `bias` heads +
-    out_heads more. Cost: M N^2
-    (heads + heads out_heads / 16) multiply-accumulates; memory one copy of the scores.
+    out_heads more. Cost: M N^2 (heads + heads out_heads / 16) multiply-accumulates, a quarter of the first term more
+    with `separable` and `literal`; memory one copy of the scores.
 
     Place: between two stages with windows of `window` and window / 2 (the paper's 14 and 7), into the residual argument
     of the next stage's first `VanillaAttention`.

@@ -33,8 +33,8 @@ class AxialAttention(Mixer):
 
     Parameters: per axis with c channels in (C_in for the columns, C_out for the rows) 2 c C_out + 8 C_out + 6 heads +
     (2 span - 1) 2 d; `query` 2 c C_out + 6 C_out + 4 heads + (2 span - 1) d / 2; `none` 2 c C_out + 6 C_out + 2 heads.
-    Cost: H W (2 C_in C_out + 2 C_out^2 + 3 C_out (H + W)) multiply-accumulates; memory H W (H + W) weights per head and
-    (H^2 + W^2) 2 d numbers of the tables.
+    Cost: H W (2 C_in C_out + 2 C_out^2 + t C_out (H + W)) multiply-accumulates, where t is 3.5, with `query` 2 and
+    with `none` 1.5; memory H W (H + W) weights per head and (H^2 + W^2) 2 d numbers of the tables.
 
     Place: instead of the 3x3 convolution of a residual bottleneck.
 
@@ -154,7 +154,7 @@ class _Line(nn.Module):
 
     def _merged(self, values: Tensor, batch: int, lines: int) -> Tensor:
         """(N, L, d) -> (B, C_out, H W)."""
-        split = values.view(batch, self.heads, lines, -1, self.width)
+        split = values.view(batch, self.heads, lines, values.shape[1], self.width)
         return split.permute(*((0, 1, 4, 3, 2) if self.down else (0, 1, 4, 2, 3))).flatten(3).flatten(1, 2)
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Refine, bottleneck_channels, check_at_least, check_choice
-from attention.functional.gating import jointly_gated, pooled
+from attention.functional.gating import jointly_gated
+from attention.functional.pools import pooled
 
 Fusion = Literal["product", "sum"]
 

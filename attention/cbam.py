@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, bottleneck_channels, check_choice
-from attention.functional.gating import gated, pooled
+from attention.functional.gating import gated
+from attention.functional.pools import pooled
 from attention.spatial import SpatialAttention, SpatialPooling
 
 ChannelPooling = Literal["avg_max", "avg", "max"]

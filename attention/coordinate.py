@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, check_at_least, check_choice
-from attention.functional.gating import gated, pooled
+from attention.functional.gating import gated
+from attention.functional.pools import pooled
 
 Directions = Literal["both", "height", "width"]
 

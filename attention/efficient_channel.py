@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Refine, check_odd
-from attention.functional.gating import gated, pooled
+from attention.functional.gating import gated
+from attention.functional.pools import pooled
 
 
 class EfficientChannelAttention(Refine):

@@ -33,8 +33,8 @@ class ELSA(Mixer):
     neighbourhood sum shared by the channels of a head. Exported models carry k^2 shifted copies instead.
 
     Parameters: C_in (2 C_qk + C_out) + C_qk group_width k^2 + C_qk (heads k^2 + 1) + heads k^2 + C_out k^2 + C_out^2 +
-    C_out, with a bias 2 C_qk + C_out more. Cost: these times H W (the last two thirds of them H' W'), and k^2 C_out
-    H' W' multiply-accumulates for the sum; linear in H W.
+    C_out, with a bias 2 C_qk + C_out more. Cost: H W C_in (2 C_qk + C_out) + H' W' (C_qk k^2 (group_width + heads) +
+    2 C_out k^2 + C_out^2) multiply-accumulates; linear in H W.
 
     Place: instead of window attention in Swin's first three stages, or of a spatial convolution.
 
@@ -75,6 +75,8 @@ class ELSA(Mixer):
         super().__init__(in_channels, out_channels, stride)
         check_at_least(1, heads=heads, group_width=group_width, dilation=dilation)
         check_at_least(0, mul_power=mul_power)
+        if mul_power % 1:
+            raise ValueError(f"mul_power={mul_power} has no value for negative kernels; give an integer such as 1")
         check_odd(kernel_size=kernel_size)
         check_divides("out_channels", out_channels, "heads", heads)
         check_choice("border", border, get_args(Border))
@@ -104,12 +106,13 @@ class ELSA(Mixer):
         kernels = (out_channels, kernel_size, kernel_size)
         add = nn.init.trunc_normal_(torch.empty(1, *kernels), std=0.02)
         mul = torch.randn(1, *kernels)
-        if mul_power and add_scale:  # the released layout of each case
-            self.ghost_head: nn.Parameter | None = nn.Parameter(torch.stack([mul, add]))
+        if mul_power and add_scale:
+            self.ghost_head: nn.Parameter | None = nn.Parameter(torch.cat([mul, add]))
         elif mul_power or add_scale:
             self.ghost_head = nn.Parameter(mul if mul_power else add)
         else:
             self.register_parameter("ghost_head", None)
+        self.register_load_state_dict_pre_hook(_with_four_dimensions)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes `x` (B, C_in, H, W) into (B, C_out, ceil(H / stride), ceil(W / stride))."""
@@ -123,7 +126,8 @@ class ELSA(Mixer):
         """Weight of every cell for every query, (B, H', W', heads, k k), from maps (B, C_qk, H, W)."""
         scores = self.attn(query * key * self.scale).permute(0, 2, 3, 1).unflatten(3, (self.heads, -1))
         rows, columns = (
-            neighbourhood_rows(size, self.kernel_size, self.stride, self.dilation, key.device) for size in key.shape[2:]
+            neighbourhood_rows(queries, self.kernel_size, self.stride, self.dilation, key.device)
+            for queries in scores.shape[1:3]
         )
         if self.border == "mask":
             inside = _inside(rows, key.shape[2])[:, None, :, None] & _inside(columns, key.shape[3])[:, None]
@@ -152,12 +156,22 @@ class ELSA(Mixer):
         """Multiplicative kernels (C, k, k) and additive kernels (C, 1, k, k), where there are such."""
         mul = add = None
         if self.ghost_head is not None:
-            kernels = self.ghost_head.flatten(0, -4)  # (1 or 2, C, k, k)
+            kernels = self.ghost_head  # (1 or 2, C, k, k)
             if self.mul_power:
                 mul = kernels[0] ** self.mul_power
             if self.add_scale:
                 add = (self.add_scale * kernels[-1]).unsqueeze(1)
         return mul, add
+
+
+def _with_four_dimensions(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Accepts ghost kernels (2, 1, C, k, k), as the authors' code has them where there are both kinds.
+
+    Modules with parameters of five dimensions cannot be brought into the memory format channels_last.
+    """
+    name = f"{prefix}ghost_head"
+    if name in state and state[name].dim() == 5:
+        state[name] = state[name].flatten(0, 1)
 
 
 def _inside(rows: Tensor, size: int) -> Tensor:

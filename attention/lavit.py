@@ -127,9 +127,9 @@ class LessAttention(_Windowed):
 
     The transforms cost more than they save unless windows are small: per window 2 heads N^3 multiply-accumulates
     against N^2 C + 2 N C^2 of the queries, keys and their product; with C = 320 and 5 heads more than saved at N = 196,
-    a small part of it at N = 49. `rank` makes it 4 heads r N^2. Measured forward and backward beside fused
-    self-attention (192 channels, 6 heads, one CPU thread), the full form has 0.7 of the speed at N = 49, 0.3 at 196 and
-    0.08 at 784, rank 16 0.7, 0.4 and 0.25. Scores stay in float32 under autocast. Compiles and exports for any size.
+    a small part of it at N = 49. `rank` makes it 4 heads r N^2. Beside fused self-attention both forms are slower, and
+    the more so the larger N is; `python -m benchmarks.attention --only "less attention"` measures by how much. Scores
+    stay in float32 under autocast. Compiles and exports for any size.
 
     Parameters: 2 C^2 + 2 C + 2 N^2 + 2 N, with `rank` 2 C^2 + 2 C + 4 r N + 2 N. Cost: 2 H W C^2 + H W N C + 2 heads H
     W N^2 multiply-accumulates (with `rank` 4 heads r H W N for the last term); memory 2 heads N scores per cell.

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Operator, check_at_least, check_choice
+from attention.functional.axial import precise_logits
 
 Compatibility = Literal["parametrised", "dot_product"]
 Projection = Literal["descriptor", "local"]
@@ -23,13 +24,14 @@ class LearnToPayAttention(Operator):
 
     arXiv 1804.02391, section 3, for one level l (B, C, H, W) and the global descriptor g (B, D). Where C and D differ,
     the authors' code brings g down to C channels by a batch normalisation, ReLU, dropout and a linear layer, which is
-    the default; the text of the paper, and the most used re-implementation, bring l up to D channels, and then the
-    pooled vector has D channels as well (`projection="local"`).
+    the default. The text of the paper maps l to D channels instead; as in the most used re-implementation, the mapped l
+    is then also what is pooled, to a vector of D channels (`projection="local"`).
 
     The parametrised weights do not depend on g: <u, l + g> = <u, l> + <u, g>, the second part is the same everywhere
     and cancels in the softmax, as b does. It is computed all the same, as in every implementation, so that each
     parameter has a gradient, which is zero, in distributed training; the dot product does depend on g. With zero u, or
-    zero g for the dot product, y is the mean of l. Compilation and export need no care: there is no padding and no
+    zero g for the dot product, y is the mean of l. Scores and softmax are computed in float32 or better: sums over
+    hundreds of channels leave the range of float16. Compilation and export need no care: there is no padding and no
     fixed size.
 
     Parameters: C + 1 for the parametrised form, none for the dot product; where C != D, 2 D + D C + C for the
@@ -83,11 +85,13 @@ class LearnToPayAttention(Operator):
         local = self.project_local(x).flatten(2)  # (B, C, N)
         descriptor = self.project_descriptor(descriptor)
         if self.compatibility == "parametrised":
-            towards = self.score.weight.unsqueeze(0)  # (1, 1, C)
-            scores = towards.to(local.dtype) @ local + self.score(descriptor).unsqueeze(2)  # (B, 1, N)
+            towards = self.score.weight.expand(len(local), 1, -1)  # (B, 1, C)
+            scores = precise_logits(towards, local.transpose(1, 2)) + precise_logits(towards, descriptor.unsqueeze(1))
+            if self.score.bias is not None:
+                scores = scores + self.score.bias  # (B, 1, N)
         else:
-            scores = descriptor.unsqueeze(1).to(local.dtype) @ local
-        weights = scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32)).to(local.dtype)
+            scores = precise_logits(descriptor.unsqueeze(1), local.transpose(1, 2))
+        weights = scores.softmax(2).to(local.dtype)
         attended = (local @ weights.transpose(1, 2)).squeeze(2)
         weights = weights.unflatten(2, (height, width))
         if self.recording:
@@ -159,7 +163,12 @@ class LearnToPayClassifier(nn.Module):
         Args:
             maps: Map (B, C_s, H_s, W_s) of every level.
             descriptor: Global descriptor (B, D).
+
+        Raises:
+            ValueError: There are more or fewer maps than levels.
         """
+        if len(maps) != len(self.levels):
+            raise ValueError(f"{len(maps)} maps do not make {len(self.levels)} levels; give one map for every level")
         levels = cast("list[LearnToPayAttention]", list(self.levels))
         attended = [level.attend(each, descriptor) for level, each in zip(levels, maps, strict=True)]
         vectors = [layer(vector) for layer, (vector, _) in zip(self.normalise, attended, strict=True)]

@@ -60,7 +60,8 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, list[AttentionMap]]
         maps["layer1.0.attention"][0].weights
 
     Every call of an operator appends its maps. Weights are copied out of the graph, so memory grows with every call;
-    record single batches. A model wrapped by `torch.compile` or DDP has to be unwrapped first.
+    record single batches. A model wrapped by `torch.compile` or DDP has to be unwrapped first. Within such a context
+    others may record the same operators or parts of the model; each gets the maps of the calls made in it.
 
     Args:
         model: Any module; its operators are found by name.
@@ -71,13 +72,15 @@ def record_attention(model: nn.Module) -> Iterator[dict[str, list[AttentionMap]]
     from attention.base import Operator  # base imports this file
 
     maps: dict[str, list[AttentionMap]] = {}
-    operators: list[Operator] = []
+    before: dict[str, tuple[Operator, list[AttentionMap] | None]] = {}
     try:
         for name, module in model.named_modules():
             if isinstance(module, Operator):
+                before[name] = module, module._maps
                 maps[name] = module.start_recording()
-                operators.append(module)
         yield maps
     finally:
-        for operator in operators:
-            operator.stop_recording()
+        for name, (operator, around) in before.items():
+            operator._maps = around
+            if around is not None:  # a context around this one
+                around.extend(maps[name])

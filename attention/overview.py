@@ -208,7 +208,10 @@ def main(args: list[str] | None = None) -> None:
     if options.check and (not PAGE.is_file() or PAGE.read_text() != text):
         sys.exit(f"error: {PAGE} is outdated; run python -m attention.overview --write {PAGE.relative_to(ROOT)}")
     if options.write:
-        options.write.write_text(text)
+        try:
+            options.write.write_text(text)
+        except OSError as error:
+            sys.exit(f"error: cannot write {options.write}: {error.strerror}")
     elif not options.check:
         print(text, end="")  # noqa: T201
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from attention.functional.gating import mean, pooled
+from attention.functional.pools import mean, pooled
 
 
 def global_mean(x: Tensor) -> Tensor:

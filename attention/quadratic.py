@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from attention.base import Mixer, check_at_least, check_choice
-from attention.functional.cells import every_nth
-from attention.functional.layout import in_format_of
+from attention.base import check_at_least, check_choice
+from attention.functional.offsets import RelativeSelfAttention, without_traces
 
 Covariance = Literal["isotropic", "full"]
 
@@ -17,60 +16,7 @@ LITERAL_WEIGHTS = 1 << 24
 """Attention weights that are held at a time where they cannot be split into rows and columns (64 MiB)."""
 
 
-class _RelativeSelfAttention(Mixer):
-    """Heads that attend to every position by its offset, sum the raw input and share one linear layer for the output.
-
-    Args:
-        in_channels: Number of channels C_in of the input map, at least 1.
-        out_channels: Number of channels C_out of the output map, at least 1.
-        stride: Distance of the queries in cells in both directions, at least 1.
-        heads: Number of heads, at least 1.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int, heads: int) -> None:
-        super().__init__(in_channels, out_channels, stride)
-        check_at_least(1, heads=heads)
-        self.heads = heads
-        self.value = nn.Linear(heads * in_channels, out_channels)
-
-    def _offsets(self, size: int, device: torch.device, margin: int = 0) -> Tensor:
-        """Key minus query in cells along one direction, (L', L + 2 margin)."""
-        keys = torch.arange(-margin, size + margin, device=device)
-        return keys - torch.arange(0, size, self._step(), device=device).unsqueeze(1)
-
-    def _step(self) -> int:
-        """Distance of the queries that are computed: exporters know every n-th position only of a finished map."""
-        return 1 if torch.compiler.is_exporting() else self.stride
-
-    def _as_map(self, out: Tensor, x: Tensor) -> Tensor:
-        """Results (B, H', W', C_out) of the queries that were computed as the output map."""
-        return every_nth(in_format_of(x, out.permute(0, 3, 1, 2)), self.stride // self._step())
-
-    def _separable(self, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Output map under weights that are products of rows' (heads, H', H) and columns' (heads, W', W).
-
-        sum_ab R_ia C_jb x_ab is two sums of one direction each, O(H + W) for an output where the whole map is O(H W).
-        """
-        batch, channels, _, width = x.shape
-        rows, columns = (_without_traces(weights).to(x.dtype) for weights in (rows, columns))
-        values = x.permute(0, 2, 3, 1).flatten(2)  # (B, H, W C)
-        matrices = self.value.weight.T.unflatten(0, (self.heads, channels))  # (heads, C, C_out)
-        out: Tensor = self.value.bias
-        for row, column, matrix in zip(rows.unbind(), columns.unbind(), matrices.unbind(), strict=True):
-            attended = torch.bmm(row.expand(batch, -1, -1), values).unflatten(2, (width, channels))  # (B, H', W, C)
-            attended = column.expand(batch, row.shape[0], -1, -1) @ attended  # (B, H', W', C)
-            out = out + attended @ matrix  # (B, H', W', C_out)
-        return self._as_map(out, x)
-
-    def _record(self, weights: Tensor, x: Tensor, margin: int = 0) -> None:
-        """Notes weights (1 or B, heads, H', W', h, w) down."""
-        tables = []
-        for size, queries in zip(x.shape[2:], weights.shape[2:4], strict=True):
-            tables.append(torch.arange(-margin, size + margin, device=x.device).expand(queries, -1))
-        self.record("key", weights.expand(x.shape[0], -1, -1, -1, -1, -1), *tables)
-
-
-class QuadraticSelfAttention(_RelativeSelfAttention):
+class QuadraticSelfAttention(RelativeSelfAttention):
     """Heads that attend with a Gaussian around a learned offset; K^2 of them express any K x K convolution.
 
         A_h(delta) = -1/2 (delta - D_h)^T S_h S_h^T (delta - D_h),   delta = key - query          (H W) per query
@@ -220,7 +166,7 @@ class QuadraticSelfAttention(_RelativeSelfAttention):
         """Output (B, r, W', C_out) of r query rows with offsets (heads, r, h)."""
         first, (height, width) = self.zero_padding, x.shape[2:]
         weights = self._weights(rows, columns)[..., first : first + height, first : first + width]
-        weights = _without_traces(weights).to(x.dtype)
+        weights = without_traces(weights).to(x.dtype)
         tokens = x.flatten(2).transpose(1, 2)  # (B, H W, C)
         attended = torch.bmm(weights.flatten(3).flatten(0, 2).expand(x.shape[0], -1, -1), tokens)
         attended = attended.unflatten(1, (self.heads, rows.shape[1], columns.shape[1]))  # (B, heads, r, W', C)
@@ -234,157 +180,3 @@ class QuadraticSelfAttention(_RelativeSelfAttention):
         scores = inverse[:, 0, 0] * rows.square() / -2 - inverse[:, 0, 1] * rows * columns
         scores = scores - inverse[:, 1, 1] * columns.square() / 2
         return scores.flatten(3).softmax(3).unflatten(3, scores.shape[3:])
-
-
-class LearnedRelativeSelfAttention(_RelativeSelfAttention):
-    """Heads that attend by learned encodings of the row offset and the column offset, not by content.
-
-        A_h(delta) = w_h . r_{delta_1} + w'_h . c_{delta_2},   delta = key - query                (H W) per query
-        y_q = sum_h W_h sum_k softmax_k(A_h(k - q)) x_k + b                                       (B, C_out, H', W')
-
-    arXiv 1911.03584, section 4.3, and the authors' code: tables r and c of 2 P - 1 encodings of p numbers, every head
-    with two vectors, sums over the raw input. The score is a row's term plus a column's term, so that its softmax
-    splits and the sum is taken exactly by rows and then by columns. On maps with more than P rows or columns larger
-    offsets use the table's end, as in Shaw et al. (arXiv 1803.02155); the tables are otherwise tied to the size P of
-    the training maps. Keys lie inside the map. There is no dropout of weights, which would not split into rows and
-    columns.
-
-    Parameters: heads C_in C_out + C_out + 2 (2 P - 1 + heads) p. Cost: heads (H' W H + H' W' W + H' W' C_out) C_in
-    multiply-accumulates and two maps of memory per head in training.
-
-    Place: for a spatial convolution.
-
-    Encodings and head vectors start normally distributed with standard deviation 0.02, nearly uniform attention.
-
-    Args:
-        in_channels: Number of channels C_in of the input map, at least 1.
-        out_channels: Number of channels C_out of the output map, at least 1.
-        stride: Distance of the queries in cells in both directions, at least 1.
-        heads: Number of heads, at least 1. The paper takes 9.
-        size: Side P of the largest map whose offsets all have an encoding of their own, in cells, at least 1.
-        encoding_channels: Numbers p per encoding, at least 1; 0 takes `in_channels`, as the paper does.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        heads: int = 9,
-        size: int = 16,
-        encoding_channels: int = 0,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride, heads)
-        check_at_least(1, size=size)
-        check_at_least(0, encoding_channels=encoding_channels)
-        self.size = size
-        width = encoding_channels or in_channels
-        self.row_encodings = nn.Embedding(2 * size - 1, width)
-        self.column_encodings = nn.Embedding(2 * size - 1, width)
-        self.row_heads = nn.Linear(width, heads, bias=False)
-        self.column_heads = nn.Linear(width, heads, bias=False)
-        for layer in (self.row_encodings, self.column_encodings, self.row_heads, self.column_heads):
-            nn.init.normal_(layer.weight, std=0.02)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mixes `x` (B, C_in, H, W) into a map (B, C_out, ceil(H / stride), ceil(W / stride))."""
-        rows, columns = (
-            scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32)) for scores in self._scores(x)
-        )
-        if self.recording:
-            self._record((rows[:, :, None, :, None] * columns[:, None, :, None, :]).unsqueeze(0), x)
-        return self._separable(x, rows, columns)
-
-    def _scores(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of every query's row and key's row, (heads, H', H), and of columns, (heads, W', W)."""
-        scores = []
-        for size, encodings, heads in zip(
-            x.shape[2:],
-            (self.row_encodings, self.column_encodings),
-            (self.row_heads, self.column_heads),
-            strict=True,
-        ):
-            offsets = self._offsets(size, x.device).clamp(1 - self.size, self.size - 1)
-            scores.append(heads(encodings.weight).T[:, offsets + self.size - 1])  # (heads, L', L)
-        return scores[0], scores[1]
-
-
-class ContentRelativeSelfAttention(LearnedRelativeSelfAttention):
-    """Heads that attend by content and by learned encodings of the row offset and the column offset.
-
-        A_h(q, k) = (Q_h x_q) . (K_h x_k) / sqrt(C_in) + w_h . r_{k_1 - q_1} + w'_h . c_{k_2 - q_2}      (H W) per query
-        y_q = sum_h W_h sum_k softmax_k(A_h(q, k)) x_k + b                                       (B, C_out, H', W')
-
-    arXiv 1911.03584, section 4.3 ("learned embedding with content"), and the authors' code: queries and keys of C_in
-    numbers per head with biases (the key's bias cancels in the softmax), sums over the raw input. The two positional
-    terms are taken into the dot product as H + W further channels, so that fused attention kernels apply and no map of
-    weights is stored. Offsets beyond the tables use their ends. Keys lie inside the map.
-
-    Parameters: those of `LearnedRelativeSelfAttention` and 2 heads C_in (C_in + 1). Cost: heads C_in (H W + H' W') C_in
-    multiply-accumulates for queries and keys, 2 heads H' W' H W (C_in + H + W) for the attention, heads H' W' C_in
-    C_out for the output; memory grows with H W heads (C_in + H + W).
-
-    Place: for a spatial convolution on small maps.
-
-    Args:
-        in_channels: Number of channels C_in of the input map, at least 1.
-        out_channels: Number of channels C_out of the output map, at least 1.
-        stride: Distance of the queries in cells in both directions, at least 1.
-        heads: Number of heads, at least 1. The paper takes 9.
-        size: Side P of the largest map whose offsets all have an encoding of their own, in cells, at least 1.
-        encoding_channels: Numbers p per encoding, at least 1; 0 takes `in_channels`, as the paper does.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        stride: int = 1,
-        heads: int = 9,
-        size: int = 16,
-        encoding_channels: int = 0,
-    ) -> None:
-        super().__init__(in_channels, out_channels, stride, heads, size, encoding_channels)
-        self.query = nn.Linear(in_channels, heads * in_channels)
-        self.key = nn.Linear(in_channels, heads * in_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mixes `x` (B, C_in, H, W) into a map (B, C_out, ceil(H / stride), ceil(W / stride))."""
-        channels, height, width = x.shape[1:]
-        every = x.permute(0, 2, 3, 1)  # (B, H, W, C)
-        asking = every[:, :: self._step(), :: self._step()]
-        query, key = (  # (B, heads, N' or N, C)
-            layer(tokens.flatten(1, 2)).unflatten(2, (self.heads, channels)).transpose(1, 2)
-            for layer, tokens in ((self.query, asking), (self.key, every))
-        )
-        query = query / channels**0.5
-        row, column = (torch.arange(size, device=x.device) for size in (height, width))
-        at_row, at_column = ((cells.unsqueeze(1) == cells).to(key.dtype) for cells in (row, column))
-        query, key = (  # H + W more channels: the scores by row and column, and one-hot which row and column it is
-            torch.cat([tokens, _side_by_side(by_row, by_column).to(tokens.dtype).expand(*tokens.shape[:3], -1)], 3)
-            for tokens, by_row, by_column in ((query, *self._scores(x)), (key, at_row, at_column))
-        )
-        value = F.pad(every.flatten(1, 2).to(key.dtype), (0, height + width))  # fused kernels want equal widths
-        value = value.unsqueeze(1).expand(-1, self.heads, -1, -1)
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :channels]  # (B, heads, N', C)
-        if self.recording:
-            weights = query @ key.transpose(2, 3)
-            weights = weights.softmax(3, dtype=torch.promote_types(weights.dtype, torch.float32))
-            self._record(weights.unflatten(3, (height, width)).unflatten(2, asking.shape[1:3]), x)
-        out = self.value(attended.transpose(1, 2).flatten(2))
-        return self._as_map(out.unflatten(1, asking.shape[1:3]), x)
-
-
-def _without_traces(weights: Tensor) -> Tensor:
-    """Weights with zeros where they are far below rounding.
-
-    The tails of Gaussians are subnormal numbers, with which matrix products are several times slower on a CPU.
-    """
-    return F.threshold(weights, torch.finfo(weights.dtype).eps ** 3, 0.0)
-
-
-def _side_by_side(rows: Tensor, columns: Tensor) -> Tensor:
-    """For every cell what belongs to its row, (..., H', H), and to its column, (..., W', W): (..., H' W', H + W)."""
-    height, width = rows.shape[-1], columns.shape[-1]
-    rows, columns = F.pad(rows, (0, width), value=0.0), F.pad(columns, (height, 0), value=0.0)
-    return (rows.unsqueeze(-2) + columns.unsqueeze(-3)).flatten(-3, -2)

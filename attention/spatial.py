@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Refine, check_choice, check_odd
-from attention.functional.gating import gated, pooled
+from attention.functional.gating import gated
+from attention.functional.pools import pooled
 
 SpatialPooling = Literal["avg_max", "avg", "max"]
 

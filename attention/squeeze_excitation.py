@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, bottleneck_channels, check_choice
-from attention.functional.gating import gated, pooled
+from attention.functional.gating import gated
+from attention.functional.pools import pooled
 
 Pooling = Literal["avg", "max", "none"]
 Hidden = Literal["relu", "relu6"]

@@ -16,7 +16,7 @@ from backbones.swin import Swin
 from backbones.timm_features import TimmFeatures, timm
 from backbones.timm_halo import TimmHaloNet
 from backbones.vgg import VGG, LearnToPayNetwork
-from backbones.weights import export_weights, load_weights
+from backbones.weights import export_weights, load_classifier, load_weights
 from backbones.zoo.attention_cnn import attention_cnn_content, attention_cnn_learned, attention_cnn_quadratic
 from backbones.zoo.elsa import (
     elsa_swin_b,
@@ -135,6 +135,7 @@ __all__ = [
     "lavit_s",
     "lavit_t",
     "list_backbones",
+    "load_classifier",
     "load_weights",
     "ltpa_vgg",
     "mobilenet_v1",

@@ -33,6 +33,7 @@ class Backbone(nn.Module, ABC):
         frozen_stages: How many entries of `stages()` are frozen; set by `freeze`.
         classifier_prefixes: Beginnings of the parameter names that checkpoints of this network may have in addition,
             because they also hold a classifier. `load_weights` ignores these names.
+        published_name: Name in `backbones.list_backbones()`, if the network was made by that function.
     """
 
     channels: tuple[int, ...]
@@ -41,6 +42,7 @@ class Backbone(nn.Module, ABC):
     frozen_stages: int = 0
     norms: Norms = "train"
     classifier_prefixes: tuple[str, ...] = ("fc.", "classifier.")
+    published_name: str = ""
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -57,10 +59,10 @@ class Backbone(nn.Module, ABC):
     @property
     def label(self) -> str:
         """Name of the network without its attention, for tables: "ResNet-50"."""
-        return type(self).__name__
+        return self.published_name or type(self).__name__
 
-    def published_weights(self) -> "WeightsEnum | None":
-        """ImageNet weights that torchvision publishes for this host and configuration; None where there are none."""
+    def published_weights(self) -> "WeightsEnum | str | None":
+        """ImageNet weights of torchvision, or timm's name of them, for this configuration; None if there are none."""
         return None
 
     def inserted_prefixes(self) -> tuple[str, ...]:
@@ -74,8 +76,8 @@ class Backbone(nn.Module, ABC):
         """Entries of a checkpoint under this backbone's own names, whatever known layout it has.
 
         A host that has weights in the layouts of other libraries or of the authors' code overrides this. Entries that
-        it does not know are passed on as they are, so that they can be reported; a classifier's last layer is called
-        `fc.weight` and `fc.bias`.
+        it does not know, or that have this backbone's own names already, are passed on as they are, so that they can be
+        reported; a classifier's last layer is called `fc.weight` and `fc.bias`.
 
         Args:
             state: Parameters and buffers by name, prefixes of training wrappers removed.

@@ -46,6 +46,7 @@ class _Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(spatial_channels)
         self.conv3 = _convolution(spatial_channels, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
+        nn.init.constant_(self.bn3.weight, 0.02)
         self.attention = nn.Identity() if attention is None else attention(out_channels)
         self.stochastic_depth = StochasticDepth(drop_path, "row")
         self.downsample = None
@@ -79,6 +80,11 @@ class HaloNet(Backbone):
     convolution with normalisation and activation.
 
     In stages with convolutions ("hybrids"), a 3x3 convolution of d channels is in the place of A, whatever r_v.
+
+    Blocks start close to their shortcuts: the weights of their last normalisation start at 0.02 (at 0 in Goyal et
+    al., arXiv 1706.02677, which leaves the branches without gradient in the first step). The paper is silent on it.
+    From 1, gradients grow from block to block until the large networks learn nothing: at the start attention is an
+    average, and the normalisation behind it enlarges what little variance a small map has left.
 
     The paper names squeeze and excitation in its hybrids and detectors, but no place for it; here every refinement is
     at the end of the residual branch.

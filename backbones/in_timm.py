@@ -62,8 +62,11 @@ def _entry(name: str) -> Callable[..., nn.Module]:
         features_only: bool = False,
         out_indices: tuple[int, ...] | None = None,
         num_classes: int = 1000,
+        in_chans: int = 3,
         **options: Any,
     ) -> nn.Module:
+        if in_chans != 3:
+            raise ValueError(f"in_chans={in_chans}: the networks of this package take images of 3 channels")
         if pretrained:
             raise ValueError(f"pretrained=True: no weights are published with {name}; give weights=PATH instead")
         if not features_only:

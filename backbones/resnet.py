@@ -245,7 +245,8 @@ class ResNet(Backbone):
     def label(self) -> str:
         """Name of the network without its attention."""
         if self.groups == 1:
-            return f"ResNet-{self.depth}"
+            wide = "" if self.width_per_group == 64 else f" x{self.width_per_group / 64:g}"
+            return f"ResNet-{self.depth}{wide}"
         return f"ResNeXt-{self.depth} {self.groups}x{self.width_per_group}d"
 
     def published_weights(self) -> WeightsEnum | None:
@@ -253,6 +254,8 @@ class ResNet(Backbone):
         name = f"resnet{self.depth}"
         if self.groups > 1:
             name = f"resnext{self.depth}_{self.groups}x{self.width_per_group}d"
+        elif self.width_per_group != 64:
+            name = f"wide_resnet{self.depth}_{self.width_per_group / 64:g}"
         return get_model_weights(name).DEFAULT if name in list_models() else None
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

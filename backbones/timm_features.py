@@ -63,7 +63,7 @@ class TimmFeatures(Backbone):
         self._modules_of_features = [infos[i]["module"].replace(".", "_") for i in self._kept]
         self._fills_up = self._must_fill_up()
         if weights is not None:
-            load_weights(self, name if weights == "imagenet" else weights)
+            load_weights(self, weights)
         self.norms = norms
         self.freeze(frozen_stages)
 
@@ -99,6 +99,10 @@ class TimmFeatures(Backbone):
     @property
     def label(self) -> str:
         """Timm's name of the network."""
+        return self.name
+
+    def published_weights(self) -> str:
+        """Timm's name of the network, which stands for its default weights."""
         return self.name
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -86,7 +86,7 @@ class TimmHaloNet(Backbone):
         self.strides = (4, 8, 16, 32)
         self.classifier_prefixes = (*self.classifier_prefixes, "head.")
         if weights is not None:
-            load_weights(self, network if weights == "imagenet" else weights)
+            load_weights(self, weights)
         self.norms = norms
         self.freeze(frozen_stages)
 
@@ -110,6 +110,10 @@ class TimmHaloNet(Backbone):
     @property
     def label(self) -> str:
         """Timm's name of the network."""
+        return self.network
+
+    def published_weights(self) -> str:
+        """Timm's name of the network, which stands for its default weights."""
         return self.network
 
     def inserted_prefixes(self) -> tuple[str, ...]:

@@ -194,11 +194,10 @@ def load_model_weights(model: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise TaskError(f"no weights at {path}; --model.weights expects a checkpoint file of another run")
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     prefix = "model."
     state = {
         name.removeprefix(prefix): value
-        for name, value in checkpoint.get("state_dict", {}).items()
+        for name, value in read_checkpoint(path)["state_dict"].items()
         if name.startswith(prefix)
     }
     own = model.state_dict()
@@ -210,3 +209,24 @@ def load_model_weights(model: nn.Module, path: Path) -> None:
     logger.warning(
         "%s: %d of %d tensors taken over; not taken over: %s", path, len(fitting), len(own), left_out or "none"
     )
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A run's checkpoint, as data and never as code; its tensors stay on disk until they are used.
+
+    Raises:
+        TaskError: The file is damaged or something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # bytes that are no checkpoint can raise anything
+        raise TaskError(
+            f"{path} is damaged or no checkpoint ({type(error).__name__}); expected one such as "
+            "RUN/checkpoints/best.ckpt or last.ckpt"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise TaskError(
+            f"{path} is not the checkpoint of a run, such as RUN/checkpoints/best.ckpt; weights of a backbone alone go "
+            "to --model.backbone.weights"
+        )
+    return content

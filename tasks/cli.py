@@ -1,8 +1,12 @@
 """The command line of a task: LightningCLI with a run folder, two loggers and the callbacks that every run has."""
 
+import inspect
 import logging
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +16,13 @@ from jsonargparse import lazy_instance
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 import attention  # noqa: F401 - imported so that short class names resolve
 import backbones  # noqa: F401
 import datamodules
 import tasks.schedules  # noqa: F401
-from tasks.base import VisionTask
+from tasks.base import VisionTask, read_checkpoint
 from tasks.callbacks import (
     BestCheckpoint,
     LastCheckpoint,
@@ -30,9 +34,20 @@ from tasks.callbacks import (
     StepSeed,
     choose_progress,
 )
+from tasks.class_options import own_defaults
 from tasks.errors import TaskError
 from tasks.run_folder import CHECKPOINTS, choose_run_folder, forget, hand_down
 from tasks.run_logger import CSVMetrics, WandbOptions, finish_wandb, make_wandb_logger
+
+QUIET = (
+    r"`isinstance\(treespec, LeafSpec\)`",  # between Lightning and PyTorch
+    r"Checkpoint directory .* exists and is not empty",  # it belongs to the run that is continued
+    r"Be aware that when using `ckpt_path`, callbacks",  # predictions need none of training's callbacks
+    r"Found \d+ module\(s\) in eval mode",  # frozen stages and norms, as the configuration says
+    r"Fail to import ``MultiScaleDeformableAttention``",  # mmcv without compiled operators, as installed on purpose
+    r"Default ``avg_non_ignore`` is False",  # MMSegmentation's published baselines were trained with its default
+)
+"""Warnings of libraries about which a user can and need do nothing."""
 
 
 class VisionCLI(LightningCLI):
@@ -98,6 +113,18 @@ class VisionCLI(LightningCLI):
         parser.set_defaults({"weights_only": True})  # a checkpoint is data, never code
         return parser
 
+    def _parse_ckpt_path(self) -> None:
+        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
+        if checkpoint and Path(checkpoint).is_file():
+            saved = read_checkpoint(checkpoint).get("hyper_parameters", {})
+            foreign = [name for name in saved if name[0] != "_" and name not in inspect.signature(self.task).parameters]
+            if foreign:
+                raise TaskError(
+                    f"{checkpoint} is the checkpoint of another task: python -m tasks.{self.name} has no model option "
+                    f"{foreign[0]!r}"
+                )
+        super()._parse_ckpt_path()
+
     def before_instantiate_classes(self) -> None:
         """Chooses the run folder, and takes the class names from the checkpoint when images are all that is given."""
         config = self.config[self.subcommand]
@@ -126,7 +153,7 @@ class VisionCLI(LightningCLI):
             super().instantiate_classes()
         except (datamodules.DataError, TaskError):
             raise
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # RuntimeError: weights that cannot be downloaded
             raise TaskError(str(error)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -183,12 +210,6 @@ class VisionCLI(LightningCLI):
                     logger.continue_from(step)
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content, with tensors left on disk: only plain entries are looked at here."""
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    return content
-
-
 def trains_on_gpu(accelerator: Any) -> bool:
     """Whether Lightning will choose a GPU."""
     return accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
@@ -204,6 +225,24 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip: For seamless cloud" not in record.getMessage()
 
 
+@contextmanager
+def _helpful_output() -> Iterator[None]:
+    """Shows what `backbones` says about the weights it loads, and leaves `QUIET` out."""
+    handler, reports = logging.StreamHandler(), logging.getLogger("backbones")
+    handler.addFilter(lambda record: getattr(rank_zero_only, "rank", 0) == 0)
+    level = reports.level
+    reports.addHandler(handler)
+    reports.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            for message in QUIET:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        reports.removeHandler(handler)
+        reports.setLevel(level)
+
+
 def run(cli: Any) -> None:
     """Runs a command line; a user's mistake ends in one line on stderr and exit code 2.
 
@@ -213,7 +252,8 @@ def run(cli: Any) -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     inherited = os.environ.get("LOCAL_RANK")
     try:
-        cli()
+        with _helpful_output(), own_defaults():
+            cli()
     except (datamodules.DataError, TaskError) as error:
         # A loader process hands its traceback on in the message; the last line is the error itself.
         last_line = str(error).strip().splitlines()[-1]

@@ -10,7 +10,7 @@ import statistics
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from typing import Any
@@ -207,7 +207,7 @@ def profile(names: Sequence[str], problem: Problem, rounds: int) -> dict[str, An
         device, size, channels, batch, torch; `rows` as dictionaries of `Row`; `skipped` with name and reason.
     """
     rows, skipped = [measure(REFERENCE, problem, rounds)], []
-    for name in names:
+    for name in _announced(names):
         try:
             rows.append(measure(name, problem, rounds))
         except (TaskError, ValueError, RuntimeError, AssertionError) as error:
@@ -221,6 +221,13 @@ def profile(names: Sequence[str], problem: Problem, rounds: int) -> dict[str, An
         "rows": [asdict(row) for row in rows],
         "skipped": skipped,
     }
+
+
+def _announced(names: Sequence[str]) -> Iterator[str]:
+    """The names, each said on stderr before its turn: some take a minute, and the table comes at the end."""
+    for number, name in enumerate(names, start=1):
+        print(f"{number}/{len(names)} {name}", file=sys.stderr)  # noqa: T201
+        yield name
 
 
 def _last_line(error: Exception) -> str:
@@ -364,14 +371,14 @@ def run_backbones(options: Namespace) -> None:
     rows, columns = options.size
     found: list[dict[str, Any]] = []
     skipped = []
-    for name in names or list_backbones():
+    for name in _announced(names) if names else list_backbones():
         try:
             if names:
                 row = measure_backbone(name, rows, columns, options.batch, options.device, options.rounds)
                 found.append(asdict(row))
             else:
                 found.append(count_backbone(name, rows, columns, options.batch))
-        except RuntimeError as error:
+        except (ValueError, RuntimeError, AssertionError) as error:
             skipped.append({"name": name, "reason": _last_line(error)})
     result = {
         "device": _device_name(options.device),

@@ -1,8 +1,8 @@
 """Depth-wise convolution whose kernels' gradient is computed in groups of channels on a CPU.
 
-oneDNN (3.x) takes over ten times a forward pass for the gradient of depth-wise k x k kernels. The same gradient as part
-of that of a grouped convolution with 16 channels per group, of which the diagonal is kept, takes half the time although
-it is 16 times the arithmetic.
+oneDNN (3.x) takes many times a forward pass for the gradient of depth-wise k x k kernels. The same gradient as part of
+that of a grouped convolution with 16 channels per group, of which the diagonal is kept, takes less although it is 16
+times the arithmetic.
 """
 
 from typing import Any

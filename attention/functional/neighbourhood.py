@@ -12,8 +12,8 @@ per image and head; positions outside the map count as zero. Each is linear in b
 are the other two, to any order. Nothing of size C k^2 H W is ever stored.
 
 They are operators of PyTorch (`torch.ops.attndense.*`), so that `torch.compile` takes them as they are, with one kernel
-for CPUs (`neighbourhood_blocks`) and one for CUDA (`neighbourhood_triton`). While a model is exported they unfold into
-standard operators (`neighbourhood_shifts`), which every runtime knows.
+for CPUs (`neighbourhood_blocks`) and one for CUDA (`neighbourhood_triton`). While a model is exported, and on any other
+device, they unfold into standard operators (`neighbourhood_shifts`), which every runtime knows.
 """
 
 from typing import Any
@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from attention.functional import neighbourhood_blocks, neighbourhood_shifts
+
+_DEVICES = ("cpu", "cuda", "meta")  # that the operators have a kernel for, or nothing to compute
 
 
 def neighbourhood_sum(weights: Tensor, values: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
@@ -39,7 +41,7 @@ def neighbourhood_sum(weights: Tensor, values: Tensor, stride: int = 1, dilation
         Sums (B, H', W', heads, c).
     """
     weights = weights.to(values.dtype)
-    if _exporting():
+    if _in_standard_operators(values):
         return neighbourhood_shifts.weighted_sum(weights, values, stride, dilation)
     total: Tensor = torch.ops.attndense.neighbourhood_sum(weights, values, stride, dilation)
     return total
@@ -60,21 +62,34 @@ def neighbourhood_products(
     Returns:
         Products (B, H', W', heads, k k).
     """
-    if _exporting():
+    if _in_standard_operators(keys):
         return neighbourhood_shifts.inner_products(queries, keys, kernel_size, stride, dilation)
     products: Tensor = torch.ops.attndense.neighbourhood_products(queries, keys, kernel_size, stride, dilation)
     return products
 
 
-def neighbourhood_rows(size: int, kernel_size: int, stride: int, dilation: int, device: torch.device) -> Tensor:
-    """Row (column) of every cell of the queries of every row (column), (ceil(size / stride), k); negative outside."""
-    queries = torch.arange(0, size, stride, device=device)
+def neighbourhood_rows(queries: int, kernel_size: int, stride: int, dilation: int, device: torch.device) -> Tensor:
+    """Row (column) of every cell of every row (column) of queries; below zero, or beyond the map, outside.
+
+    Args:
+        queries: Number of rows (columns) of queries, ceil(size / stride). It is not computed from the size, because
+            exporters must see the number that the maps of these queries have.
+        kernel_size: Side k of the neighbourhood, odd.
+        stride: Distance between queries in cells of the map, at least 1.
+        dilation: Distance between the cells of a neighbourhood, at least 1.
+        device: Where the table is made.
+
+    Returns:
+        Rows (queries, k).
+    """
+    centres = stride * torch.arange(queries, device=device)
     cells = dilation * (torch.arange(kernel_size, device=device) - kernel_size // 2)
-    return queries.unsqueeze(1) + cells
+    return centres.unsqueeze(1) + cells
 
 
-def _exporting() -> bool:
-    return torch.compiler.is_exporting()
+def _in_standard_operators(values: Tensor) -> bool:
+    """Whether the operators are unknown where the values go: to another runtime, or on a device without a kernel."""
+    return torch.compiler.is_exporting() or values.device.type not in _DEVICES
 
 
 @torch.library.custom_op("attndense::neighbourhood_sum", mutates_args=(), device_types="cpu")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attention.functional.axial import precise_logits
 from attention.functional.windows import Windows
 
 Tokens = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -57,10 +58,10 @@ def tokens(
 
 
 def softmax(q: Tensor, k: Tensor, to_rows: Tensor, to_columns: Tensor) -> Tensor:
-    """Weights (M, i j, h w) in at least single precision."""
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    content = (q @ k.transpose(1, 2)).to(wide).unflatten(2, (to_rows.shape[2], to_columns.shape[2]))
-    return (content + to_rows.to(wide).unsqueeze(3) + to_columns.to(wide).unsqueeze(2)).flatten(2).softmax(2)
+    """Weights (M, i j, h w); products and softmax are computed in single precision at least."""
+    content = precise_logits(q, k).unflatten(2, (to_rows.shape[2], to_columns.shape[2]))
+    rows, columns = to_rows.to(content.dtype).unsqueeze(3), to_columns.to(content.dtype).unsqueeze(2)
+    return (content + rows + columns).flatten(2).softmax(2)
 
 
 def fused(q: Tensor, k: Tensor, v: Tensor, to_rows: Tensor, to_columns: Tensor, batch: int) -> Tensor:

@@ -2,12 +2,9 @@
 
 from functools import partial
 
-from attention.quadratic import (
-    ContentRelativeSelfAttention,
-    Covariance,
-    LearnedRelativeSelfAttention,
-    QuadraticSelfAttention,
-)
+from attention.content_relative import ContentRelativeSelfAttention
+from attention.learned_relative import LearnedRelativeSelfAttention
+from attention.quadratic import Covariance, QuadraticSelfAttention
 from backbones.attention_cnn import AttentionCNN
 from backbones.zoo.registry import zoo_entry
 

@@ -3,14 +3,15 @@
 import csv
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
 from backbones.base import Backbone
 from backbones.classifier import Classifier
+from backbones.weights import load_classifier
 
 Head = Callable[[Any, int], nn.Module]
 Build = TypeVar("Build", bound=Callable[..., Backbone])
@@ -76,8 +77,15 @@ def zoo_entry(head: Head = Classifier, **classification: Any) -> Callable[[Build
     def register(build: Build) -> Build:
         if build.__name__ in _ENTRIES:
             raise ValueError(f"two published networks are called {build.__name__}; rename one")
-        _ENTRIES[build.__name__] = Entry(build, head, classification)
-        return build
+
+        @wraps(build)
+        def named(*arguments: Any, **options: Any) -> Backbone:
+            backbone = build(*arguments, **options)
+            backbone.published_name = build.__name__
+            return backbone
+
+        _ENTRIES[build.__name__] = Entry(named, head, classification)
+        return cast(Build, named)
 
     return register
 
@@ -103,10 +111,14 @@ def classifier(name: str, num_classes: int = 1000, **options: Any) -> nn.Module:
     Args:
         name: Name of the network, one of `list_backbones()`.
         num_classes: Number of classes of the head, at least 1.
-        **options: Options of the network's function.
+        **options: Options of the network's function. Its `weights` fill the head too, see `backbones.load_classifier`.
     """
     entry = _entry(name)
-    return entry.head(entry.build(**{**entry.classification, **options}), num_classes)
+    weights = options.pop("weights", None)
+    network = entry.head(entry.build(**{**entry.classification, **options}), num_classes)
+    if weights is not None:
+        load_classifier(network, weights)
+    return network
 
 
 @cache

@@ -9,7 +9,9 @@ heads.
 import torch
 from torch import Tensor, nn
 
-from attention.quadratic import ContentRelativeSelfAttention, LearnedRelativeSelfAttention, QuadraticSelfAttention
+from attention.content_relative import ContentRelativeSelfAttention
+from attention.learned_relative import LearnedRelativeSelfAttention
+from attention.quadratic import QuadraticSelfAttention
 from benchmarks.attention_cases import Bounds, Call, Comparison
 
 HEIGHT, WIDTH = 32, 40

@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import nn
 
-from attention import Mixer, Refine
+from attention import IdentityStart
+from attention.base import Operator
 from backbones import Backbone
 from tasks.base import VisionTask
 from tasks.macs import count_macs
@@ -132,10 +133,13 @@ def describe_model(task: VisionTask) -> dict[str, Any]:
 
 
 def attention_names(module: nn.Module) -> str:
-    """Class names of the outermost attention operators, joined by +, or none."""
+    """Class names of the outermost attention operators, joined by +, or none; wrappers with what is in them."""
     names: list[str] = []
     for child in module.children():
-        found = type(child).__name__ if isinstance(child, Refine | Mixer) else attention_names(child)
+        if isinstance(child, IdentityStart):
+            found = f"IdentityStart({attention_names(child)})"
+        else:
+            found = type(child).__name__ if isinstance(child, Operator) else attention_names(child)
         names += [name for name in found.split("+") if name not in (*names, "none")]
     return "+".join(names) or "none"
 

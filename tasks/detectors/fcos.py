@@ -18,7 +18,7 @@ class FCOS(Detector, detection.FCOS):
     Pyramid, head, assignment (centre sampling), GIoU loss and post-processing are torchvision's.
 
     Args:
-        backbone: Features of stride 8, 16 and 32 are used.
+        backbone: Its features of stride 8 and coarser are used.
         num_classes: K.
         channels: Channels of the pyramid and of the head, a multiple of 32 (the head normalises groups of them).
         num_convs: 3x3 convolutions of the head before its predictions.
@@ -49,12 +49,11 @@ class FCOS(Detector, detection.FCOS):
         if channels % 32:
             raise ValueError(f"channels is {channels}, expected a multiple of 32: the head has 32 normalisation groups")
         neck = FeaturePyramid(backbone, channels, extra_levels)
-        strides = [8 * 2**level for level in range(neck.num_levels)]
         detection.FCOS.__init__(
             self,
             neck,
             num_classes,
-            anchor_generator=AnchorGenerator(tuple((stride,) for stride in strides), ((1.0,),) * len(strides)),
+            anchor_generator=AnchorGenerator(tuple((scale,) for scale in neck.scales), ((1.0,),) * neck.num_levels),
             head=FCOSHead(channels, 1, num_classes, num_convs),
             center_sampling_radius=center_radius,
             score_thresh=score_threshold,

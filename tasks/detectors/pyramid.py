@@ -12,6 +12,8 @@ class FeaturePyramid(nn.Module):
 
     Attributes:
         out_channels: Channels of every level.
+        scales: Pixels that the anchors of each level are measured in: its stride, or twice the scale of the finer level
+            where dilation keeps the stride, so that every level has objects of its own.
 
     Args:
         backbone: Supplies `channels` and `strides`.
@@ -24,8 +26,16 @@ class FeaturePyramid(nn.Module):
         if extra_levels not in (0, 2):
             raise ValueError(f"extra_levels is {extra_levels}, expected 0, or 2 for P6 and P7")
         self.levels = [level for level, stride in enumerate(backbone.strides) if stride >= 8]
+        if not self.levels:
+            raise ValueError(
+                f"the backbone has strides {backbone.strides}, a feature pyramid needs some of 8 and more; choose "
+                "another backbone"
+            )
         self.out_channels = channels
         self.num_levels = len(self.levels) + extra_levels
+        self.scales: list[int] = []
+        for stride in [*(backbone.strides[level] for level in self.levels), *[0] * extra_levels]:
+            self.scales.append(max(stride, 2 * self.scales[-1] if self.scales else 0))
         self.fpn = FeaturePyramidNetwork(
             [backbone.channels[level] for level in self.levels],
             channels,

@@ -18,10 +18,11 @@ class RetinaNet(Detector, detection.RetinaNet):
     Pyramid, head, matching, losses and post-processing are torchvision's (its v1 model: P6 and P7 from P5, L1 loss).
 
     Args:
-        backbone: Features of stride 8, 16 and 32 are used.
+        backbone: Its features of stride 8 and coarser are used.
         num_classes: K.
         channels: Channels of the pyramid and of the head.
-        anchor_scale: Side of the smallest anchor of a level, in strides; each level has 3 octave scales x 3 ratios.
+        anchor_scale: Side of the smallest anchor of a level, in strides (`FeaturePyramid.scales`); each level has 3
+            octave scales x 3 ratios.
         extra_levels: 2 for P6 and P7, 0 for small inputs.
         score_threshold: Detections below it are dropped.
         nms_threshold: IoU above which the weaker of two detections of a class is dropped.
@@ -45,7 +46,7 @@ class RetinaNet(Detector, detection.RetinaNet):
         max_detections: int = 100,
     ) -> None:
         neck = FeaturePyramid(backbone, channels, extra_levels)
-        sides = [anchor_scale * 8 * 2**level for level in range(neck.num_levels)]
+        sides = [anchor_scale * scale for scale in neck.scales]
         anchors = AnchorGenerator(
             tuple((int(side), int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sides),
             ((0.5, 1.0, 2.0),) * neck.num_levels,

@@ -113,7 +113,7 @@ def complete_head(config: dict[str, Any], channels: list[int], strides: list[int
     """Fills in what a head's config leaves to the backbone and the data set.
 
     Raises:
-        ValueError: The config has no type, or its own number of classes.
+        ValueError: The config has no type, its own number of classes, or an `in_index` that the backbone lacks.
     """
     if "type" not in config:
         raise ValueError(
@@ -125,6 +125,12 @@ def complete_head(config: dict[str, Any], channels: list[int], strides: list[int
         )
     multi_level = config["type"] in MULTI_LEVEL_HEADS
     index = config.get("in_index", list(range(len(channels))) if multi_level else len(channels) - 1)
+    for level in index if isinstance(index, list) else [index]:
+        if not -len(channels) <= level < len(channels):
+            raise ValueError(
+                f"{config['type']} has in_index {index}, but there are only {len(channels)} features, of stride "
+                f"{', '.join(map(str, strides))}; choose from 0 to {len(channels) - 1}, or leave that head out"
+            )
     in_channels = [channels[level] for level in index] if isinstance(index, list) else channels[index]
     derived: dict[str, Any] = {
         "in_channels": in_channels,

@@ -14,6 +14,7 @@ from attention.axial import AxialAttention
 from attention.bam import BAM
 from attention.bottleneck import BottleneckAttention
 from attention.channelized_axial import ChannelizedAxialAttention
+from attention.content_relative import ContentRelativeSelfAttention
 from attention.criss_cross import CrissCrossAttention
 from attention.efficient_channel import EfficientChannelAttention
 from attention.functional.axial import precise_logits
@@ -22,8 +23,9 @@ from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
 from attention.lavit import LessAttention, VanillaAttention, split_windows
 from attention.learn_to_pay import LearnToPayAttention
+from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.non_local import NonLocal
-from attention.quadratic import ContentRelativeSelfAttention, LearnedRelativeSelfAttention, QuadraticSelfAttention
+from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
 from attention.stand_alone import StandAloneSelfAttention
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from attention import Mixer, record_attention
 from attention.axial import AxialAttention
@@ -102,6 +103,23 @@ def test_parameters_match_the_formula(position):
             "none": 2 * channels * 32 + 6 * 32 + 2 * 4,
         }[position]
     assert sum(p.numel() for p in operator.parameters()) == expected
+
+
+@pytest.mark.parametrize("position", ["sensitive", "query", "none"])
+def test_cost_is_that_of_the_docstring(position):
+    operator, (height, width) = AxialAttention(6, 8, heads=2, position=position).eval(), (5, 3)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        operator(torch.randn(1, 6, height, width))
+    of_lines = {"sensitive": 3.5, "query": 2, "none": 1.5}[position] * 8 * (height + width)
+    assert counter.get_total_flops() == 2 * height * width * (2 * 6 * 8 + 2 * 8**2 + of_lines)
+
+
+def test_no_images_give_an_empty_map():
+    """As convolutions do; heads of detectors see batches without a single region."""
+    x = torch.zeros(0, 6, 5, 4, requires_grad=True)
+    out = AxialAttention(6, 8, 2, heads=2).eval()(x)
+    out.sum().backward()
+    assert out.shape == (0, 8, 3, 2) and x.grad.shape == x.shape
 
 
 def test_without_positions_permuted_rows_and_columns_commute():

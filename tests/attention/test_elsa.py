@@ -28,7 +28,7 @@ def reference(operator, x):
     group = operator.qk_channels // conv.groups
     mul, add = torch.ones(operator.out_channels, k, k), torch.zeros(operator.out_channels, k, k)
     if operator.mul_power and operator.add_scale:
-        mul, add = operator.ghost_head[0, 0], operator.ghost_head[1, 0]
+        mul, add = operator.ghost_head
     elif operator.mul_power:
         mul = operator.ghost_head[0]
     elif operator.add_scale:
@@ -146,9 +146,30 @@ def test_layout_of_released_weights(channels, heads, group_width, expected):
 
 def test_ghost_head_layouts():
     with torch.device("meta"):
-        assert ELSA(8, 8, mul_power=1).ghost_head.shape == (2, 1, 8, 7, 7)
+        assert ELSA(8, 8, mul_power=1).ghost_head.shape == (2, 8, 7, 7)
         assert ELSA(8, 8, mul_power=1, add_scale=0).ghost_head.shape == (1, 8, 7, 7)
         assert ELSA(8, 8, add_scale=0).ghost_head is None
+
+
+def test_ghost_kernels_of_both_kinds_load_from_the_layout_of_the_authors():
+    torch.manual_seed(0)
+    operator, other = ELSA(8, 8, mul_power=1, kernel_size=3), ELSA(8, 8, mul_power=1, kernel_size=3)
+    state = operator.state_dict()
+    state["ghost_head"] = state["ghost_head"].unsqueeze(1)  # (2, 1, C, k, k)
+    other.load_state_dict(state)
+    x = torch.randn(1, 8, 5, 4)
+    torch.testing.assert_close(other(x), operator(x), rtol=0, atol=0)
+    assert state["ghost_head"].dim() == 5  # what is loaded stays as it is
+
+
+@pytest.mark.parametrize("options", [{}, {"mul_power": 1}, {"mul_power": 1, "add_scale": 0.0}], ids=str)
+def test_weights_take_the_format_channels_last(options):
+    """Whole networks are brought into it for training; PyTorch cannot do so with parameters of five dimensions."""
+    torch.manual_seed(0)
+    operator = ELSA(8, 8, kernel_size=3, **options).double()
+    x = torch.randn(1, 8, 5, 4, dtype=torch.float64)
+    expected = operator(x)
+    torch.testing.assert_close(operator.to(memory_format=torch.channels_last)(x), expected)
 
 
 def test_stage_of_elsa_swin_t_has_its_published_size():
@@ -197,6 +218,18 @@ def test_recorded_weights_reproduce_the_output(border):
     torch.testing.assert_close(out, expected)
 
 
+@pytest.mark.parametrize("border", ["zero", "mask"])
+def test_exports_with_a_stride_for_any_height_and_width(border):
+    """The table that masks cells must have the size that exporters know of the strided map."""
+    operator = ELSA(4, 4, 2, 2, 3, 2, border=border).double().eval()
+    height, width = torch.export.Dim("height", min=5), torch.export.Dim("width", min=5)
+    x = torch.randn(1, 4, 6, 9, dtype=torch.float64)
+    program = torch.export.export(operator, (x,), dynamic_shapes=({2: height, 3: width},)).module()
+    for size in ((6, 9), (7, 6)):
+        x = torch.randn(1, 4, *size, dtype=torch.float64)
+        torch.testing.assert_close(program(x), operator(x), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -204,6 +237,7 @@ def test_recorded_weights_reproduce_the_output(border):
         ({"kernel_size": 4}, "kernel_size=4 has no centre"),
         ({"qk_channels": 6, "group_width": 4}, "qk_channels=6 is not a multiple of group_width=4"),
         ({"mul_power": -1}, "mul_power=-1 is too small"),
+        ({"mul_power": 0.5}, "mul_power=0.5 .*integer"),
         ({"dilation": 0}, "dilation=0"),
         ({"border": "reflect"}, "border='reflect'.*zero, mask"),
     ],

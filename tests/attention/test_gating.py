@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from attention.functional import gating
-from attention.functional.gating import gated, jointly_gated, mean, pooled
+from attention import CBAM
+from attention.functional import pieces, pools
+from attention.functional.gating import gated, jointly_gated
+from attention.functional.pools import mean, pooled
 
 SIZE = (3, 5, 4, 6)
 CHANNELS, POSITIONS, ROWS, COLUMNS = (3, 5, 1, 1), (3, 1, 4, 6), (3, 5, 4, 1), (3, 5, 1, 6)
@@ -57,7 +59,7 @@ def same_gradients(found, expected, leaves):
     ids=str,
 )
 def test_products_and_their_gradients(shapes, layout, piece, monkeypatch, one_thread):
-    monkeypatch.setattr(gating, "PIECE", piece)
+    monkeypatch.setattr(pieces, "PIECE", piece)
     torch.manual_seed(0)
     x, gates = make(SIZE, layout), [make(shape) for shape in shapes]
     expected = x
@@ -72,7 +74,7 @@ def test_products_and_their_gradients(shapes, layout, piece, monkeypatch, one_th
 @every_layout
 @pytest.mark.parametrize("product", [True, False])
 def test_joint_gates_and_their_gradients(product, layout, piece, monkeypatch, one_thread):
-    monkeypatch.setattr(gating, "PIECE", piece)
+    monkeypatch.setattr(pieces, "PIECE", piece)
     torch.manual_seed(0)
     x, c, s = make(SIZE, layout), make(CHANNELS), make(POSITIONS)
     expected = x * (1 + torch.sigmoid(c * s if product else c + s))
@@ -87,7 +89,7 @@ def test_joint_gates_and_their_gradients(product, layout, piece, monkeypatch, on
     ids=str,
 )
 def test_pools_and_their_gradients(means, maxima, layout, piece, monkeypatch, one_thread):
-    monkeypatch.setattr(gating, "PIECE", piece)
+    monkeypatch.setattr(pieces, "PIECE", piece)
     torch.manual_seed(0)
     x, gate = make(SIZE, layout), make(CHANNELS)
     expected = x * gate
@@ -113,15 +115,26 @@ def test_pools_alone_have_gradients(layout):
     same_gradients(mean(x, (2, 3)), x.mean((2, 3), keepdim=True), [x])
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@every_layout
+@pytest.mark.parametrize("mode", ["eager", "compiled", "transformed"])
 @pytest.mark.parametrize("axes", [(1,), (2, 3)])
-def test_the_first_of_equal_maxima_gets_the_gradient(axes, memory_format):
-    x = torch.zeros(2, 3, 4, 5).to(memory_format=memory_format).requires_grad_()
-    (top,) = pooled(x, maxima=[axes])[1]
-    top.sum().backward()
-    expected = torch.zeros(2, 3, 4, 5)
+def test_the_first_of_equal_maxima_gets_the_gradient(axes, mode, layout):
+    def top(x):
+        return pooled(x, maxima=[axes])[1][0].sum()
+
+    x = torch.zeros_like(make((2, 3, 4, 5), layout))  # keeps the layout, but for strides
+    if layout == "strided":
+        x = torch.zeros(2, 3, 4, 10, dtype=torch.float64)[..., ::2]
+    if mode == "transformed":
+        gradient = torch.func.grad(top)(x)
+    else:
+        x.requires_grad_()
+        torch.compiler.reset()
+        call = torch.compile(top, backend="aot_eager", fullgraph=True) if mode == "compiled" else top
+        (gradient,) = torch.autograd.grad(call(x), x)
+    expected = torch.zeros(2, 3, 4, 5, dtype=torch.float64)
     expected[(slice(None), 0) if axes == (1,) else (..., 0, 0)] = 1
-    assert torch.equal(x.grad, expected)
+    assert torch.equal(gradient, expected)
 
 
 def test_not_a_number_is_not_hidden():
@@ -159,27 +172,61 @@ def test_half_precision_sums_do_not_stall():
     assert gate.grad.item() == 4096
 
 
-@pytest.mark.parametrize("call", [lambda x, c, s: gated(x, c), lambda x, c, s: jointly_gated(x, c, s, True)])
-def test_second_derivatives_are_refused(call):
-    x, c, s = make(SIZE), make(CHANNELS), make(POSITIONS)
-    (gradient,) = torch.autograd.grad(call(x, c, s).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        gradient.sum().backward()
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, c, s: gated(x, c, s),
+        lambda x, c, s: gated(x, c, c * x.mean((2, 3), keepdim=True)),  # a gate that depends on the map and another
+        lambda x, c, s: jointly_gated(x, c, s, True),
+        lambda x, c, s: jointly_gated(x, c, s, False),
+        lambda x, c, s: gated((read := pooled(x, [(2, 3)], [(2, 3)]))[0], c * read[1][0] + read[1][1].sin(), s),
+        lambda x, c, s: pooled(x * s, [(1,), (2, 3)], [(1,)])[1][2].exp() * c,
+        lambda x, c, s: mean(x * s, (2, 3)).exp() * c,
+    ],
+    ids=["gated", "gated-dependent", "joint-product", "joint-sum", "pooled-gated", "pooled", "mean"],
+)
+def test_second_derivatives_are_those_of_differences(call, layout):
+    torch.manual_seed(0)
+    leaves = make((2, 3, 2, 3), layout), make((2, 3, 1, 1)), make((2, 1, 2, 3))
+    assert torch.autograd.gradgradcheck(call, leaves)
+
+
+def test_transforms_see_the_plain_expressions():
+    """Gradients of every sample by `vmap`, and forward mode, against one sample after the other."""
+    torch.manual_seed(0)
+    operator, x = CBAM(6, 2).double().eval(), torch.randn(3, 6, 4, 5, dtype=torch.float64)
+    torch.nn.init.ones_(operator.spatial.bn.weight)
+    parameters = {name: value.detach() for name, value in operator.named_parameters()}
+
+    def loss(given, image):
+        return torch.func.functional_call(operator, given, (image.unsqueeze(0),)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for index, image in enumerate(x):
+        expected = torch.autograd.grad(loss(dict(operator.named_parameters()), image), list(operator.parameters()))
+        for name, gradient in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(found[name][index], gradient)
+    direction = torch.randn_like(x)
+    out, slope = torch.func.jvp(operator, (x,), (direction,))
+    torch.testing.assert_close(out, operator(x))
+    step = 1e-6 * direction
+    torch.testing.assert_close(slope, (operator(x + step) - operator(x - step)) / 2e-6, rtol=1e-5, atol=1e-6)
 
 
 def test_pieces_cover_every_plane_once(monkeypatch, one_thread):
     for shape in [(1, 1, 1, 1), (3, 5, 4, 6), (7, 2, 3, 3), (2, 300, 2, 2)]:
         for piece in (1, 100, 400, 5000):
-            monkeypatch.setattr(gating, "PIECE", piece)
+            monkeypatch.setattr(pieces, "PIECE", piece)
             x = torch.zeros(shape)
-            for found in gating._pieces(x):
+            for found in pieces.pieces(x):
                 x[found] += 1
             assert (x == 1).all()
 
 
 def test_gradients_of_pools_reach_gradients_of_other_layouts():
     x = make(SIZE)
-    same, top, _ = gating._Pooled.apply(x, (), ((2, 3),))
+    same, top, _ = pools._Pooled.apply(x, (), ((2, 3),))
     given, ones = torch.randn(3, 4, 6, 5, dtype=torch.float64).permute(0, 3, 1, 2), torch.ones_like(top)
     (found,) = torch.autograd.grad([same, top], x, [given, ones])
     (expected,) = torch.autograd.grad([x * 1, x.amax((2, 3), keepdim=True)], x, [given, ones])

@@ -115,6 +115,33 @@ def test_classifier_joins_the_levels(aggregation, training):
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "half"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("compatibility", ["parametrised", "dot_product"])
+def test_scores_keep_range_and_resolution_in_half_precision(compatibility, dtype, autocast):
+    """Scores from 102,400, which float16 does not have, to 102,402, which bfloat16 does not tell apart."""
+    steps = torch.tensor([[0, 1, 2], [1, 0, 0]])
+    maps = torch.full((2, 512, 2, 3), 12.5)
+    for (i, j), step in zip([(i, j) for i in range(2) for j in range(3)], steps.flatten(), strict=True):
+        maps[:, :step, i, j] += 0.0625  # exact in either precision
+    level, g = LearnToPayAttention(512, 512, compatibility), torch.full((2, 512), 16.0)
+    if compatibility == "parametrised":
+        nn.init.constant_(level.score.weight, 16)
+    maps, g = maps.to(dtype), g.to(dtype)
+    with torch.autocast("cpu", dtype=dtype, enabled=autocast):
+        vector, weights = level.to(torch.float32 if autocast else dtype).attend(maps, g)
+    assert vector.isfinite().all()
+    expected = steps.double().exp() / steps.double().exp().sum()
+    torch.testing.assert_close(weights.double(), expected.expand(2, 1, 2, 3), rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_level_needs_a_map(count):
+    head = LearnToPayClassifier([4, 4], 10, 4)
+    with pytest.raises(ValueError, match=f"{count} maps do not make 2 levels; give one map for every level"):
+        head([torch.randn(2, 4, 3, 3)] * count, torch.randn(2, 4))
+
+
 def vgg_parameters():
     """Parameters of the authors' VGG up to the descriptor: 15 convolutions with biases, their norms, Linear 512-512."""
     widths = [64, 64, 128, 128, 256, 256, 256, *[512] * 8]

@@ -121,6 +121,18 @@ def test_recording_ends_with_an_error_too():
         model.record("row", torch.zeros(1))
 
 
+def test_contexts_within_contexts_all_get_their_maps():
+    model, x = nn.Sequential(Gate(4), Gate(4)), torch.randn(2, 4, 5, 6)
+    with record_attention(model) as outer:
+        model(x)
+        with record_attention(model[1]) as inner:
+            model(x)
+        model(x)
+    assert {name: len(found) for name, found in outer.items()} == {"0": 3, "1": 3}
+    assert len(inner[""]) == 1 and inner[""][0] is outer["1"][1]
+    assert not any(gate.recording for gate in model)
+
+
 def test_a_copy_made_while_recording_computes_the_same():
     model, x = SqueezeExcitation(16, 4), torch.randn(1, 16, 3, 3)
     with record_attention(model):

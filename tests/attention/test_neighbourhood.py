@@ -5,9 +5,10 @@ from itertools import product
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from attention.functional import neighbourhood_shifts
+from attention.functional import neighbourhood, neighbourhood_blocks, neighbourhood_shifts
 from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_rows, neighbourhood_sum
 from attention.functional.neighbourhood_triton import _scatter_by_shifts
 
@@ -73,6 +74,26 @@ def test_values_and_gradients_equal_those_of_shifted_copies(kernel_size, stride,
         gradients = torch.autograd.grad(out, inputs, direction)
         for gradient, correct in zip(gradients, torch.autograd.grad(expected, inputs, direction), strict=True):
             torch.testing.assert_close(gradient, correct)
+
+
+@pytest.mark.parametrize("size", [(3, 4), (13, 9)], ids=str)
+def test_windows_do_not_grow_with_the_dilation(size, monkeypatch):
+    """A dilation of 12 as a plain window would take over a hundred times the arithmetic at k = 7."""
+    made = []
+
+    class Noted(neighbourhood_blocks._Blocks):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self.window)
+
+    monkeypatch.setattr(neighbourhood_blocks, "_Blocks", Noted)
+    weights, _, values = (x.requires_grad_() for x in tensors(*size, 7))
+    out, expected = neighbourhood_sum(weights, values, 1, 12), neighbourhood_shifts.weighted_sum(weights, values, 1, 12)
+    torch.testing.assert_close(out, expected)
+    direction = torch.randn_like(out)
+    found, correct = (torch.autograd.grad(x, (weights, values), direction) for x in (out, expected))
+    torch.testing.assert_close(found, correct)
+    assert set(made) == {10}
 
 
 @pytest.mark.parametrize(("kernel_size", "stride", "dilation"), [(3, 1, 1), (3, 2, 1), (3, 2, 3)])
@@ -195,6 +216,18 @@ class Attention(torch.nn.Module):
         return attend(x, x, x, 3)
 
 
+class TorchDispatchRecorder(TorchDispatchMode):
+    """Notes the names of all operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(str(function))
+        return function(*args, **(kwargs or {}))
+
+
 def test_export_takes_standard_operators():
     x = torch.randn(1, 6, 5, 2, 4)
     rows, columns = torch.export.Dim("rows", min=2, max=64), torch.export.Dim("columns", min=2, max=64)
@@ -205,8 +238,17 @@ def test_export_takes_standard_operators():
         torch.testing.assert_close(exported.module()(x), Attention()(x))
 
 
+def test_devices_without_a_kernel_take_standard_operators(monkeypatch):
+    x = torch.randn(1, 6, 5, 2, 4, dtype=torch.float64)
+    expected = Attention()(x)
+    monkeypatch.setattr(neighbourhood, "_DEVICES", ("cuda",))
+    with TorchDispatchRecorder() as recorder:
+        torch.testing.assert_close(Attention()(x), expected)
+    assert recorder.names and not any("attndense" in name for name in recorder.names)
+
+
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (3, 2)])
 def test_rows_are_where_the_cells_are(stride, dilation):
-    rows = neighbourhood_rows(7, 3, stride, dilation, torch.device("cpu"))
+    rows = neighbourhood_rows(-(-7 // stride), 3, stride, dilation, torch.device("cpu"))
     inside = {(i, t // 3, y) for i, j, t, y, x in seen(7, 1, 3, stride, dilation) if t % 3 == 1}
     assert {(i, a, int(y)) for i, row in enumerate(rows) for a, y in enumerate(row) if 0 <= y < 7} == inside

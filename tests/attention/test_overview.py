@@ -65,6 +65,8 @@ def test_command_prints_writes_and_checks(tmp_path, capsys, monkeypatch):
         overview.main(["--check"])
     monkeypatch.setattr(overview, "GPU_TIMES", tmp_path / "times.json")
     (tmp_path / "times.json").write_text(json.dumps({"device": "Some GPU", "size": "8x9", "rows": []}))
+    with pytest.raises(SystemExit, match=r"error: cannot write .*nowhere/page\.md: No such file or directory"):
+        overview.main(["--write", str(tmp_path / "nowhere" / "page.md")])
     overview.main([])
     assert "On Some GPU" in capsys.readouterr().out
 

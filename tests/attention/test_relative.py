@@ -145,6 +145,22 @@ def test_half_precision_is_as_good_as_its_inputs(implementation):
         torch.testing.assert_close(out.double(), expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_half_precision_come_from_logits_in_single_precision(dtype):
+    """Products beyond the range of float16 and between the numbers of bfloat16, as unscaled attention has them."""
+    windows = Windows((2, 2), 1, masked=True)
+    queries, keys_values, rows, columns = (value.detach() for value in inputs((4, 3), windows))
+    given = [(300 * queries).to(dtype), (300 * keys_values).to(dtype), 0 * rows.to(dtype), 0 * columns.to(dtype)]
+    close = given[1].unflatten(1, (2, 5))[:, :, :3]  # keys that differ little, in products of the same size
+    close.copy_((300 + keys_values.unflatten(1, (2, 5))[:, :, :3]).to(dtype))
+    given[0].abs_()
+    out, weights, *_ = with_weights(*given, 2, 1.0, windows)
+    expected_out, expected, *_ = with_weights(*(value.double() for value in given), 2, 1.0, windows)
+    assert (queries * 300).abs().amax() * 300 > torch.finfo(torch.float16).max
+    torch.testing.assert_close(weights.double(), expected, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(out.double(), expected_out, rtol=0.02, atol=6.0)  # of values of up to about 900
+
+
 @every_implementation
 def test_large_logits_stay_finite(implementation):
     windows = Windows((4, 4), 2, masked=True)

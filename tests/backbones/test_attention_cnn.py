@@ -9,7 +9,9 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from attention.quadratic import ContentRelativeSelfAttention, LearnedRelativeSelfAttention, QuadraticSelfAttention
+from attention.content_relative import ContentRelativeSelfAttention
+from attention.learned_relative import LearnedRelativeSelfAttention
+from attention.quadratic import QuadraticSelfAttention
 from backbones import AttentionCNN, classifier, load_weights, published_figures
 
 TINY = {"layers": 2, "embed_channels": 12, "hidden_channels": 7}

@@ -1,11 +1,15 @@
 """Exact sizes of the networks in the papers' ImageNet tables, and the head itself."""
 
+import logging
+
 import pytest
+import timm
 import torch
+import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 from attention import CBAM, ChannelAttention, CoordinateAttention, SpatialAttention, SqueezeExcitation
-from backbones import Classifier, MobileNetV2, ResNet
+from backbones import Classifier, MobileNetV2, ResNet, classifier
 
 
 def se(reduction, **options):
@@ -108,3 +112,54 @@ def test_scores_are_linear_in_the_mean_of_the_last_feature():
 def test_a_classifier_needs_classes():
     with pytest.raises(ValueError, match="num_classes=0"):
         Classifier(MobileNetV2(0.35), 0)
+
+
+PEERS = {
+    "resnet50": ("resnet50", lambda: torchvision.models.resnet50()),
+    "mobilenet_v2": ("mobilenet_v2", lambda: torchvision.models.mobilenet_v2()),
+    "efficientnet_b0": ("efficientnet_b0", lambda: torchvision.models.efficientnet_b0()),
+    "swin_t": ("swin_t", lambda: torchvision.models.swin_t()),
+    "timm's mobilenet_v2": ("mobilenet_v2", lambda: timm.create_model("mobilenetv2_100")),
+    "timm's efficientnet_b0": ("efficientnet_b0", lambda: timm.create_model("efficientnet_b0")),
+    "timm's se_resnet50": ("se_resnet50", lambda: timm.create_model("seresnet50")),
+    "timm's swin_t": ("swin_t", lambda: timm.create_model("swin_tiny_patch4_window7_224")),
+    "timm's halonet26t": ("halonet26t", lambda: timm.create_model("halonet26t")),
+}
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_published_weights_give_the_published_scores(name, tmp_path, caplog):
+    ours, make = PEERS[name]
+    torch.manual_seed(0)
+    peer, path = make().double().eval(), str(tmp_path / "weights.pth")
+    torch.save(peer.state_dict(), path)
+    with caplog.at_level(logging.INFO):
+        network = classifier(ours, weights=path).double().eval()
+    assert caplog.records == []
+    side = 256 if "halo" in name else 224 if "timm's swin" in name else 64  # sizes that timm's networks take
+    x = torch.randn(1, 3, side, side, dtype=torch.float64)
+    with torch.no_grad():
+        scores = peer(x)
+        # Parameters were rounded to float32 on their way in.
+        torch.testing.assert_close(network(x), scores, rtol=1e-5, atol=1e-5 * float(scores.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["ltpa_vgg", "elsa_volo_d1", "mobilenet_v2_ca"])
+def test_own_files_fill_every_kind_of_head(name, tmp_path, caplog):
+    source, path = classifier(name, 7), str(tmp_path / "weights.pth")
+    torch.save(source.state_dict(), path)
+    with caplog.at_level(logging.INFO):
+        target = classifier(name, 7, weights=path)
+    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+    assert caplog.records == []
+
+
+def test_a_head_of_other_classes_stays_as_initialised_with_a_warning(tmp_path, caplog):
+    peer, path = torchvision.models.mobilenet_v2(), str(tmp_path / "weights.pth")
+    torch.save(peer.state_dict(), path)
+    network = classifier("mobilenet_v2", 10, weights=path)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "2 entries of the classifier stay as initialised: fc.weight, fc.bias" in record.message
+    assert network.fc.out_features == 10
+    assert torch.equal(network.backbone.features[1].conv[1].weight, peer.features[1].conv[1].weight)

@@ -66,5 +66,8 @@ def test_timm_knows_every_network_and_keeps_its_own():
     assert type(timm.create_model("resnet18")).__module__.startswith("timm.")
     network = timm.create_model("mobilenext", num_classes=7)
     assert network.fc.out_features == 7
+    assert isinstance(timm.create_model("mobilenext", in_chans=3, features_only=True), backbones.in_timm.Features)
+    with pytest.raises(ValueError, match="in_chans=1: the networks of this package take images of 3 channels"):
+        timm.create_model("mobilenext", in_chans=1)
     with pytest.raises(ValueError, match="no weights are published with mobilenext; give weights=PATH"):
         timm.create_model("mobilenext", pretrained=True)

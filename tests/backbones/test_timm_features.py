@@ -130,10 +130,11 @@ def test_files_of_timm_load(name, tmp_path, caplog):
 
 def test_imagenet_is_the_weights_of_that_name(monkeypatch):
     asked = []
-    monkeypatch.setattr("backbones.timm_features.load_weights", lambda _, weights: asked.append(weights))
+    monkeypatch.setattr("backbones.weight_sources._of_timm", lambda weights: asked.append(weights))
     with torch.device("meta"):
-        backbones.timm("resnet18", weights="imagenet")
-        backbones.timm("resnet18", weights="resnet18.a1_in1k")
+        for weights in ("imagenet", "resnet18.a1_in1k"):
+            with pytest.raises(ValueError, match="holds no state dict"):
+                backbones.timm("resnet18", weights=weights)
     assert asked == ["resnet18", "resnet18.a1_in1k"]
 
 

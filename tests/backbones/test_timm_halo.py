@@ -184,11 +184,16 @@ def test_files_of_timm_load(tmp_path, caplog):
 
 def test_imagenet_is_the_weights_of_that_name(monkeypatch):
     asked = []
-    monkeypatch.setattr("backbones.timm_halo.load_weights", lambda _, weights: asked.append(weights))
+    monkeypatch.setattr("backbones.weight_sources._of_timm", lambda weights: asked.append(weights))
     with torch.device("meta"):
-        backbones.halo2botnet50ts(weights="imagenet")
-        backbones.halonet26t(weights="halonet26t.a1h_in1k")
-    assert asked == ["halo2botnet50ts_256", "halonet26t.a1h_in1k"]
+        for build, weights in (
+            (backbones.halo2botnet50ts, "imagenet"),
+            (backbones.halonet26t, "halonet26t.a1h_in1k"),
+            (lambda weights: backbones.classifier("halonet50ts", weights=weights), "imagenet"),
+        ):
+            with pytest.raises(ValueError, match="holds no state dict"):
+                build(weights=weights)
+    assert asked == ["halo2botnet50ts_256", "halonet26t.a1h_in1k", "halonet50ts"]
 
 
 @pytest.mark.parametrize(

@@ -247,16 +247,24 @@ def test_checkpointing_changes_nothing_but_memory(name):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in COMPILED_ELSEWHERE else ()) for n in HOSTS]
+    ("name", "backend"),
+    [
+        *(pytest.param(n, "aot_eager", marks=pytest.mark.slow if n in COMPILED_ELSEWHERE else ()) for n in HOSTS),
+        *(pytest.param(n, "inductor", marks=pytest.mark.slow) for n in HOSTS),  # generates and compiles C++
+    ],
 )
-def test_compiled_networks_agree(name):
+def test_compiled_networks_agree(name, backend):
     network = build(name).double().eval()
     x = torch.randn(1, 3, *HOSTS[name], dtype=torch.float64)
     torch.compiler.reset()
-    with torch.no_grad():
-        found = torch.compile(network, backend="aot_eager", fullgraph=True)(x)
-        for feature, value in zip(found, network(x), strict=True):
-            torch.testing.assert_close(feature, value, rtol=1e-9, atol=1e-9)
+    expected, found = network(x), torch.compile(network, backend=backend, fullgraph=True)(x)
+    for feature, value in zip(found, expected, strict=True):
+        torch.testing.assert_close(feature, value, rtol=1e-9, atol=1e-9)
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    gradients = [torch.autograd.grad(total(features), parameters) for features in (found, expected)]
+    for n, gradient, value in zip(names, *gradients, strict=True):
+        scale = max(1e-12, 1e-9 * float(value.abs().max()))
+        torch.testing.assert_close(gradient, value, rtol=1e-9, atol=scale, msg=n)
 
 
 @every_host

@@ -2,9 +2,12 @@
 
 import csv
 import json
+import logging
 import math
+import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -14,6 +17,8 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+
+from tasks import cli
 
 Command = Callable[..., Path]
 TASKS = ("detect", "segment")
@@ -282,6 +287,31 @@ class TestMistakes:
     def test_missing_weights(self, fails: Callable[..., str]) -> None:
         assert "nowhere.ckpt" in fails("segment", "fit", "--model.weights=nowhere.ckpt")
 
+    @pytest.mark.parametrize("option", ["--model.weights", "--ckpt_path"])
+    def test_file_that_is_no_checkpoint(self, option: str, fails: Callable[..., str], tmp_path: Path) -> None:
+        damaged, weights = tmp_path / "damaged.ckpt", tmp_path / "weights.pth"
+        damaged.write_text("hello")
+        torch.save({"conv.weight": torch.ones(1)}, weights)
+        assert "damaged or no checkpoint" in fails("detect", "fit", f"{option}={damaged}")
+        assert "--model.backbone.weights" in fails("detect", "fit", f"{option}={weights}")
+
+    def test_checkpoint_of_the_other_task(self, fails: Callable[..., str], tmp_path: Path) -> None:
+        torch.save({"state_dict": {}, "hyper_parameters": {"detector": {}}}, tmp_path / "detect.ckpt")
+        message = fails("segment", "validate", f"--ckpt_path={tmp_path}/detect.ckpt")
+        assert "another task" in message and "'detector'" in message
+
+    def test_weights_without_a_network(self, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+        def refuse(*_: object) -> None:
+            raise RuntimeError("weights='imagenet' could not be downloaded (no network)")
+
+        monkeypatch.setattr(sys.modules["backbones.mobilenet_v2"], "load_weights", refuse)
+        message = fails("detect", "fit", "--model.backbone.weights=imagenet")
+        assert message == "error: weights='imagenet' could not be downloaded (no network)"
+
+    def test_feature_that_the_backbone_lacks(self, fails: Callable[..., str]) -> None:
+        message = fails("segment", "fit", "--model.segmentor.auxiliary_head.in_index=4")
+        assert "FCNHead has in_index 4" in message and "4, 8, 16, 32" in message
+
     def test_refused_argument(self, fails: Callable[..., str]) -> None:
         assert "width=-1" in fails("detect", "fit", "--model.backbone.width=-1")
 
@@ -322,6 +352,47 @@ def test_help_shows_every_option_of_a_backbone(capsys: pytest.CaptureFixture[str
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert "--model.backbone.placement" in shown and "standard" in shown
+
+
+def test_messages_about_weights_are_shown_and_noise_is_not(
+    command: Command, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    trained = command("detect", "fit", "--model.backbone.attention=null", "--trainer.limit_val_batches=1")
+    options = [f"--model.backbone.weights={trained}/checkpoints/last.ckpt", "--trainer.fast_dev_run=1"]
+    capfd.readouterr()
+    command("detect", "fit", *options)
+    shown = capfd.readouterr().err
+    assert "entries of attention stay as initialised" in shown
+    assert logging.getLogger("backbones").handlers == []
+
+    message = {
+        text: re.sub(r"\\([()])", r"\1", text).replace(".*", "FOLDER").replace(r"\d+", "74") for text in cli.QUIET
+    }
+    with warnings.catch_warnings(record=True) as recorded:
+        warnings.simplefilter("always")
+        with cli._helpful_output():
+            for text in [*message.values(), "training waits for data"]:
+                warnings.warn(text, stacklevel=1)
+    assert [str(entry.message) for entry in recorded] == ["training waits for data"]
+
+
+def test_another_class_starts_from_its_own_defaults(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*options: str) -> dict:
+        with pytest.raises(SystemExit):
+            command("detect", "fit", *options, "--print_config")
+        return yaml.safe_load(capsys.readouterr().out)["model"]
+
+    assert printed()["backbone"]["init_args"]["width"] == 0.25
+    published = printed("--model.backbone=backbones.mobilenet_v2_se", "--model.backbone.frozen_stages=2")
+    assert published["backbone"]["init_args"]["width"] == 1.0
+    assert published["backbone"]["init_args"]["frozen_stages"] == 2
+    assert printed("--model.backbone=ResNet")["backbone"]["init_args"]["attention"] is None
+    assert printed("--model.detector=tasks.detectors.RetinaNet")["detector"]["init_args"]["channels"] == 256
+
+    saved = [f"--model.backbone.attention=attention.{name}" for name in ("CoordinateAttention", "SqueezeExcitation")]
+    saved.insert(1, "--model.backbone.attention.reduction=2")
+    backbone = printed(*saved)["backbone"]["init_args"]
+    assert backbone["attention"]["init_args"]["reduction"] == 16 and backbone["width"] == 0.25
 
 
 def test_print_config_is_complete(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

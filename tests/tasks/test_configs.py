@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tasks import detect, segment
 
@@ -74,6 +75,15 @@ def test_part_builds(path: Path, train: Train, shapes: Path, tmp_path: Path) -> 
         return
     key = {"backbones": "--model.backbone", "schedules": "--model.lr_schedule"}[kind]
     train(task, f"{key}={path}", *offline(path.read_text() if kind == "backbones" else ""))
+
+
+def test_backbone_files_of_a_class_set_the_same_options() -> None:
+    """Otherwise a file that takes the place of another would keep some of its options without a word."""
+    options: dict[str, set[frozenset[str]]] = {}
+    for path in (CONFIGS / "backbones").glob("*.yaml"):
+        part = yaml.safe_load(path.read_text())
+        options.setdefault(part["class_path"], set()).add(frozenset(part["init_args"]))
+    assert options and all(len(kinds) == 1 for kinds in options.values()), options
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=identify)

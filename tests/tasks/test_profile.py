@@ -143,6 +143,22 @@ def test_backbones_without_names_are_counted(
     assert note == "times and memory: python -m tasks.profile backbones NAME ..."
 
 
+def test_what_is_measured_is_said_before_the_table(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(name: str, *_: object) -> profile.Row:
+        raise ValueError(f"{name} is too large")
+
+    monkeypatch.setattr(profile, "measure_backbone", refuse)
+    profile.main(["backbones", "resnet50,swin_t", "--json"])
+    shown = capsys.readouterr()
+    assert shown.err.splitlines() == ["1/2 resnet50", "2/2 swin_t"]
+    assert [each["reason"] for each in json.loads(shown.out)["skipped"]] == [
+        "resnet50 is too large",
+        "swin_t is too large",
+    ]
+
+
 def test_backbones_that_do_not_run_are_listed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

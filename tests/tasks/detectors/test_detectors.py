@@ -13,7 +13,7 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from attention import CoordinateAttention
-from backbones import MobileNetV2, ResNet
+from backbones import Backbone, MobileNetV2, ResNet
 from tasks.detectors import FCOS, Detector, RetinaNet, SSDLite320
 from tasks.normalization import IMAGENET_MEAN, IMAGENET_STD
 
@@ -176,7 +176,44 @@ def test_ssdlite_maps_have_the_published_sizes() -> None:
     assert [feature.shape[-1] for feature in maps] == [20, 10, 5, 3, 2, 1]
 
 
+class OtherStrides(Backbone):
+    """One 1x1 convolution per map."""
+
+    def __init__(self, *strides: int) -> None:
+        super().__init__()
+        self.strides, self.channels = strides, (4,) * len(strides)
+        self.convs = torch.nn.ModuleList(torch.nn.Conv2d(3, 4, 1, stride) for stride in strides)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [conv(x) for conv in self.convs]
+
+    def stages(self) -> list[list[torch.nn.Module]]:
+        return [[self.convs]]
+
+
+@pytest.mark.parametrize(
+    ("strides", "scales"),
+    [
+        ((4, 8, 16, 32), (8, 16, 32, 64, 128)),
+        ((16,), (16, 32, 64)),
+        ((8, 32), (8, 32, 64, 128)),
+        ((8, 8), (8, 16, 32, 64)),
+    ],
+)
+@pytest.mark.parametrize("kind", [FCOS, RetinaNet])
+def test_anchors_follow_the_strides_of_the_backbone(
+    kind: type[FCOS | RetinaNet], strides: tuple[int, ...], scales: tuple[int, ...]
+) -> None:
+    detector = kind(OtherStrides(*strides), K, channels=32)
+    factor = {FCOS: 1, RetinaNet: 4}[kind]
+    assert [sizes[0] for sizes in detector.anchor_generator.sizes] == [factor * scale for scale in scales]
+    assert detector.train()(make_batch([(64, 96)] * 2, [[[10, 12, 50, 60]], []], (64, 96)))
+
+
 def test_wrong_arguments_are_refused() -> None:
+    for kind in (FCOS, RetinaNet):
+        with pytest.raises(ValueError, match=r"strides \(2, 4\), a feature pyramid needs"):
+            kind(OtherStrides(2, 4), K)
     with pytest.raises(ValueError, match="multiple of 32"):
         FCOS(MobileNetV2(0.25), K, channels=100)
     with pytest.raises(ValueError, match="extra_levels"):
