@@ -14,21 +14,26 @@ import pkgutil
 from attention.attention_augmented import AttentionAugmentedConv2d
 from attention.attention_residual import AttentionResidual
 from attention.attention_stem import AttentionStem
+from attention.axial import AxialAttention
 from attention.bam import BAM
 from attention.base import Mixer, Operator, Refine
 from attention.bottleneck import BottleneckAttention
 from attention.cbam import CBAM, ChannelAttention
+from attention.channelized_axial import ChannelizedAxialAttention
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.coordinate import CoordinateAttention
+from attention.criss_cross import CrissCrossAttention
 from attention.diagonality import diagonality_loss
 from attention.efficient_channel import EfficientChannelAttention
 from attention.elsa import ELSA
 from attention.global_context import GlobalContext
 from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
+from attention.lavit import LessAttention, VanillaAttention
 from attention.learn_to_pay import LearnToPayAttention, LearnToPayClassifier
 from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.maps import AttentionMap, record_attention
+from attention.non_local import NonLocal
 from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
 from attention.spatial import SpatialAttention
@@ -43,10 +48,13 @@ __all__ = [
     "AttentionMap",
     "AttentionResidual",
     "AttentionStem",
+    "AxialAttention",
     "BottleneckAttention",
     "ChannelAttention",
+    "ChannelizedAxialAttention",
     "ContentRelativeSelfAttention",
     "CoordinateAttention",
+    "CrissCrossAttention",
     "EfficientChannelAttention",
     "GlobalContext",
     "HaloAttention",
@@ -54,7 +62,9 @@ __all__ = [
     "LearnToPayAttention",
     "LearnToPayClassifier",
     "LearnedRelativeSelfAttention",
+    "LessAttention",
     "Mixer",
+    "NonLocal",
     "Operator",
     "QuadraticSelfAttention",
     "Refine",
@@ -62,6 +72,7 @@ __all__ = [
     "SpatialAttention",
     "SqueezeExcitation",
     "StandAloneSelfAttention",
+    "VanillaAttention",
     "diagonality_loss",
     "record_attention",
 ]

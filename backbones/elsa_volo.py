@@ -17,6 +17,7 @@ from attention.base import check_at_least, check_choice
 from attention.elsa import ELSA
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
+from backbones.conversions.elsa import with_flat_ghost_heads
 from backbones.weights import load_weights
 
 _GROUP_WIDTH = 8
@@ -191,7 +192,7 @@ class ELSAVOLO(Backbone):
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Entries of a VOLO of timm or of its authors under our names."""
         names = {"pos_embed": "network.1.pos_embed", "head.weight": "fc.weight", "head.bias": "fc.bias"}
-        return {names.get(name, name): value for name, value in state.items()}
+        return with_flat_ghost_heads({names.get(name, name): value for name, value in state.items()})
 
     def resize(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         """The position embedding for images of another size."""

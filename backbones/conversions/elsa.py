@@ -24,4 +24,12 @@ def from_authors_elsa_swin(state: dict[str, Tensor]) -> dict[str, Tensor]:
             else:
                 name = name.replace(".post_proj.", ".proj.")
         converted[name] = value
-    return from_any_swin(converted)
+    return from_any_swin(with_flat_ghost_heads(converted))
+
+
+def with_flat_ghost_heads(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' ghost kernels (2, 1, C, k, k), where they have both kinds, as `attention.ELSA` has them."""
+    return {
+        name: value.flatten(0, 1) if name.endswith(".ghost_head") and value.dim() == 5 else value
+        for name, value in state.items()
+    }

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from attention import ELSA
-from backbones import ELSAVOLO
+from backbones import ELSAVOLO, load_weights
 from backbones.elsa_volo import VOLOClassifier
 from backbones.zoo.registry import classifier, published_figures
 
@@ -119,6 +119,19 @@ def test_weights_of_volo_load_beside_the_attention():
     assert all(name.startswith(backbone.inserted_prefixes()) for name in missing)
     assert all(".attn." in name and name.startswith("network.0.") for name in given.keys() - own.keys())
     assert all(own[name].shape == value.shape for name, value in given.items() if name in own)
+
+
+def test_ghost_kernels_in_the_authors_shape_load(tmp_path):
+    torch.manual_seed(0)
+    trained, backbone = ELSAVOLO(**TINY, mul_power=1), ELSAVOLO(**TINY, mul_power=1)
+    state = {
+        name: value.unsqueeze(1) if name.endswith("ghost_head") else value
+        for name, value in trained.state_dict().items()
+    }
+    assert any(value.dim() == 5 for value in state.values())
+    torch.save(state, tmp_path / "elsa.pth")
+    load_weights(backbone, str(tmp_path / "elsa.pth"))
+    assert all(torch.equal(value, backbone.state_dict()[name]) for name, value in trained.state_dict().items())
 
 
 def test_images_of_every_size():
