@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="attndense-annotations-") as folder:
         path = Path(folder) / "instances.json"
         write_annotations(path, options.images, options.annotations)
-        finish(list(_goals(str(path), folder, options.rounds)), options.json)
+        finish(_goals(str(path), folder, options.rounds), options.json)
 
 
 def _add_options(parser: ArgumentParser) -> None:

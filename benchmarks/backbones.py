@@ -156,7 +156,7 @@ def side_in_fresh_process(text: str, side: str, size: str, batch: str) -> Callab
     """The call of one side, after a pass over a small image: what PyTorch loads late belongs to nobody."""
     torch.set_num_threads(1)
     network = sides(next(each for each in COMPARISONS if str(each) == text))[side]
-    training(network, WARM_UP, 1)()
+    training(network, WARM_UP, 2)()  # two images, as some normalisations have one value per channel and image
     return training(network, int(size), int(batch))
 
 
@@ -204,7 +204,7 @@ def main() -> None:
     chosen = [each for each in COMPARISONS if options.only is None or options.only.lower() in str(each).lower()]
     if not chosen:
         raise SystemExit(f"error: nothing has {options.only!r} in its name")
-    finish([g for each in chosen for g in compare(each, options.size, options.batch, options.rounds)], options.json)
+    finish((g for each in chosen for g in compare(each, options.size, options.batch, options.rounds)), options.json)
 
 
 if __name__ == "__main__":

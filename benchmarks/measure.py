@@ -4,7 +4,7 @@ import json
 import statistics
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from tasks.profiling import (
@@ -97,10 +97,13 @@ def parse_options(description: str, configure: Callable[[ArgumentParser], object
     return parser.parse_args()
 
 
-def finish(goals: Sequence[Goal], as_json: bool) -> None:
-    """Prints the goals and ends the process, with exit code 1 when one was missed."""
+def finish(goals: Iterable[Goal], as_json: bool) -> None:
+    """Prints the goals, each as soon as it is measured, and ends the process, with exit code 1 when one was missed."""
+    measured: list[Goal] = []
+    for goal in goals:
+        measured.append(goal)
+        if not as_json:
+            print(goal, flush=True)  # noqa: T201
     if as_json:
-        print(json.dumps([asdict(goal) | {"reached": goal.reached} for goal in goals], indent=2))  # noqa: T201
-    else:
-        print("\n".join(map(str, goals)))  # noqa: T201
-    sys.exit(0 if all(goal.reached for goal in goals) else 1)
+        print(json.dumps([asdict(goal) | {"reached": goal.reached} for goal in measured], indent=2))  # noqa: T201
+    sys.exit(0 if all(goal.reached for goal in measured) else 1)

@@ -189,12 +189,14 @@ def test_gpu_agrees_with_cpu(case):
 
 
 def compiled_agrees(case, device, backend):
-    operator = make_operator(case).to(device)
-    inputs = moved(make_inputs(case, 5, 6), device)
+    # In float64 on CPUs: sums of 30 cells that cancel are only rounding in float32.
+    dtype, tolerance = (torch.float64, 1e-8) if device == "cpu" else (torch.float32, 1e-3)
+    operator = make_operator(case).to(device, dtype)
+    inputs = moved(make_inputs(case, 5, 6), device, dtype)
     torch.compiler.reset()
     compiled = torch.compile(operator, fullgraph=True, backend=backend)
     expected = backward(operator, inputs)
-    same(backward(operator, inputs, compiled(*inputs)), expected, 1e-3)
+    same(backward(operator, inputs, compiled(*inputs)), expected, tolerance)
 
 
 @first_cases
