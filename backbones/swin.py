@@ -25,6 +25,7 @@ OutNorms = Literal["each", "last"]
 _SIZES = {(96, 2, 2, 6, 2): "T", (96, 2, 2, 18, 2): "S", (128, 2, 2, 18, 2): "B"}
 _PUBLISHED = {"T": Swin_T_Weights, "S": Swin_S_Weights, "B": Swin_B_Weights}
 _HEAD_CHANNELS = 32
+_SMALLEST = torch.finfo(torch.float32).tiny  # normal number
 _OTHER_REGION = -100.0  # added to the scores of keys that a shift brought from the other side of the map
 
 
@@ -69,6 +70,9 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         scores = scores.view(-1, rows * columns, *scores.shape[1:]) + self._bias(rows, columns, shifts)
         weights = scores.flatten(0, 1).softmax(-1)
+        if shift and weights.is_cpu and not torch.compiler.is_exporting():
+            # exp(-100) is a subnormal number; with those, matrix products are many times slower on a CPU.
+            weights = F.threshold(weights, _SMALLEST, 0.0)
         mixed = self.proj((weights @ value).transpose(1, 2).reshape(-1, side**2, channels))
         x = mixed.view(-1, rows, columns, side, side, channels).transpose(2, 3)
         x = x.reshape(-1, rows * side, columns * side, channels)
