@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks import attention_cases
 from benchmarks.attention_cases import LINEAR, Call, Comparison
-from benchmarks.measure import ROOT, Goal, finish, parse_options, ratio_goal, time_in_turn
+from benchmarks.measure import ROOT, Goal, finish, keep_freed_memory, parse_options, ratio_goal, time_in_turn
 from tasks.errors import TaskError
 from tasks.profile import Problem, calls, make, operator_classes
 from tasks.profiling import Memory, extra_memories
@@ -36,7 +36,7 @@ SIZES = ((48, 64), (68, 92), (96, 128), (136, 184))
 CHANNELS, BATCH = 64, 2
 LARGEST_EXPONENT = 1.15
 """Of the operators in `LINEAR`: time ~ positions ** exponent."""
-SHORTEST = 0.02
+SHORTEST = 0.1
 """Seconds of a timed run; shorter calls are repeated."""
 PATIENCE = 3.0
 """Seconds of a training pass after which larger maps are left out."""
@@ -288,6 +288,7 @@ def main() -> None:
         parser.add_argument("--resolution", action="store_true", help="cost of every operator at four sizes instead")
 
     options = parse_options((__doc__ or "").splitlines()[0], configure)
+    keep_freed_memory()
     if not options.resolution:
         goals = compare_all(options.only, options.rounds)
     else:

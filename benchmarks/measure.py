@@ -1,6 +1,7 @@
 """How every benchmark measures: variants in turn in one process, medians, ratios, memory in a process of its own."""
 
 import json
+import os
 import statistics
 import sys
 from argparse import ArgumentParser, Namespace
@@ -31,6 +32,7 @@ __all__ = [
     "extra_memory",
     "finish",
     "fresh_seconds",
+    "keep_freed_memory",
     "parse_options",
     "peak_memory",
     "private_memory",
@@ -38,6 +40,9 @@ __all__ = [
     "resident_memory",
     "time_in_turn",
 ]
+
+
+_KEPT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,18 @@ def ratio_goal(
     ratios = [one / other for one, other in zip(slow, fast, strict=True)]
     value = statistics.median(slow) / statistics.median(fast)
     return Goal(name, value, bound, at_least=at_least, low=min(ratios), high=max(ratios))
+
+
+def keep_freed_memory() -> None:
+    """Starts this process again, if need be, with an allocator that keeps freed memory for the next tensor.
+
+    By default glibc hands large tensors back to the system or not, depending on what happens to lie behind them. To
+    fetch a map of 28 MB again costs more than a millisecond of page faults, which fall on either side by chance.
+    """
+    if _KEPT.items() <= os.environ.items():
+        return
+    sys.stdout.flush()
+    os.execve(sys.executable, sys.orig_argv, {**os.environ, **_KEPT})
 
 
 def parse_options(description: str, configure: Callable[[ArgumentParser], object] | None = None) -> Namespace:
