@@ -25,7 +25,9 @@ def time_in_turn(
     clock: Callable[[], float] = time.process_time,
     at_least: float = 0.0,
 ) -> dict[str, list[float]]:
-    """Times variants A, B, A, B, ... after one warm-up each, so that a drift of the machine hits all alike.
+    """Times variants A, B, B, A, A, B, ... after one warm-up each: a drift of the machine hits all alike.
+
+    The order turns round after every run, because whoever comes second finds other things in caches and allocator.
 
     Args:
         variants: What is timed, by name.
@@ -40,7 +42,8 @@ def time_in_turn(
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     calls = dict.fromkeys(variants, 1)
     for counted in range(-1, rounds):
-        for name, variant in variants.items():
+        in_order = list(variants.items())
+        for name, variant in reversed(in_order) if counted % 2 else in_order:
             gc.collect()
             start = clock()
             for _ in range(calls[name]):
