@@ -311,3 +311,13 @@ def test_a_detector_learns(shapes):
     torch.manual_seed(0)
     detector = RetinaNet(backbones.build_backbone("mobilenet_v2_ca"), len(data.class_names), channels=32)
     check_training(detector, batch, head_rate=1e-3)  # at 1e-2 the focal loss jumps, at other steps on other processors
+
+
+def test_labels_tell_sizes_apart():
+    with torch.device("meta"):
+        labels = [
+            backbones.build_backbone(name).label
+            for name in ("halonet_h0", "halonet_h7", "lavit_t", "lavit_b", "elsa_volo_d2")
+        ]
+        assert labels == ["halonet_h0", "halonet_h7", "lavit_t", "lavit_b", "elsa_volo_d2"]
+        assert backbones.build_backbone("resnet50").label == "ResNet-50"
