@@ -38,7 +38,7 @@ def load_weights(backbone: Backbone, weights: str) -> None:
             name of torchvision's such as `ResNet50_Weights.IMAGENET1K_V2`, or of timm's such as `seresnet50.ra2_in1k`.
             Downloads are kept in torch.hub's (timm's: the Hugging Face hub's) cache.
     """
-    _fill(backbone, _of_backbone(_read(backbone, weights), weights), weights)
+    _fill(backbone, backbone.convert(_of_backbone(_read(backbone, weights), weights)), weights)
 
 
 def load_classifier(network: nn.Module, weights: str) -> None:
@@ -56,9 +56,9 @@ def load_classifier(network: nn.Module, weights: str) -> None:
     assert isinstance(backbone, Backbone)
     entries = _read(backbone, weights)
     own = {name: value for name, value in network.state_dict().items() if not name.startswith("backbone.")}
-    loaded = _of_backbone(entries, weights)
-    _fill(backbone, loaded, weights)
-    head = {name: value for name, value in {**entries, **backbone.convert(loaded)}.items() if name in own}
+    converted = backbone.convert(_of_backbone(entries, weights))
+    _fill(backbone, converted, weights)
+    head = {name: value for name, value in {**entries, **converted}.items() if name in own}
     lost = [name for name, value in own.items() if name not in head or head[name].shape != value.shape]
     if lost:
         _logger.warning("%s: %d entries of the classifier stay as initialised: %s", weights, len(lost), ", ".join(lost))
@@ -70,9 +70,8 @@ def _read(backbone: Backbone, weights: str) -> dict[str, Tensor]:
 
 
 def _fill(backbone: Backbone, loaded: dict[str, Tensor], weights: str) -> None:
-    """Loads entries that are the backbone's, in any layout, or raises `ValueError` and loads nothing."""
+    """Loads entries under the backbone's own names, or raises `ValueError` and loads nothing."""
     own = backbone.state_dict()
-    loaded = backbone.convert(loaded)
     loaded = {name: value for name, value in loaded.items() if not name.startswith(backbone.classifier_prefixes)}
     loaded = _resized(backbone, loaded, own, weights)
     _check_shapes(loaded, own, weights)

@@ -26,10 +26,11 @@ def gated(x: Tensor, *gates: Tensor) -> Tensor:
         gates: One or more tensors (B, C or 1, H or 1, W or 1).
     """
     gates = tuple(gate.to(x.dtype) for gate in gates)
-    last = not is_plain() and is_channels_last(x)
+    plain = is_plain()
+    last = not plain and is_channels_last(x)
     if last:
         x, gates = x.permute(LAST), tuple(gate.permute(LAST) for gate in gates)
-    if is_plain() or not x.is_contiguous():
+    if plain or not x.is_contiguous():
         product = _plain_product(x, *gates)
     else:
         gates = tuple(gate.contiguous() for gate in gates)  # otherwise they are read with strides for every position
@@ -47,10 +48,11 @@ def jointly_gated(x: Tensor, of_channels: Tensor, of_positions: Tensor, product:
         product: Whether scores are multiplied; otherwise they are added.
     """
     of_channels, of_positions = of_channels.to(x.dtype), of_positions.to(x.dtype)
-    last = not is_plain() and is_channels_last(x)
+    plain = is_plain()
+    last = not plain and is_channels_last(x)
     if last:
         x, of_channels, of_positions = (each.permute(LAST).contiguous() for each in (x, of_channels, of_positions))
-    if is_plain() or not x.is_contiguous():
+    if plain or not x.is_contiguous():
         amplified = _plainly_amplified(x, of_channels, of_positions, product)
     else:
         amplified = _JointlyGated.apply(x, of_channels, of_positions, product)

@@ -72,10 +72,11 @@ def mean(x: Tensor, axes: tuple[int, ...]) -> Tensor:
         x: Map (B, C, H, W).
         axes: Axes to average over, counted from 0.
     """
-    last = not is_plain() and is_channels_last(x)
+    plain = is_plain()
+    last = not plain and is_channels_last(x)
     if last:
         x, axes = x.permute(LAST), tuple(LAST.index(axis) for axis in axes)
-    averaged: Tensor = _Mean.apply(x, axes) if learns(x) and not is_plain() else x.mean(axes, keepdim=True)
+    averaged: Tensor = _Mean.apply(x, axes) if learns(x) and not plain else x.mean(axes, keepdim=True)
     return averaged.permute(BACK) if last else averaged
 
 
