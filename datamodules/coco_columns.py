@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Columns = dict[str, NDArray[Any]]
 
+LONGEST_SIDE = 2**31 - 1
+"""Pixels; no image format allows more."""
+
 
 class Records(NamedTuple):
     """Checked content of a file, everything in the order of the file.
@@ -121,9 +124,9 @@ def clipped_corners(boxes: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDA
     return corners.clip(0, sizes[..., [1, 0, 1, 0]])
 
 
-def leaves_folder(name: str) -> bool:
-    """Whether a file name points out of the images folder."""
-    if ".." not in name and not name.startswith("/"):
-        return False
+def names_a_file(name: str) -> bool:
+    """Whether a file name can be that of a file inside the images folder."""
+    if name and ".." not in name and name[0] not in "./" and name[-1] != "/":
+        return True  # nearly all of them, without taking the path apart
     path = PurePosixPath(name)
-    return path.is_absolute() or ".." in path.parts
+    return bool(path.name) and not path.is_absolute() and ".." not in path.parts and name[-1] != "/"

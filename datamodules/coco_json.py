@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.coco_columns import Columns, Records, leaves_folder, pack
+from datamodules.coco_columns import LONGEST_SIDE, Columns, Records, names_a_file, pack
 from datamodules.coco_records import read_records
 
 _BLOCK = 1 << 19
@@ -87,7 +87,7 @@ def read_columns(path: Path, write: Callable[[bytes], object]) -> Columns:
 
     try:
         records = _read(path, count)
-    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, _Unusual):
+    except (msgspec.DecodeError, UnicodeDecodeError, OverflowError, RecursionError, _Unusual):
         skipped = written  # pieces of the attempt stay in front, unused
         columns = pack(read_records(path, write))
         return {**columns, "segmentation_starts": columns["segmentation_starts"] + skipped}
@@ -137,7 +137,9 @@ def _is_sound(records: Records) -> bool:
         and bool(np.isin(records.image_of, records.image_ids).all())
         and bool(np.isin(records.category_of, records.category_ids).all())
         and bool(np.isfinite(records.boxes).all())
-        and not any(map(leaves_folder, records.file_names))
+        and bool(np.isfinite(records.area).all())
+        and bool(((records.sizes >= 1) & (records.sizes <= LONGEST_SIDE)).all())
+        and all(map(names_a_file, records.file_names))
     )
 
 
