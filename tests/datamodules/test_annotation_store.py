@@ -9,13 +9,13 @@ import re
 import signal
 import time
 import warnings
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import xxhash
 from pycocotools import mask as coco_mask
 
 from datamodules import DataError, annotation_store, coco_annotations, coco_json, content_digest
@@ -218,13 +218,14 @@ def with_table(change: Callable[[Content], object]) -> Callable[[bytes], bytes]:
     """A file whose table differs, with a checksum that fits."""
 
     def rewrite(stored: bytes) -> bytes:
-        trailer = annotation_store._TRAILER
-        end = len(stored) - trailer.size
-        length, _, magic = trailer.unpack(stored[end:])
+        seal, size = annotation_store._SEAL, annotation_store._LENGTH
+        end = len(stored) - seal.size - size.size
+        (length,) = size.unpack(stored[end:][: size.size])
         table = json.loads(stored[end - length : end])
         change(table)
         text = json.dumps(table).encode()
-        return stored[: end - length] + text + trailer.pack(len(text), zlib.crc32(text), magic)
+        sealed = stored[: end - length] + text + size.pack(len(text))
+        return sealed + seal.pack(xxhash.xxh3_64_intdigest(sealed), annotation_store._MAGIC)
 
     return rewrite
 
@@ -241,8 +242,12 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "text": lambda stored: b"<html>not found</html>" * 400,
     "npy": lambda stored: b"\x93NUMPY\x01\x00" + stored[8:],
     "column changed": lambda stored: replace("földer/2.jpg".encode(), "földer/3.jpg".encode())(stored),
+    "mask changed": lambda stored: stored.replace(b"12.875", b"13.875", 1),
+    "first byte changed": flip(0),
     "table changed": flip(-100),
-    "trailer changed": flip(-30),
+    "length of the table changed": flip(-32),
+    "checksum changed": flip(-20),
+    "last byte changed": flip(-1),
     "older release": with_table(lambda table: table.update(format=0)),
     "newer release": with_table(lambda table: table.update(format=99)),
     "other content": with_table(lambda table: table.update(source="0" * 32)),
@@ -258,7 +263,11 @@ def test_damaged_or_foreign_entries_are_rebuilt(
     sound = entry.read_bytes()
     entry.unlink()  # mapped files must not shrink
     entry.write_bytes(DAMAGES[damage](sound))
-    check(AnnotationFile(path), content())
+    with pytest.warns(UserWarning) as caught:
+        check(AnnotationFile(path), content())
+    assert [str(warning.message) for warning in caught] == [
+        f"{entry} was changed or damaged: it is written anew from {path}"
+    ]
     assert entry.read_bytes() == sound
     no_reading()
     check(AnnotationFile(path), content())
