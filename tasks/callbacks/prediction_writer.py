@@ -13,12 +13,15 @@ from PIL import Image
 
 from tasks.base import VisionTask
 from tasks.callbacks.pictures import draw_prediction, original_image, save_picture
+from tasks.callbacks.prediction_names import prediction_names
 from tasks.detection import DetectionTask
-from tasks.run_folder import write_text
+from tasks.run.files import write_text
 
 
 class PredictionWriter(BasePredictionWriter):
     """Writes predictions into `predictions/` of the run folder, with a picture of each image unless told not to.
+
+    Files are called as `prediction_names` says: `pictures/cam1/0001.png` for `.../cam1/0001.jpg`.
 
     Args:
         pictures: Draw the predictions on the images.
@@ -27,6 +30,11 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, pictures: bool = True) -> None:
         super().__init__(write_interval="batch")
         self.pictures = pictures
+        self._names: dict[str, str] = {}
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Names all predictions, or stops before the first one is made."""
+        self._names = prediction_names(_image_files(trainer.predict_dataloaders.dataset))
 
     def write_on_batch_end(
         self,
@@ -44,14 +52,21 @@ class PredictionWriter(BasePredictionWriter):
         for position, (found, target) in enumerate(zip(prediction, batch["targets"], strict=True)):
             if batch["repeated"][position]:
                 continue
-            self.write(pl_module, found, target, folder)
+            name = f"{self._names[target['file_name']]}.png"
+            self.write(pl_module, found, target, folder, name)
             if self.pictures:
                 picture = draw_prediction(pl_module, original_image(batch, position), found)
-                save_picture(picture, folder / "pictures" / f"{Path(target['file_name']).stem}.png")
+                save_picture(picture, folder / "pictures" / name)
 
     @abstractmethod
-    def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path) -> None:
-        """Writes, or keeps for the end, the prediction of one image."""
+    def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path, name: str) -> None:
+        """Writes, or keeps for the end, the prediction of one image; `name` is what its picture is called."""
+
+
+def _image_files(dataset: Any) -> list[Path]:
+    if hasattr(dataset, "paths"):
+        return dataset.paths
+    return [dataset.folder / name for name in dataset.annotations.file_names]
 
 
 class DetectionWriter(PredictionWriter):
@@ -62,7 +77,7 @@ class DetectionWriter(PredictionWriter):
         self._results: list[dict[str, Any]] = []
         self._files: list[dict[str, Any]] = []
 
-    def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path) -> None:
+    def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path, name: str) -> None:
         """Keeps the detections."""
         assert isinstance(task, DetectionTask)
         boxes = prediction["boxes"].double().cpu()
@@ -91,11 +106,11 @@ class DetectionWriter(PredictionWriter):
 
 
 class LabelMapWriter(PredictionWriter):
-    """Writes `label_maps/<image>.png` in ADE20K's convention: class k is stored as k + 1."""
+    """Writes `label_maps/<name of the image>.png` in ADE20K's convention: class k is stored as k + 1."""
 
-    def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path) -> None:
+    def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path, name: str) -> None:
         """Writes one label map at original resolution."""
-        path = folder / "label_maps" / f"{Path(target['file_name']).stem}.png"
+        path = folder / "label_maps" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((prediction + 1).byte().cpu().numpy()).save(path)
 
