@@ -116,6 +116,22 @@ def _highest_bits(pixels: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
     return (pixels.astype(np.uint32) << 8 >> bits).astype(np.uint8)
 
 
+def check_inside(folder: Path, path: Path) -> None:
+    """Refuses a file that is reached through a link out of a folder.
+
+    The folder itself may be a link, and links inside it are fine.
+
+    Raises:
+        DataError: Links followed, the file lies elsewhere.
+    """
+    target = path.resolve()
+    if not target.is_relative_to(folder.resolve()):
+        raise DataError(
+            f"{path} is a link to {target}, expected a file inside {folder}; copy it there, or allow links with "
+            "--data.follow_links true"
+        )
+
+
 def list_images(source: str) -> list[Path]:
     """Finds the images that a user names.
 

@@ -11,7 +11,7 @@ from PIL import Image
 from datamodules import DataError, images
 from datamodules.geometry import ResizeShorterSide
 from datamodules.image_dataset import ImageDataset, to_tensor
-from datamodules.images import list_images, read_image, read_mask
+from datamodules.images import check_inside, list_images, read_image, read_mask
 from datamodules.sampling import SampleKey
 
 SharedData = Callable[[str], Path]
@@ -265,6 +265,25 @@ def test_nothing_found_is_an_error(source: str, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"no image found at .* give an image, a folder"):
         list_images(source)
+
+
+def test_links_out_of_the_folder_are_found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "secret.png").write_bytes((folder / "a.PNG").read_bytes())
+    (folder / "out.png").symlink_to(elsewhere / "secret.png")
+    (folder / "away").symlink_to(elsewhere)
+    (folder / "gone.png").symlink_to("../../nothing.png")
+    (folder / "within.png").symlink_to(folder / "sub" / "d.jpeg")
+    (elsewhere / "whole").symlink_to(folder)
+    for inside in (folder / "a.PNG", folder / "within.png", folder / "sub/d.jpeg", folder / "none.png"):
+        check_inside(folder, inside)
+        check_inside(elsewhere / "whole", elsewhere / "whole" / inside.relative_to(folder))
+    for name in ("out.png", "away/secret.png", "gone.png"):
+        with pytest.raises(
+            DataError, match=r"is a link to /.*, expected a file inside .*--data\.follow_links"
+        ) as error:
+            check_inside(folder, folder / name)
+        assert_names_file(error, folder / name)
 
 
 @pytest.mark.parametrize(
