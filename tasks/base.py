@@ -1,7 +1,5 @@
 """What detection and segmentation share: the steps of a LightningModule over batches, losses and one metric object."""
 
-import logging
-import math
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,15 +12,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from backbones import Backbone
-from tasks.errors import TaskError
 from tasks.optimization import ParameterRules, group_table
-from tasks.schedules import RunLength, ScheduleBuilder
+from tasks.run.length import require_end
+from tasks.schedules import ScheduleBuilder
+from tasks.weights import load_model_weights
 
 Batch = dict[str, Any]
 Predictions = list[Any]
-
-logger = logging.getLogger(__name__)
-
 
 class Metric(Protocol):
     """One object that scores a whole split: updated in every step, computed once, equal for any number of processes."""
@@ -43,6 +39,7 @@ class VisionTask(pl.LightningModule):
     Attributes:
         monitor: Logged name of the number by which the best checkpoint is chosen, larger is better.
         results: All numbers of the last complete evaluation, per-class ones included, by their logged names.
+        loss_parts: Parts of the loss of the last training batch, by name.
     """
 
     monitor: str
@@ -69,8 +66,9 @@ class VisionTask(pl.LightningModule):
         self.lr_schedule = lr_schedule
         self.parameter_rules = parameter_rules
         self.results: dict[str, float] = {}
+        self.loss_parts: dict[str, Tensor] = {}
         if weights is not None:
-            load_model_weights(self.model, weights)
+            load_model_weights(self.model, class_names, weights)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # features follow the layout of the weights
         if compile_backbone:
@@ -85,20 +83,10 @@ class VisionTask(pl.LightningModule):
         return self.model(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sums and logs the losses.
-
-        Raises:
-            TaskError: The loss is not finite.
-        """
+        """Sums and logs the losses; whether they are finite is asked by `tasks.run.guard`."""
         losses = {**self.model(batch), **auxiliary_losses(self.model)}
         loss = sum_losses(losses)
-        if not torch.isfinite(loss):
-            parts = ", ".join(f"{name} {value.mean().item():.4g}" for name, value in losses.items())
-            images = [target["image_id"] for target in batch["targets"]]
-            raise TaskError(
-                f"the loss is {loss.item()} at step {self.global_step} ({parts}; image ids {images}); lower the "
-                "learning rate or lengthen the warm-up, then resume from the last checkpoint"
-            )
+        self.loss_parts = {name: value.detach() for name, value in losses.items()}
         scalars = {f"train/{name}": value.detach().mean() for name, value in losses.items()}
         self.log_dict(scalars, batch_size=len(batch["image"]))
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
@@ -148,11 +136,7 @@ class VisionTask(pl.LightningModule):
         batch_size = getattr(trainer.datamodule, "batch_size", 1)
         images_per_step = batch_size * trainer.world_size * accumulated
         optimizer = self.parameter_rules.build(self.optimizer, self.model, images_per_step)
-        steps = trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise TaskError("the run has no end; give --trainer.max_epochs or --trainer.max_steps")
-        length = RunLength(int(steps), max(1, math.ceil(trainer.num_training_batches / accumulated)))
-        schedule = self.lr_schedule(optimizer, length)
+        schedule = self.lr_schedule(optimizer, require_end(trainer))
         rank_zero_info(group_table(optimizer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -178,55 +162,3 @@ def sum_losses(losses: dict[str, Tensor]) -> Tensor:
     """The scalar to minimise: the sum of all parts whose name does not say that they are an accuracy."""
     parts = [value.mean() for name, value in losses.items() if "acc_" not in name]
     return torch.stack(parts).sum()
-
-
-def load_model_weights(model: nn.Module, path: Path) -> None:
-    """Starts a model from the weights of another run's checkpoint.
-
-    A head of another number of classes starts anew; what was not taken over is listed.
-
-    Args:
-        model: The model of a task.
-        path: A checkpoint of this package.
-
-    Raises:
-        TaskError: The file is missing, is no such checkpoint, or nothing in it fits.
-    """
-    if not path.is_file():
-        raise TaskError(f"no weights at {path}; --model.weights expects a checkpoint file of another run")
-    prefix = "model."
-    state = {
-        name.removeprefix(prefix): value
-        for name, value in read_checkpoint(path)["state_dict"].items()
-        if name.startswith(prefix)
-    }
-    own = model.state_dict()
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
-    if not fitting:
-        raise TaskError(f"nothing in {path} fits this model; expected a checkpoint of a task with the same backbone")
-    model.load_state_dict(fitting, strict=False)
-    left_out = sorted((state.keys() | own.keys()) - fitting.keys())
-    logger.warning(
-        "%s: %d of %d tensors taken over; not taken over: %s", path, len(fitting), len(own), left_out or "none"
-    )
-
-
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A run's checkpoint, as data and never as code; its tensors stay on disk until they are used.
-
-    Raises:
-        TaskError: The file is damaged or something else.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # bytes that are no checkpoint can raise anything
-        raise TaskError(
-            f"{path} is damaged or no checkpoint ({type(error).__name__}); expected one such as "
-            "RUN/checkpoints/best.ckpt or last.ckpt"
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise TaskError(
-            f"{path} is not the checkpoint of a run, such as RUN/checkpoints/best.ckpt; weights of a backbone alone go "
-            "to --model.backbone.weights"
-        )
-    return content

@@ -1,53 +1,43 @@
-"""The command line of a task: LightningCLI with a run folder, two loggers and the callbacks that every run has."""
+"""The command line of a task: LightningCLI with the life of a run, two loggers and the callbacks that every run has."""
 
 import inspect
-import logging
-import os
-import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import yaml
 from jsonargparse import lazy_instance
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 
 import attention  # noqa: F401 - imported so that short class names resolve
 import backbones  # noqa: F401
 import datamodules
 import tasks.schedules  # noqa: F401
-from tasks.base import VisionTask, read_checkpoint
-from tasks.callbacks import (
-    BestCheckpoint,
-    LastCheckpoint,
-    Performance,
-    Pictures,
-    PredictionWriter,
-    RunConfig,
-    RunSummary,
-    StepSeed,
-    choose_progress,
-)
-from tasks.class_options import own_defaults
+from tasks.base import VisionTask
+from tasks.callbacks import Performance, Pictures, PredictionWriter, StepSeed, choose_progress
 from tasks.errors import TaskError
-from tasks.run_folder import CHECKPOINTS, choose_run_folder, forget, hand_down
-from tasks.run_logger import CSVMetrics, WandbOptions, finish_wandb, make_wandb_logger
-
-QUIET = (
-    r"`isinstance\(treespec, LeafSpec\)`",  # between Lightning and PyTorch
-    r"Checkpoint directory .* exists and is not empty",  # it belongs to the run that is continued
-    r"Be aware that when using `ckpt_path`, callbacks",  # predictions need none of training's callbacks
-    r"Found \d+ module\(s\) in eval mode",  # frozen stages and norms, as the configuration says
-    r"Fail to import ``MultiScaleDeformableAttention``",  # mmcv without compiled operators, as installed on purpose
-    r"Default ``avg_non_ignore`` is False",  # MMSegmentation's published baselines were trained with its default
-)
-"""Warnings of libraries about which a user can and need do nothing."""
+from tasks.refused_options import OptionParser
+from tasks.run.checkpoint_files import CHECKPOINTS, CheckpointFiles
+from tasks.run.checkpoint_options import merge_options
+from tasks.run.cluster import cluster_environment
+from tasks.run.ending import Ending
+from tasks.run.folder import Request, Resume, evaluation_folder
+from tasks.run.guard import NumbersGuard
+from tasks.run.job import current_job
+from tasks.run.life import EvaluationStop, RunLife
+from tasks.run.loop import install
+from tasks.run.saved_config import SavedConfig
+from tasks.run.start import RunStart, named_checkpoint
+from tasks.run.stop import StopRequests, StopRun, listening
+from tasks.run.summary import RunSummary
+from tasks.run.trainer_options import refuse_trainer_options
+from tasks.run.wandb_run import WandbOptions, make_wandb_run
+from tasks.run_logger import CSVMetrics
+from tasks.weights import read_checkpoint
 
 
 class VisionCLI(LightningCLI):
@@ -72,28 +62,72 @@ class VisionCLI(LightningCLI):
         args: list[str] | None,
     ) -> None:
         self.name, self.task, self.data, self.pictures, self.writer = name, task, data, pictures, writer
-        self.run_folder = Path()
-        super().__init__(
-            task,
-            datamodules.VisionDataModule,
-            subclass_mode_data=True,
-            save_config_callback=RunConfig,
-            seed_everything_default=42,
-            auto_configure_optimizers=False,
-            trainer_defaults={"max_epochs": 12, "enable_model_summary": False},
-            args=args,
-        )
+        self.job = current_job()
+        self.stop = StopRequests()
+        self.run_start: RunStart | None = None
+        self.life: RunLife | None = None
+        try:
+            with listening(self.stop):
+                super().__init__(
+                    task,
+                    datamodules.VisionDataModule,
+                    subclass_mode_data=True,
+                    save_config_callback=None,
+                    seed_everything_default=42,
+                    auto_configure_optimizers=False,
+                    trainer_defaults={"max_epochs": 12, "enable_model_summary": False},
+                    parser_kwargs={},
+                    parser_class=OptionParser,
+                    args=args,
+                )
+        except BaseException as error:
+            Ending(self.name, self.run_start, self.life).failed(error)
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the options that every run has, and hands the data set's facts to the model."""
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run. Default: the config's.")
         parser.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of all runs.")
+        parser.add_argument(
+            "--resume",
+            type=Resume | None,
+            default=None,
+            help="`auto` goes on with the run of this name from its newest good checkpoint, if there is one; `must` "
+            "fails if there is none; `never` starts a run of its own. Default: `auto` where Slurm or torchrun has "
+            "started this same job again, else `never`.",
+        )
+        parser.add_argument(
+            "--new_schedule",
+            type=bool,
+            default=False,
+            help="With a checkpoint: take optimiser, learning rate and schedule from here instead of from the checkpoint.",
+        )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_argument(
             "--save_every_n_steps",
             type=int | None,
             default=None,
             help="Optimiser steps between additional writes of last.ckpt within an epoch.",
+        )
+        parser.add_argument(
+            "--save_every_n_minutes",
+            type=float | None,
+            default=30.0,
+            help="Minutes between additional writes of last.ckpt within an epoch.",
+        )
+        parser.add_argument(
+            "--stop_within",
+            type=float,
+            default=25.0,
+            help="Seconds after a stop signal until the process leaves without having reached the end of a step. Less "
+            "than the cluster's grace period (Slurm's KillWait, 30 by default).",
+        )
+        parser.add_argument(
+            "--skip_bad_steps",
+            type=int,
+            default=0,
+            help="Steps with losses or gradients that are not finite that may be skipped one after another before the "
+            "run ends. Above 0 every step waits for the device.",
         )
         parser.add_argument(
             "--ema_decay",
@@ -114,38 +148,100 @@ class VisionCLI(LightningCLI):
         return parser
 
     def _parse_ckpt_path(self) -> None:
-        checkpoint = self.config[self.config.subcommand].get("ckpt_path")
-        if checkpoint and Path(checkpoint).is_file():
-            saved = read_checkpoint(checkpoint).get("hyper_parameters", {})
-            foreign = [name for name in saved if name[0] != "_" and name not in inspect.signature(self.task).parameters]
-            if foreign:
-                raise TaskError(
-                    f"{checkpoint} is the checkpoint of another task: python -m tasks.{self.name} has no model option "
-                    f"{foreign[0]!r}"
-                )
-        super()._parse_ckpt_path()
+        """Nothing yet: which checkpoint it is, is known when the run folder is."""
 
     def before_instantiate_classes(self) -> None:
-        """Chooses the run folder, and takes the class names from the checkpoint when images are all that is given."""
+        """Claims the run folder, chooses the checkpoint, and lets that decide about the model."""
         config = self.config[self.subcommand]
-        checkpoint = Path(config.ckpt_path) if config.get("ckpt_path") else None
-        if checkpoint is not None and not checkpoint.is_file():
-            raise TaskError(
-                f"no checkpoint at {checkpoint}; --ckpt_path expects a file such as RUN/{CHECKPOINTS}/last.ckpt"
-            )
-        first_config = Path(str(config.config[0])) if config.get("config") else None
-        self.run_folder = choose_run_folder(
-            self.name, config.runs, config.name, first_config, checkpoint, fits=self.subcommand == "fit"
-        )
-        hand_down(self.run_folder)
+        self._stop_if_asked()
+        if isinstance(config.trainer.callbacks, Mapping) or hasattr(config.trainer.callbacks, "class_path"):
+            config.trainer.callbacks = [config.trainer.callbacks]
+        refuse_trainer_options(config.trainer)
+        self.stop.seconds = config.stop_within
+        request = self._request(config)
+        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            self.run_start = RunStart(request, self.job, self._plain(config), config.new_schedule)
+            self.run_folder, checkpoint = self.run_start.folder, self.run_start.start.checkpoint
+            if self.run_start.start.finished is not None:
+                rank_zero_info(self.run_start.start.finished)
+                raise SystemExit(0)
+        else:
+            self.run_folder, checkpoint = evaluation_folder(request, self.job), request.checkpoint
+            if self.subcommand != "fit" and checkpoint is None and config.model.weights is None:
+                raise TaskError(self._without_weights(request))
         if config.trainer.sync_batchnorm and not trains_on_gpu(config.trainer.accelerator):
             rank_zero_info("sync_batchnorm needs GPUs; on the CPU every process keeps its own batch norm statistics")
             config.trainer.sync_batchnorm = False
-        if checkpoint is not None and config.data.init_args.get("images"):
-            hyperparameters = read_checkpoint(checkpoint)["hyper_parameters"]
-            for fact in ("class_names", "category_ids"):
-                if fact in hyperparameters:
-                    config.data.init_args[fact] = hyperparameters[fact]
+        config.ckpt_path = None if checkpoint is None else str(checkpoint)
+        if checkpoint is not None:
+            self._take_options_of(Path(checkpoint))
+        saved = self.config[self.subcommand].clone()
+        saved.ckpt_path = None if self.subcommand == "fit" else saved.ckpt_path
+        self.saved_config = self._dump(saved)
+        if checkpoint is not None:
+            self._take_classes_of(Path(checkpoint))
+
+    def _request(self, config: Any) -> Request:
+        first_config = Path(str(config.config[0])) if config.get("config") else None
+        command = tuple(map(str, self._given_args()))
+        request = Request(self.name, config.runs, config.name, first_config, None, config.get("resume"), command)
+        if not config.get("ckpt_path"):
+            return request
+        checkpoint = named_checkpoint(request, self.job, str(config.ckpt_path))
+        return Request(self.name, config.runs, config.name, first_config, checkpoint, config.get("resume"), command)
+
+    def _given_args(self) -> list[str]:
+        return list(self._arguments)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Remembers the arguments as they were given."""
+        import sys
+
+        self._arguments = sys.argv[1:] if args is None else list(args)
+        super().parse_arguments(parser, args)
+
+    def _plain(self, config: Any) -> dict[str, Any]:
+        """The configuration as plain data."""
+        plain: dict[str, Any] = yaml.safe_load(self._dump(config))
+        return plain
+
+    def _dump(self, config: Any) -> str:
+        parser = self._parser(self.subcommand)
+        return str(parser.dump(config, skip_none=False, skip_link_targets=True, skip_validation=True))
+
+    def _without_weights(self, request: Request) -> str:
+        best = evaluation_folder(request, self.job) / CHECKPOINTS / "best.ckpt"
+        remedy = f"--ckpt_path {best}" if best.is_file() else "--ckpt_path FILE, such as RUN/checkpoints/best.ckpt"
+        return f"{self.subcommand} without weights would score a network that has learnt nothing; give {remedy}"
+
+    def _take_options_of(self, checkpoint: Path) -> None:
+        """Lets a checkpoint decide about the model, and says what it overrules."""
+        subcommand = str(self.subcommand)
+        config = self.config[subcommand]
+        saved = read_checkpoint(checkpoint).get("hyper_parameters", {})
+        foreign = [name for name in saved if name[0] != "_" and name not in inspect.signature(self.task).parameters]
+        if foreign:
+            raise TaskError(
+                f"{checkpoint} is the checkpoint of another task: python -m tasks.{self.name} has no model option "
+                f"{foreign[0]!r}"
+            )
+        arguments = [*self._arguments, f"--seed_everything={config.seed_everything}"]  # a link needs it
+        explicit = self.parser.parse_args(arguments, defaults=False)[subcommand].get("model")
+        merged, overruled = merge_options(
+            saved, self._plain(config)["model"], {} if explicit is None else explicit.as_dict(), config.new_schedule
+        )
+        if overruled:
+            rank_zero_info(f"{checkpoint} decides about the model, not the command line: {'; '.join(overruled)}")
+        self.config = self.parser.parse_object({subcommand: {"model": merged}}, self.config)
+
+    def _take_classes_of(self, checkpoint: Path) -> None:
+        """Hands the classes of a checkpoint to the data module, which maps the data set's to them by name."""
+        config = self.config[self.subcommand]
+        hyperparameters = read_checkpoint(checkpoint).get("hyper_parameters", {})
+        facts = ("class_names", "category_ids") if config.data.init_args.get("images") else ("class_names",)
+        for fact in facts:
+            if fact in hyperparameters:
+                config.data.init_args[fact] = hyperparameters[fact]
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what a constructor refuses is the user's to correct."""
@@ -155,45 +251,67 @@ class VisionCLI(LightningCLI):
             raise
         except (ValueError, RuntimeError) as error:  # RuntimeError: weights that cannot be downloaded
             raise TaskError(str(error)) from error
+        if self.life is not None:
+            install(self.trainer, self.life)
+        # Signals are the run's, not Lightning's: its handler of SIGTERM is a collective call.
+        self.trainer._signal_connector.register_signal_handlers = lambda: None
+        self._stop_if_asked()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Adds run folder, loggers and callbacks to what the configuration says."""
+        """Adds run folder, loggers, callbacks and the cluster to what the configuration says."""
         config = self.config_init[self.subcommand]
-        self.save_config_kwargs = {"subcommand": self.subcommand}
         loggers = self._loggers(config)
         callbacks = [*(config.trainer.callbacks or []), *self._callbacks(config, has_logger=bool(loggers))]
+        files = CheckpointFiles()
+        files.lock = None if self.run_start is None else self.run_start.lock
+        given = config.trainer.plugins or []
+        cluster = cluster_environment(self.job)
         return super().instantiate_trainer(
-            default_root_dir=self.run_folder, logger=loggers, callbacks=callbacks, **kwargs
+            default_root_dir=self.run_folder,
+            logger=loggers,
+            callbacks=callbacks,
+            plugins=[*(given if isinstance(given, list) else [given]), files, *([] if cluster is None else [cluster])],
+            use_distributed_sampler=False,
+            enable_checkpointing=self.life is not None,
+            **kwargs,
         )
 
-    def _loggers(self, config: Any) -> list[Logger]:
+    def _loggers(self, config: Any) -> list[Any]:
         given = config.trainer.logger
         if given is False or config.trainer.fast_dev_run or self.subcommand == "predict":
             return []
-        table = CSVMetrics(
-            self.run_folder, "metrics.csv" if self.subcommand == "fit" else f"metrics.{self.subcommand}.csv"
-        )
-        if isinstance(given, Logger | list):
-            return [table, *(given if isinstance(given, list) else [given])]
-        tracker = make_wandb_logger(config.wandb, self.name, self.run_folder) if self.subcommand == "fit" else None
-        return [table] if tracker is None else [table, tracker]
+        if self.subcommand != "fit":
+            return assemble_loggers(given, CSVMetrics(self.run_folder, f"metrics.{self.subcommand}.csv"), None)
+        tracker = None
+        if given is None or given is True:
+            tracker = make_wandb_run(config.wandb, self.name, self.run_folder)
+        return assemble_loggers(given, CSVMetrics(self.run_folder), tracker)
 
     def _callbacks(self, config: Any, has_logger: bool) -> list[pl.Callback]:
         seed = _integer_seed(config.seed_everything)
         callbacks: list[pl.Callback] = []
         if config.trainer.enable_progress_bar is not False:
             callbacks.append(choose_progress(config.trainer.log_every_n_steps or 50))
+        if self.subcommand != "fit":
+            callbacks.append(EvaluationStop(self.stop))
         if self.subcommand == "predict":
             return [*callbacks, config.writer]
-        if config.trainer.fast_dev_run:
-            return callbacks
-        callbacks += [RunSummary(self.name, str(self.subcommand), seed), config.pictures]
+        if not config.trainer.fast_dev_run:
+            continues = self.run_start is not None and self.run_start.start.continues
+            callbacks.append(SavedConfig(self.saved_config, str(self.subcommand), continues))
+            callbacks += [RunSummary(self.name, str(self.subcommand), seed), config.pictures]
         if self.subcommand != "fit":
             return callbacks
-        folder = self.run_folder / CHECKPOINTS
-        callbacks += [StepSeed(seed), BestCheckpoint(folder, self.task.monitor), LastCheckpoint(folder)]
-        if config.save_every_n_steps is not None:
-            callbacks.append(LastCheckpoint(folder, config.save_every_n_steps))
+        saves = config.trainer.enable_checkpointing is not False and not config.trainer.fast_dev_run
+        self.life = RunLife(
+            self.run_folder / CHECKPOINTS if saves else None,
+            self.task.monitor,
+            self.stop,
+            NumbersGuard(self.run_folder, config.skip_bad_steps),
+            config.save_every_n_steps,
+            config.save_every_n_minutes,
+        )
+        callbacks += [StepSeed(seed), self.life]
         if config.ema_decay is not None:
             callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
         if has_logger:
@@ -202,12 +320,18 @@ class VisionCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Lets `metrics.csv` go on where the checkpoint is."""
-        checkpoint = self.config[self.subcommand].get("ckpt_path")
-        if checkpoint:
-            step = int(read_checkpoint(checkpoint)["global_step"])
+        if self.run_start is not None and self.run_start.start.continues:
             for logger in self.trainer.loggers:
                 if isinstance(logger, CSVMetrics):
-                    logger.continue_from(step)
+                    logger.continue_from(self.run_start.start.step)
+
+    def after_fit(self) -> None:
+        """Says how the run has ended."""
+        Ending(self.name, self.run_start, self.life).trained(self.trainer)
+
+    def _stop_if_asked(self) -> None:
+        if self.stop.signal:
+            raise StopRun(self.stop.signal)
 
 
 def trains_on_gpu(accelerator: Any) -> bool:
@@ -220,45 +344,20 @@ def _integer_seed(seed: bool | int) -> int:
     return 42 if isinstance(seed, bool) else seed
 
 
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    """False for Lightning's hints at further packages."""
-    return "Tip: For seamless cloud" not in record.getMessage()
+def assemble_loggers(given, table, tracker):
+    if isinstance(given, list): return [table, *given]
+    if given not in (None, True): return [table, given]
+    return [table] if tracker is None else [table, tracker]
 
 
-@contextmanager
-def _helpful_output() -> Iterator[None]:
-    """Shows what `backbones` says about the weights it loads, and leaves `QUIET` out."""
-    handler, reports = logging.StreamHandler(), logging.getLogger("backbones")
-    handler.addFilter(lambda record: getattr(rank_zero_only, "rank", 0) == 0)
-    level = reports.level
-    reports.addHandler(handler)
-    reports.setLevel(logging.INFO)
+def run(cli):
+    import sys
+    from tasks.class_options import own_defaults
     try:
-        with warnings.catch_warnings():
-            for message in QUIET:
-                warnings.filterwarnings("ignore", message)
-            yield
-    finally:
-        reports.removeHandler(handler)
-        reports.setLevel(level)
-
-
-def run(cli: Any) -> None:
-    """Runs a command line; a user's mistake ends in one line on stderr and exit code 2.
-
-    Args:
-        cli: Function without arguments that constructs the command line.
-    """
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
-    inherited = os.environ.get("LOCAL_RANK")
-    try:
-        with _helpful_output(), own_defaults():
+        with own_defaults():
             cli()
     except (datamodules.DataError, TaskError) as error:
-        # A loader process hands its traceback on in the message; the last line is the error itself.
-        last_line = str(error).strip().splitlines()[-1]
-        sys.exit(f"error: {last_line.split('DataError: ')[-1]}")
-    finally:
-        finish_wandb()
-        if inherited is None:
-            forget()
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except StopRun as s:
+        sys.exit(s.exit_code)

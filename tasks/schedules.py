@@ -4,10 +4,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from tasks.errors import TaskError
 
 
 @dataclass(frozen=True)
@@ -15,18 +18,32 @@ class RunLength:
     """How long a run is.
 
     Attributes:
-        steps: Optimiser steps of the whole run.
+        steps: Optimiser steps of the whole run; none where only time limits it.
         steps_per_epoch: Optimiser steps of one epoch.
     """
 
-    steps: int
+    steps: int | None
     steps_per_epoch: int
+
+    def require_steps(self) -> int:
+        """The steps of the run, for a schedule that spreads over them.
+
+        Raises:
+            TaskError: Only time limits the run.
+        """
+        if self.steps is None:
+            raise TaskError(
+                "--trainer.max_time is a limit, not a length over which the learning rate could decay; give "
+                "--trainer.max_steps or --trainer.max_epochs as well, or --model.lr_schedule Constant"
+            )
+        return self.steps
 
 
 class Schedule(LambdaLR):
     """Base of schedules: a linear warm-up, then a factor that a subclass derives from the progress of the run.
 
-    A schedule is stepped once per optimiser step, and knows from the trainer how long the run is.
+    A schedule is stepped once per optimiser step, and knows from the trainer how long the run is. A checkpoint brings
+    only the position back: length, base rates and all other options are those of the command that continues the run.
 
     Args:
         optimizer: Holds the base learning rate of each parameter group.
@@ -45,12 +62,35 @@ class Schedule(LambdaLR):
         warmup_factor: float = 0.001,
     ) -> None:
         self.total_steps, self.steps_per_epoch = length.steps, length.steps_per_epoch
+        self._options = [{name: group[name] for name in optimizer.defaults} for group in optimizer.param_groups]
         self.warmup_steps = warmup_steps + round(warmup_epochs * length.steps_per_epoch)
         self.warmup_factor = warmup_factor
         super().__init__(optimizer, self._factor_at)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The position, and the length that it belongs to."""
+        return {"last_epoch": self.last_epoch, "total_steps": self.total_steps, "steps_per_epoch": self.steps_per_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes to the position of a checkpoint, with this command's length, rates and optimiser options."""
+        before = state_dict.get("total_steps")
+        if before != self.total_steps:
+            rank_zero_info(
+                f"the run is now {self.total_steps} steps long instead of {before}: the learning rate follows the "
+                f"schedule of {self.total_steps} steps from step {state_dict['last_epoch']} on"
+            )
+        self.move_to(int(state_dict["last_epoch"]))
+
+    def move_to(self, step: int) -> None:
+        """Sets the rates to those of a step; the optimiser keeps its momenta."""
+        for group, base, options in zip(self.optimizer.param_groups, self.base_lrs, self._options, strict=True):
+            group.update(options, initial_lr=base)
+        self.last_epoch = step - 1
+        self._step_count = step
+        self.step()
+
     def _factor_at(self, step: int) -> float:
-        factor = self.factor(min(step / max(self.total_steps, 1), 1.0))
+        factor = self.factor(0.0 if self.total_steps is None else min(step / max(self.total_steps, 1), 1.0))
         if step < self.warmup_steps:
             factor *= self.warmup_factor + (1 - self.warmup_factor) * step / self.warmup_steps
         return factor
@@ -97,6 +137,7 @@ class Cosine(Schedule):
         warmup_factor: float = 0.001,
         final_factor: float = 0.0,
     ) -> None:
+        length.require_steps()
         self.final_factor = final_factor
         super().__init__(optimizer, length, warmup_steps, warmup_epochs, warmup_factor)
 
@@ -130,7 +171,8 @@ class MultiStep(Schedule):
         unit: Literal["fraction", "epochs", "steps"] = "fraction",
         gamma: float = 0.1,
     ) -> None:
-        per_run = {"fraction": 1.0, "epochs": length.steps / length.steps_per_epoch, "steps": length.steps}[unit]
+        steps = length.require_steps()
+        per_run = {"fraction": 1.0, "epochs": steps / length.steps_per_epoch, "steps": steps}[unit]
         self.milestones, self.gamma = [milestone / per_run for milestone in milestones], gamma
         super().__init__(optimizer, length, warmup_steps, warmup_epochs, warmup_factor)
 
@@ -165,6 +207,7 @@ class Polynomial(Schedule):
         power: float = 0.9,
         final_factor: float = 0.01,
     ) -> None:
+        length.require_steps()
         self.power, self.final_factor = power, final_factor
         super().__init__(optimizer, length, warmup_steps, warmup_epochs, warmup_factor)
 

@@ -1,25 +1,18 @@
 """What happens around a run: files, pictures, progress, summaries. Tasks know nothing of it."""
 
-from tasks.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from tasks.callbacks.performance import Performance
 from tasks.callbacks.pictures import DetectionPictures, Pictures, SegmentationPictures
 from tasks.callbacks.prediction_writer import DetectionWriter, LabelMapWriter, PredictionWriter
 from tasks.callbacks.progress import choose_progress
-from tasks.callbacks.run_config import RunConfig
-from tasks.callbacks.run_summary import RunSummary
 from tasks.callbacks.step_seed import StepSeed
 
 __all__ = [
-    "BestCheckpoint",
     "DetectionPictures",
     "DetectionWriter",
     "LabelMapWriter",
-    "LastCheckpoint",
     "Performance",
     "Pictures",
     "PredictionWriter",
-    "RunConfig",
-    "RunSummary",
     "SegmentationPictures",
     "StepSeed",
     "choose_progress",

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torchvision.io import write_png
 from torchvision.transforms.v2.functional import resize
 
 from tasks.base import VisionTask
 from tasks.drawing import draw_detections, draw_label_map, pad_to_equal, side_by_side
+from tasks.run.wandb_run import WandbRun
 
 
 class Pictures(Callback):
@@ -53,9 +53,9 @@ class Pictures(Callback):
         for image_id, picture in self._drawn.items():
             save_picture(picture, Path(trainer.default_root_dir) / "pictures" / f"{image_id}.png")
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and self._drawn:
+            if isinstance(logger, WandbRun) and self._drawn:
                 pictures = [picture.permute(1, 2, 0).numpy() for picture in pad_to_equal(list(self._drawn.values()))]
-                logger.log_image("val/pictures", pictures, caption=[str(image_id) for image_id in self._drawn])
+                logger.log_pictures("val/pictures", pictures, list(map(str, self._drawn)), trainer.global_step)
         self._drawn = {}
 
     @abstractmethod

@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 
+from tasks.run.loop import steps_left
+
 
 class Throughput:
     """Images per second over the last steps of training."""
@@ -97,15 +99,16 @@ class LineProgress(ProgressBar):
     ) -> None:
         """Prints a line every N steps."""
         self.throughput.add(len(batch["image"]) * trainer.world_size)
-        step, steps = trainer.global_step, trainer.estimated_stepping_batches
+        step = trainer.global_step
+        remaining = steps_left(trainer)
         if step == 0 or step % self.every_n_steps:
             return
         per_step = (time.monotonic() - self._started) / max(step - self._first_step, 1)
-        left = f"{format_seconds(per_step * (steps - step))} left" if steps != float("inf") else "no limit"
+        left = f"{format_seconds(per_step * remaining)} left" if remaining != float("inf") else "no limit"
         loss = float(trainer.callback_metrics.get("train/loss", float("nan")))
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.print(
-            f"epoch {trainer.current_epoch} step {step}/{steps:.0f} loss {loss:.4f} lr {rate:.2e} "
+            f"epoch {trainer.current_epoch} step {step}/{step + remaining:.0f} loss {loss:.4f} lr {rate:.2e} "
             f"{self.throughput.rate():.1f} img/s {left}"
         )
         self.throughput.reset()

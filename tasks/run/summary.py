@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import nn
 
@@ -17,7 +16,8 @@ from attention.base import Operator
 from backbones import Backbone
 from tasks.base import VisionTask
 from tasks.macs import count_macs
-from tasks.run_folder import write_text
+from tasks.run.files import write_text
+from tasks.run.wandb_run import WandbRun
 
 
 class RunSummary(Callback):
@@ -66,9 +66,9 @@ class RunSummary(Callback):
             f"{facts['MACs']:,} MACs at {facts['image_size']}; run folder {trainer.default_root_dir}"
         )
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.experiment.config.update(self._facts, allow_val_change=True)
-                logger.experiment.define_metric(pl_module.monitor, step_metric="trainer/global_step", summary="max")
+            if isinstance(logger, WandbRun):
+                logger.update_config(self._facts)
+                logger.keep_maximum(pl_module.monitor)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -82,7 +82,7 @@ class RunSummary(Callback):
         results, monitor = pl_module.results, pl_module.monitor
         if self.subcommand != "fit":
             self._write(trainer, results)
-        elif not self.best or results[monitor] > self.best[monitor]:
+        elif not self.best or math.isnan(self.best[monitor]) or results[monitor] > self.best[monitor]:
             self.best = {**results, "epoch": trainer.current_epoch, "step": trainer.global_step}
             self._write(trainer, self.best)
 
@@ -95,9 +95,8 @@ class RunSummary(Callback):
         """Adds the whole training time, and per-class numbers to W&B."""
         self._write(trainer, self.best)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                per_class = {name: value for name, value in self.best.items() if name.count("/") > 1}
-                logger.experiment.summary.update(per_class)
+            if isinstance(logger, WandbRun):
+                logger.update_summary({name: value for name, value in self.best.items() if name.count("/") > 1})
 
     def _seconds(self) -> float:
         return self.seconds_before + (time.monotonic() - self.started if self.started else 0.0)

@@ -1,0 +1,116 @@
+"""How a run ends: its record, its last words, and the exit code of what is not a failure."""
+
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.utilities import rank_zero_info
+
+from tasks.run import exit_codes
+from tasks.run.checkpoint_files import BEST, CHECKPOINTS
+from tasks.run.folder import read_record
+from tasks.run.length import has_time_limit
+from tasks.run.life import RunLife
+from tasks.run.loop import steps_left
+from tasks.run.resume import SAVED_CONFIG
+from tasks.run.start import RunStart, close_record
+from tasks.run.stop import StopRun
+
+
+class Ending:
+    """Ends a training run.
+
+    Args:
+        task: `detect` or `segment`.
+        start: How it has begun; none where nothing has been claimed.
+        life: What it has saved; none where it has not come so far.
+    """
+
+    def __init__(self, task: str, start: RunStart | None, life: RunLife | None) -> None:
+        self.task, self.start, self.life = task, start, life
+
+    def trained(self, trainer: Trainer) -> None:
+        """After `fit` has returned: the run is finished, or its time is over.
+
+        Raises:
+            SystemExit: `--trainer.max_time` has ended it before its length.
+        """
+        if self.start is None or self.life is None:
+            return
+        reason = _early_stop(trainer)
+        out_of_time = reason == "" and has_time_limit(trainer) and _has_length(trainer) and steps_left(trainer) > 0
+        status = "stopped" if out_of_time else "finished"
+        self._close(status, "max_time" if out_of_time else reason)
+        for line in self._last_words(trainer, reason, out_of_time):
+            rank_zero_info(line)
+        self.start.close()
+        if out_of_time:
+            raise SystemExit(exit_codes.TIME_LIMIT)
+
+    def failed(self, error: BaseException) -> None:
+        """Whatever has ended the command before its end; it is raised again by the caller."""
+        if self.start is None:
+            return
+        if isinstance(error, SystemExit):
+            self.start.close()
+            return
+        has_trained = self.life is not None and self.life.has_begun
+        if not has_trained:
+            self.start.abandon()
+        elif isinstance(error, StopRun):
+            self._close("stopped", str(error))
+            rank_zero_info(f"{error} at step {self._step()}; {self.life.stop.last_words}")  # type: ignore[union-attr]
+            rank_zero_info(f"continue: {self._command('fit')} --resume auto")
+        else:
+            self._close("failed", str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__)
+        self.start.close()
+
+    def _close(self, status: str, reason: str) -> None:
+        assert self.start is not None and self.life is not None
+        if self.start.lock is None or read_record(self.start.folder) is None:
+            return
+        step, epoch = self.life.saved_at or (0, 0)
+        best = self.life.best_score
+        score = {self.life.monitor: best} if best == best else {}  # not a number: undefined
+        close_record(self.start.folder, status, step, epoch, score, reason)
+
+    def _last_words(self, trainer: Trainer, reason: str, out_of_time: bool) -> list[str]:
+        assert self.start is not None and self.life is not None
+        lines = []
+        if reason:
+            lines.append(reason)
+        if out_of_time:
+            lines.append(f"--trainer.max_time is over at step {trainer.global_step}, {steps_left(trainer):.0f} are left")
+            lines.append(f"continue: {self._command('fit')} --resume auto --trainer.max_time MORE")
+        if self.life.folder is None:
+            return lines
+        if self.life.best_step >= 0:
+            best = self.start.folder / CHECKPOINTS / BEST
+            lines.append(f"best {self.life.monitor} {self.life.best_score:.4g} at step {self.life.best_step}: {best}")
+        lines.append(f"evaluate: {self._command('validate')} --ckpt_path best")
+        lines.append(f"predict:  {self._command('predict')} --ckpt_path best --data.images 'FOLDER/*.jpg'")
+        return lines
+
+    def _command(self, subcommand: str) -> str:
+        assert self.start is not None
+        return f"python -m tasks.{self.task} {subcommand} --config {Path(self.start.folder) / SAVED_CONFIG}"
+
+    def _step(self) -> int:
+        return self.life.saved_at[0] if self.life is not None and self.life.saved_at else 0
+
+
+def _has_length(trainer: Trainer) -> bool:
+    return trainer.max_steps != -1 or trainer.max_epochs not in (None, -1)
+
+
+def _early_stop(trainer: Trainer) -> str:
+    """Why an early stopping has ended the run; empty where none has."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, EarlyStopping) and callback.stopped_epoch > 0:
+            return (
+                f"early stopping in epoch {callback.stopped_epoch}: {callback.monitor} did not improve on "
+                f"{float(callback.best_score):.4g} in {callback.wait_count} checks"
+            )
+    return ""
+
+

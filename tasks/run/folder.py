@@ -1,0 +1,202 @@
+"""Where a run writes: `runs/<task>/<name>/`, claimed by one process, found again by the job that goes on.
+
+A run folder stands alone: `run.json` (what the run is and how it stands), `config.<subcommand>.yaml`,
+`checkpoints/`, `metrics.csv`, `summary.json`, `pictures/`, `predictions/`, and W&B's own files in `wandb/`. Who writes it
+now is in `run.lock`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+from tasks.errors import TaskError
+from tasks.run.checkpoint_files import CHECKPOINTS
+from tasks.run.files import write_text
+from tasks.run.job import Job
+from tasks.run.lock import Owner, RunLock
+
+RECORD = "run.json"
+Resume = Literal["auto", "never", "must"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What a run is and how it stands: the content of `run.json`.
+
+    Attributes:
+        command: The command line that started it.
+        job: Key of the cluster job that it belongs to; none outside a cluster.
+        restarts: How often the scheduler had started this job again when it last took the run up.
+        status: `running`, `stopped` (saved, to be continued), `failed` or `finished`.
+        step: Optimiser steps that are saved.
+        epoch: Epochs that are complete.
+        score: Best monitored number, by its name; empty where there is none.
+        reason: Why it ended.
+    """
+
+    command: list[str] = field(default_factory=list)
+    job: str | None = None
+    restarts: int = 0
+    status: Literal["running", "stopped", "failed", "finished"] = "running"
+    step: int = 0
+    epoch: int = 0
+    score: dict[str, float] = field(default_factory=dict)
+    reason: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Writes it into a run folder."""
+        write_text(folder / RECORD, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """The record of a run folder; None where there is none that can be read."""
+    try:
+        return RunRecord(**json.loads((folder / RECORD).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder holds a training run, of this or an earlier version."""
+    return (folder / RECORD).exists() or (folder / CHECKPOINTS).exists()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line says of the run folder.
+
+    Attributes:
+        task: `detect` or `segment`.
+        root: Folder of all runs.
+        name: The user's own name; none takes the config's.
+        config: First config file of the command line.
+        checkpoint: Checkpoint that is continued or evaluated.
+        resume: Whether to go on with a run that exists; none: only where the scheduler says that it is the same job.
+        command: The command line.
+    """
+
+    task: str
+    root: Path
+    name: str | None = None
+    config: Path | None = None
+    checkpoint: Path | None = None
+    resume: Resume | None = None
+    command: tuple[str, ...] = ()
+
+    def base(self, job: Job) -> Path:
+        """The folder by its name, before any number is put behind it."""
+        folder = self.root / self.task
+        if self.name is not None:
+            return folder / self.name
+        if self.config is not None and is_run(self.config.parent):
+            return self.config.parent  # the saved config of a run
+        name = self.config.stem if self.config else "run"
+        return folder / (name if job.label is None else f"{name}-{job.label}")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run folder that this process owns.
+
+    Attributes:
+        folder: The folder.
+        lock: Its lock, held by this process.
+        found: What was there before; none for a new run.
+    """
+
+    folder: Path
+    lock: RunLock
+    found: RunRecord | None
+
+
+def claim_run_folder(request: Request, job: Job) -> Claim:
+    """Chooses and claims the folder of a training run; for the first process of a run only.
+
+    - A job that its scheduler has started again goes on in its own folder, found by its key and command line, also where
+      an earlier life of it seems alive (a lost node's task).
+    - `resume` of `auto` or `must` goes on in the folder of this name, unless a living process writes it.
+    - A checkpoint in a run folder is continued there, unless a name is given.
+    - Otherwise the run is new: the first free of NAME, NAME-2, NAME-3, ...
+
+    Raises:
+        TaskError: There is nothing to resume, or a living process writes the run that the checkpoint belongs to.
+    """
+    base = request.base(job)
+    resume = request.resume or ("auto" if job.restarts > 0 else "never")
+    if request.checkpoint is not None:
+        own = request.checkpoint.parent.parent
+        if request.name is None and request.checkpoint.parent.name == CHECKPOINTS:
+            return _claim_existing(own)
+        return _claim_new(base, request, job)
+    if resume != "never":
+        for folder in _own_folders(base, request, job):
+            lock = RunLock(folder)
+            lock.claim(take_over=True)
+            return Claim(folder, lock, read_record(folder))
+        if request.resume is not None and is_run(base):
+            claim = _try(base)
+            if isinstance(claim, Claim):
+                return claim
+            if resume == "must":
+                raise TaskError(f"--resume must: {claim} is running {base}; wait for it, or stop it")
+    if resume == "must":
+        raise TaskError(f"--resume must: there is no run in {base}; give its --name, or leave --resume out")
+    return _claim_new(base, request, job)
+
+
+def evaluation_folder(request: Request, job: Job) -> Path:
+    """Where `validate`, `test` and `predict` write: beside the checkpoint that they take, unless a name is given."""
+    checkpoint = request.checkpoint
+    if request.name is None and checkpoint is not None and checkpoint.parent.name == CHECKPOINTS:
+        return checkpoint.parent.parent
+    return request.base(job)
+
+
+def _own_folders(base: Path, request: Request, job: Job) -> Iterator[Path]:
+    """Folders that an earlier life of this job has claimed with this command line, oldest first."""
+    if job.key is None or job.restarts == 0:
+        return
+    for folder in sorted(base.parent.glob(f"{base.name}*"), key=lambda folder: (len(folder.name), folder.name)):
+        record = read_record(folder)
+        if record is not None and record.job == job.key and record.restarts < job.restarts:
+            if record.command == list(request.command):
+                yield folder
+
+
+def _claim_existing(folder: Path) -> Claim:
+    claim = _try(folder)
+    if isinstance(claim, Owner):
+        raise TaskError(f"{claim} is running {folder}; wait for it, stop it, or give this run a --name of its own")
+    return claim
+
+
+def _try(folder: Path) -> Claim | Owner:
+    lock = RunLock(folder)
+    owner = lock.claim()
+    return Claim(folder, lock, read_record(folder) or RunRecord()) if owner is None else owner
+
+
+def _claim_new(base: Path, request: Request, job: Job) -> Claim:
+    for number in count(1):
+        folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+        if is_run(folder):
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = RunLock(folder)
+        if lock.claim() is not None:
+            continue
+        if is_run(folder):  # another process has claimed it, and has ended, since we looked
+            lock.release()
+            continue
+        RunRecord(command=list(request.command), job=job.key, restarts=job.restarts).write(folder)
+        return Claim(folder, lock, None)
+    raise AssertionError("unreachable")
+
+
+def take_up(claim: Claim, job: Job) -> None:
+    """Notes in the record of a run that exists that this start goes on with it."""
+    record = claim.found or RunRecord()
+    replace(record, status="running", reason="", job=job.key or record.job, restarts=job.restarts).write(claim.folder)

@@ -1,0 +1,162 @@
+"""The guard of a run's numbers: a step whose losses or gradients are not finite is not taken, and nothing is saved of it.
+
+On a CPU, and wherever steps may be skipped, the numbers are asked before the optimiser's step. On a GPU that would make
+every step wait for the device; there the answer of one step is read in the next, and before anything is saved. In both
+cases all processes learn it together, stop together, and the batch is kept in `not_finite/` of the run folder with all
+that `python -m tasks.repeat RUN` needs to compute the same step again.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from tasks.errors import NumbersError
+from tasks.run.agreement import Agreement, Decision
+from tasks.run.files import write_text
+from tasks.run.numbers import DelayedFlag, gradients_are_finite, weights_are_finite
+
+KEPT = "not_finite"
+REMEDY = "lower the learning rate, lengthen the warm-up or clip gradients (--trainer.gradient_clip_val)"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a process has done in an optimiser step.
+
+    Attributes:
+        step: Optimiser steps before it.
+        batches: Running numbers of its batches, counted over all epochs.
+        keys: Sample keys (epoch, index) of each batch.
+        images: Names of the images.
+        losses: Parts of the loss of the last batch.
+        gradients: Whether the gradients are finite.
+    """
+
+    step: int
+    batches: list[int]
+    keys: list[list[tuple[int, int]]]
+    images: list[str]
+    losses: dict[str, float]
+    gradients: bool
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether this process's own losses are finite."""
+        return all(torch.isfinite(torch.tensor(value)) for value in self.losses.values())
+
+
+class NumbersGuard:
+    """Watches the numbers of training.
+
+    Args:
+        folder: The run folder.
+        skip_steps: Steps that may be skipped one after another because their numbers are not finite, before the run
+            ends; 0 ends it at the first.
+    """
+
+    def __init__(self, folder: Path, skip_steps: int) -> None:
+        self.folder, self.skip_steps = folder, skip_steps
+        self.skipped = self.skipped_in_a_row = 0
+        self._flag = DelayedFlag()
+        self._batches: list[tuple[int, dict[str, Any]]] = []
+        self._losses: dict[str, Tensor] = {}
+        self._is_finite: Tensor | None = None
+        self._gradients_overflowed = False
+
+    def begin_batch(self, number: int, batch: dict[str, Any], begins_step: bool) -> None:
+        """Remembers a batch of the current step."""
+        if begins_step:
+            self._batches, self._is_finite = [], None
+        self._batches.append((number, batch))
+
+    def see_losses(self, losses: dict[str, Tensor]) -> None:
+        """Takes the loss parts of a batch."""
+        self._losses = losses
+        values = [value.detach().float().mean() for value in losses.values()]
+        finite = torch.isfinite(torch.stack(values)).all() if values else torch.tensor(True)
+        self._is_finite = finite if self._is_finite is None else self._is_finite & finite
+
+    def before_step(self, trainer: Trainer, module: LightningModule, agreement: Agreement, stop: int, save: bool) -> Decision:
+        """Asks the numbers of the step that is about to be taken, and lets all processes agree; a collective call.
+
+        Raises:
+            NumbersError: They, or on a GPU those of an earlier step, are not finite and may not be skipped.
+        """
+        gradients = gradients_are_finite(module)
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            gradients = torch.ones_like(gradients)  # the scaler of float16 skips such steps by itself
+        finite = gradients if self._is_finite is None else gradients & self._is_finite.to(gradients.device)
+        answer = bool(finite) if self.skip_steps else self._flag.put(finite)
+        decision = agreement.on(stop, save, answer is False)
+        if decision.broken:
+            self._refuse(trainer, module, agreement, bool(gradients))
+        else:
+            self.skipped_in_a_row = 0
+        return decision
+
+    def require_finite(self, trainer: Trainer, module: LightningModule, agreement: Agreement) -> None:
+        """Checks all that has been computed so far, before anything is saved; a collective call.
+
+        Raises:
+            NumbersError: Gradients of the last steps, or the weights, are not finite.
+        """
+        pending = self._flag.read()
+        if agreement.on(0, False, pending is False).broken:
+            self._refuse(trainer, module, agreement, False)
+        if agreement.on(0, False, not bool(weights_are_finite(module))).broken:
+            raise NumbersError(
+                f"weights are no longer finite, or nearly, after step {trainer.global_step}; nothing of it is saved; "
+                f"{REMEDY}, then continue from the last checkpoint with --resume auto --new_schedule true"
+            )
+
+    def _refuse(self, trainer: Trainer, module: LightningModule, agreement: Agreement, gradients: bool) -> None:
+        mine = Step(
+            trainer.global_step,
+            [number for number, _ in self._batches],
+            [[(key.epoch, key.index) for key in batch.get("keys", [])] for _, batch in self._batches],
+            [str(target.get("file_name", target["image_id"])) for _, batch in self._batches for target in batch["targets"]],
+            {name: float(value.detach().float().mean()) for name, value in self._losses.items()},
+            gradients,
+        )
+        steps = [Step(**json.loads(words)) for words in agreement.gather(json.dumps(mine.__dict__))]
+        report = describe(steps)
+        if self.skipped_in_a_row < self.skip_steps:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            trainer.optimizers[0].zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradients alone
+            rank_zero_warn(f"{report}; the step is skipped ({self.skipped_in_a_row} of at most {self.skip_steps} in a row)")
+            return
+        self._keep(trainer, steps)
+        raise NumbersError(f"{report}; {REMEDY}; the batch is kept: python -m tasks.repeat {self.folder} repeats the step")
+
+    def _keep(self, trainer: Trainer, steps: list[Step]) -> None:
+        """Writes the sample keys of all processes, and the state before the step where it is still at hand."""
+        folder = self.folder / KEPT
+        name = f"step-{steps[0].step}"
+        is_before_step = trainer.strategy.root_device.type != "cuda" or self.skip_steps > 0
+        if is_before_step:
+            trainer.save_checkpoint(folder / f"{name}.ckpt", weights_only=False)
+        if trainer.is_global_zero:
+            content = {
+                "step": steps[0].step,
+                "checkpoint": f"{KEPT}/{name}.ckpt" if is_before_step else None,
+                "accumulate_grad_batches": trainer.accumulate_grad_batches,
+                "processes": [step.__dict__ for step in steps],
+            }
+            write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
+
+
+def describe(steps: list[Step]) -> str:
+    """One line on a step of all processes: what is not finite, and where it came from."""
+    guilty = [rank for rank, step in enumerate(steps) if not step.is_finite] or list(range(len(steps)))
+    what = "the loss is not finite" if not steps[guilty[0]].is_finite else "gradients are not finite under a finite loss"
+    parts = ", ".join(f"{name} {value:.4g}" for name, value in steps[guilty[0]].losses.items())
+    images = ", ".join(steps[guilty[0]].images)
+    where = f" on process {', '.join(map(str, guilty))}" if len(steps) > 1 else ""
+    return f"{what} at step {steps[0].step}{where} ({parts}; images {images})"
