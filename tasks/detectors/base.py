@@ -1,14 +1,15 @@
 """What every detector shares: normalisation on the device, and the way back to original pixels."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from backbones import Backbone
+from tasks.class_tensors import DenseModel
 from tasks.normalization import Normalization
 
 Batch = dict[str, Any]
@@ -16,7 +17,7 @@ Losses = dict[str, Tensor]
 Detections = list[dict[str, Tensor]]
 
 
-class Detector(nn.Module, ABC):
+class Detector(DenseModel):
     """A model from batches to losses (in training) or to detections (in evaluation).
 
     The batch is the one of `datamodules.COCO`. Losses are named scalars whose sum is minimised. Detections are one

@@ -7,6 +7,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 
 from backbones import Backbone
+from tasks.class_tensors import ClassRows
 from tasks.detectors.base import Batch, Detections, Detector, Losses, anchors_per_level, split_levels
 from tasks.detectors.pyramid import FeaturePyramid
 from tasks.normalization import Normalization
@@ -77,3 +78,7 @@ class FCOS(Detector, detection.FCOS):
             split_levels(outputs, levels), [list(of_image.split(levels)) for of_image in anchors], images.image_sizes
         )
         return self.to_original(detections, batch)
+
+    def class_tensors(self) -> dict[str, ClassRows | None]:
+        """One row a class in the last convolution of the classification head."""
+        return {f"head.classification_head.cls_logits.{name}": ClassRows() for name in ("weight", "bias")}

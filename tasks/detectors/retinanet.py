@@ -7,6 +7,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
 
 from backbones import Backbone
+from tasks.class_tensors import ClassRows
 from tasks.detectors.base import Batch, Detections, Detector, Losses, anchors_per_level, split_levels
 from tasks.detectors.pyramid import FeaturePyramid
 from tasks.normalization import Normalization
@@ -78,3 +79,8 @@ class RetinaNet(Detector, detection.RetinaNet):
             split_levels(outputs, levels), [list(of_image.split(levels)) for of_image in anchors], images.image_sizes
         )
         return self.to_original(detections, batch)
+
+    def class_tensors(self) -> dict[str, ClassRows | None]:
+        """In the last convolution of the classification head, all classes of one anchor after the other."""
+        rows = ClassRows(blocks=self.anchor_generator.num_anchors_per_location()[0])
+        return {f"head.classification_head.cls_logits.{name}": rows for name in ("weight", "bias")}

@@ -11,6 +11,7 @@ from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block, _nor
 from torchvision.ops import box_iou
 
 from backbones import Backbone
+from tasks.class_tensors import ClassRows
 from tasks.detectors.base import Batch, Detections, Detector, Losses, match_nothing
 from tasks.normalization import Normalization
 
@@ -85,6 +86,14 @@ class SSDLite320(Detector, detection.ssd.SSD):
         for found in detections:
             found["labels"] = found["labels"] - 1
         return self.to_original(detections, batch)
+
+    def class_tensors(self) -> dict[str, ClassRows | None]:
+        """In the last convolution of each level, background and all classes of one default box after the other."""
+        return {
+            f"head.classification_head.module_list.{level}.1.{name}": ClassRows(blocks=boxes, background=1)
+            for level, boxes in enumerate(self.anchor_generator.num_anchors_per_location())
+            for name in ("weight", "bias")
+        }
 
     def pyramid(self, features: list[Tensor]) -> list[Tensor]:
         """The maps of stride 16 and 32, and those that the extra blocks make of the last one."""

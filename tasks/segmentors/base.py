@@ -1,19 +1,20 @@
 """The contract of a segmentor."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from backbones import Backbone
+from tasks.class_tensors import DenseModel
 
 Batch = dict[str, Any]
 Losses = dict[str, Tensor]
 LabelMaps = list[Tensor]
 
 
-class Segmentor(nn.Module, ABC):
+class Segmentor(DenseModel):
     """A model from batches to losses (in training) or to label maps (in evaluation).
 
     The batch is the one of `datamodules.ADE20K`. Losses are named scalars; those whose name contains `loss` are summed

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from backbones import Backbone
+from tasks.class_tensors import ClassRows
 from tasks.normalization import Normalization
 from tasks.segmentors.base import Batch, LabelMaps, Losses, Segmentor
 from tasks.segmentors.inference import Inference, WholeInference
@@ -59,14 +60,17 @@ class EncoderDecoder(Segmentor):
         if neck is not None:
             self.neck = build_module({"in_channels": channels, **neck})
             channels, strides = [neck["out_channels"]] * neck["num_outs"], strides[: neck["num_outs"]]
-        self.decode_head = build_module(complete_head(decode_head, channels, strides, num_classes))
+        self.num_classes = num_classes
+        self._heads = {"decode_head": complete_head(decode_head, channels, strides, num_classes)}
+        self.decode_head = build_module(self._heads["decode_head"])
         # The head upsamples what its classifier returns, and the layout of that is kept up to the labels.
         classifier = getattr(self.decode_head, "conv_seg", None)  # some heads end otherwise
         if classifier is not None:
             classifier.register_forward_hook(classes_innermost)
         self.auxiliary_head = None
         if auxiliary_head is not None:
-            self.auxiliary_head = build_module(complete_head(auxiliary_head, channels, strides, num_classes))
+            self._heads["auxiliary_head"] = complete_head(auxiliary_head, channels, strides, num_classes)
+            self.auxiliary_head = build_module(self._heads["auxiliary_head"])
 
     def forward(self, batch: Batch) -> Losses | LabelMaps:
         """Losses of the heads in training, label maps at original resolution otherwise."""
@@ -103,6 +107,39 @@ class EncoderDecoder(Segmentor):
             maps.append(argmax_at(logits, (original_height, original_width)))
         return maps
 
+    def class_tensors(self) -> dict[str, ClassRows | None]:
+        """The entries of the heads that have another shape in heads of one class more."""
+        from mmseg.registry import MODELS
+
+        found: dict[str, ClassRows | None] = {}
+        for part, config in self._heads.items():
+            own = getattr(self, part).state_dict()
+            with torch.random.fork_rng(devices=[]):  # initialisation draws random numbers
+                wider = MODELS.build(with_classes(config, self.num_classes + 1)).state_dict()
+            for name, value in wider.items():
+                if value.shape != own[name].shape:
+                    found[f"{part}.{name}"] = class_axis(own[name], value, self.num_classes)
+        return found
+
+
+def with_classes(config: Any, num_classes: int) -> Any:
+    """A head's config for another number of classes, in the configs that it holds as well."""
+    if isinstance(config, list | tuple):
+        return [with_classes(part, num_classes) for part in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        name: num_classes if name == "num_classes" else with_classes(value, num_classes)
+        for name, value in config.items()
+    }
+
+
+def class_axis(tensor: Tensor, wider: Tensor, num_classes: int) -> ClassRows | None:
+    """Where a tensor of K classes holds them, if it differs from that of K + 1 in one axis of just this length."""
+    axes = [axis for axis, length in enumerate(tensor.shape) if length != wider.shape[axis]]
+    plain = len(axes) == 1 and (tensor.shape[axes[0]], wider.shape[axes[0]]) == (num_classes, num_classes + 1)
+    return ClassRows(axis=axes[0]) if plain else None
+
 
 def classes_innermost(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
     """Forward hook that lays logits out as `argmax_at` and the upsampling before it are fastest with."""
@@ -113,7 +150,8 @@ def complete_head(config: dict[str, Any], channels: list[int], strides: list[int
     """Fills in what a head's config leaves to the backbone and the data set.
 
     Raises:
-        ValueError: The config has no type, its own number of classes, or an `in_index` that the backbone lacks.
+        ValueError: The config has no type, its own number of classes or of logits, or an `in_index` that the backbone
+            lacks.
     """
     if "type" not in config:
         raise ValueError(
@@ -122,6 +160,11 @@ def complete_head(config: dict[str, Any], channels: list[int], strides: list[int
     if config.get("num_classes", num_classes) != num_classes:
         raise ValueError(
             f"the head config has num_classes {config['num_classes']}, the data set {num_classes}; leave it out"
+        )
+    if config.get("out_channels", num_classes) != num_classes:
+        raise ValueError(
+            f"the head config has out_channels {config['out_channels']}, but label maps are the largest of one logit a "
+            f"class, here {num_classes}; leave it out"
         )
     multi_level = config["type"] in MULTI_LEVEL_HEADS
     index = config.get("in_index", list(range(len(channels))) if multi_level else len(channels) - 1)

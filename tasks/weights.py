@@ -1,0 +1,207 @@
+"""Checkpoints as data: checked and read, and their weights as the start of another run."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from backbones import load_weights
+from tasks.class_tensors import DenseModel
+from tasks.errors import TaskError
+
+EXPECTED = "expected a checkpoint such as RUN/checkpoints/best.ckpt or last.ckpt"
+_OLD_FORMAT = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the pickled number that torch.save began with before PyTorch 1.6
+
+
+class DamagedCheckpoint(TaskError):
+    """The bytes of a checkpoint are not those that were written; another file may be good."""
+
+
+@dataclass(frozen=True)
+class CheckpointClasses:
+    """What a checkpoint knows of its classes.
+
+    Attributes:
+        names: Names of the classes 0..K-1.
+        category_ids: Their ids in the annotation file that the run was trained on; None for segmentation.
+    """
+
+    names: list[str]
+    category_ids: list[int] | None
+
+
+def verify_checkpoint(path: str | Path) -> None:
+    """Reads every byte of a checkpoint and compares it with the checksums in the file, in a megabyte of memory.
+
+    `torch.load` does not: it takes a file with a flipped byte or a zeroed block for a good one.
+
+    Raises:
+        DamagedCheckpoint: The file is empty, cut off, changed, cannot be read, or has PyTorch's format before 1.6,
+            which has no checksums.
+        TaskError: There is no file at `path`, or it is not the checkpoint of a run.
+    """
+    if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise TaskError(f"{path} {what}; {EXPECTED}")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(_OLD_FORMAT))
+            wrong = None if start == _OLD_FORMAT or not start else zipfile.ZipFile(file).testzip()
+    except Exception as error:  # bytes that are no archive can raise anything
+        raise _damaged(path, error) from error
+    if not start:
+        raise DamagedCheckpoint(f"{path} is empty; {EXPECTED}")
+    if start == _OLD_FORMAT:
+        raise DamagedCheckpoint(
+            f"{path} has PyTorch's format before 1.6, whose contents cannot be checked; load it with torch.load and "
+            "write it again with torch.save"
+        )
+    if wrong is not None:
+        raise DamagedCheckpoint(f"{path} is damaged: the contents of {wrong} are not what was written; {EXPECTED}")
+    read_checkpoint(path)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A run's checkpoint, as data and never as code; its tensors stay on disk until they are used.
+
+    What is read of the tensors is not checked: see `verify_checkpoint`.
+
+    Raises:
+        DamagedCheckpoint: The file cannot be read.
+        TaskError: It is something else than a checkpoint.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # bytes that are no checkpoint can raise anything
+        raise _damaged(path, error) from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise TaskError(
+            f"{path} is not the checkpoint of a run, such as RUN/checkpoints/best.ckpt; weights of a backbone alone go "
+            "to --model.backbone.weights"
+        )
+    return content
+
+
+def describe_checkpoint_classes(path: str | Path) -> CheckpointClasses:
+    """Names and category ids of the classes that a checkpoint was trained on.
+
+    Raises:
+        DamagedCheckpoint: The file cannot be read.
+        TaskError: It names no classes, and so is not the checkpoint of a detection or segmentation run.
+    """
+    classes = _classes(read_checkpoint(path))
+    if classes is None:
+        raise TaskError(f"{path} names no classes; {EXPECTED}, written by tasks.detect or tasks.segment")
+    return classes
+
+
+def load_model_weights(model: DenseModel, class_names: Sequence[str], path: str | Path) -> None:
+    """Starts a model from the weights of another run's checkpoint; of averaged weights from the average.
+
+    Everything but the classes must fit, as for `--model.backbone.weights`: every entry of the model is there, in its
+    shape, and the head of the checkpoint has nothing that the model lacks. Inserted attention may be missing on either
+    side. What the classes have of their own (`DenseModel.class_tensors`) is taken over by their names; new classes
+    start as initialised. One line says which, another what the checkpoint has besides.
+
+    Args:
+        model: The model of a task.
+        class_names: Names of its classes 0..K-1.
+        path: A checkpoint of this package.
+
+    Raises:
+        DamagedCheckpoint: The file is damaged.
+        TaskError: It is missing, no checkpoint, or that of another network; then the model is not to be used.
+    """
+    verify_checkpoint(path)
+    checkpoint = read_checkpoint(path)
+    try:
+        load_weights(model.backbone, str(path))
+    except ValueError as error:
+        raise TaskError(f"--model.weights: {error}") from error
+    found = {
+        name.replace("_orig_mod.", "").removeprefix("model."): value  # torch.compile(module) puts the former in between
+        for name, value in checkpoint["state_dict"].items()
+    }
+    classes = _classes(checkpoint)
+    old = [] if classes is None else classes.names
+    rows = {new: old.index(name) for new, name in enumerate(class_names) if name in old}
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith("backbone.")}
+    holders = {} if old == list(class_names) else model.class_tensors()
+    places = {name: place for name, place in holders.items() if place is not None and old}
+    shapes = {
+        name: places[name].shape(value, len(old)) if name in places else value.shape
+        for name, value in own.items()
+        if name in places or name not in holders
+    }
+    _check_head(own, shapes, found, path)
+    taken = {name: found[name] for name in shapes if name in found}
+    for name, place in places.items():
+        taken[name] = place.take_over(own[name], found[name], rows)
+    model.load_state_dict(taken, strict=False)
+    unordered = [name for name, place in holders.items() if place is None]
+    rank_zero_info(f"{path}: {_class_report(class_names, old, rows, unordered)}")
+    left_over = {name.split(".")[0] for name in found} - {name.split(".")[0] for name in own} - {"backbone"}
+    if left_over:
+        rank_zero_info(f"{path}: not needed: {listed(sorted(left_over))}")
+
+
+def _check_head(own: dict[str, Tensor], shapes: dict[str, torch.Size], found: dict[str, Tensor], path: object) -> None:
+    """Refuses the checkpoint of another neck or head.
+
+    Args:
+        own: Entries of the model outside its backbone.
+        shapes: Shapes that the checkpoint must have for them; those that start anew in any case are left out.
+        found: All entries of the checkpoint.
+        path: The checkpoint, for messages.
+    """
+    parts = {name.split(".")[0] for name in own}
+    faults = {
+        "lacks": [name for name in own if name not in found and not name.endswith("num_batches_tracked")],
+        "has other shapes for": [
+            f"{name} {tuple(found[name].shape)} instead of {tuple(shape)}"
+            for name, shape in shapes.items()
+            if name in found and found[name].shape != shape
+        ],
+        "has besides": [name for name in found if name not in own and name.split(".")[0] in parts],
+    }
+    for fault, names in faults.items():
+        if names:
+            raise TaskError(
+                f"--model.weights: {path} is of another network: next to {len(own)} entries of neck and head it "
+                f"{fault} {len(names)}, {listed(names)}; expected a checkpoint of a run with the same model options; "
+                f"for its backbone alone use --model.backbone.weights {path}"
+            )
+
+
+def _class_report(new: Sequence[str], old: list[str], rows: dict[int, int], unordered: list[str]) -> str:
+    """What became of the classes, in a line."""
+    parts = {
+        "started anew": [name for label, name in enumerate(new) if label not in rows],
+        "not needed": [name for name in old if name not in new],
+        "started anew for all classes": unordered,
+    }
+    details = "".join(f"; {what}: {listed(names)}" for what, names in parts.items() if names)
+    return f"{len(rows)} of {len(new)} classes taken over by name{details}"
+
+
+def _classes(checkpoint: dict[str, Any]) -> CheckpointClasses | None:
+    """The classes among the arguments that a checkpoint holds."""
+    arguments = checkpoint.get("hyper_parameters", {})
+    names, ids = arguments.get("class_names"), arguments.get("category_ids")
+    return None if names is None else CheckpointClasses(list(names), None if ids is None else list(ids))
+
+
+def _damaged(path: object, error: Exception) -> DamagedCheckpoint:
+    cause = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    return DamagedCheckpoint(f"{path} is damaged or no checkpoint ({cause}); {EXPECTED}")
+
+
+def listed(names: Sequence[str], shown: int = 3) -> str:
+    """The first few names and how many there are besides: `a, b, c and 77 more`."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
