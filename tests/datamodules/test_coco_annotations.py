@@ -270,6 +270,18 @@ def test_missing_file_tells_the_remedy(tmp_path: Path) -> None:
         AnnotationFile(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [[], [[]], [[1, 2, 3, 4]], [[1, 2]], [[1, 2, 3]], {"size": [40, 60], "counts": [5, 5]}, {"counts": "é"}, "", 3],
+)
+def test_masks_that_are_none_cost_no_box(mask: object, tmp_path: Path) -> None:
+    """Boxes are trained on, masks are not: they stay as they stand for whoever asks."""
+    value = content()
+    value["annotations"][0]["segmentation"] = mask
+    file = AnnotationFile(write(tmp_path, value))
+    assert file.annotation_ids.tolist() == [0, 5, 8] and file.segmentation(1) == mask
+
+
 def test_boxes_without_area_are_counted_once_per_file(tmp_path: Path) -> None:
     value = content()
     bad = [[1, 1, 0, 5], [1, 1, 5, 0], [1, 1, -3, 5], [60, 0, 5, 5], [0, -9, 5, 9], [-5, 0, 5, 5]]
