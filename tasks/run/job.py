@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from lightning.fabric.plugins.environments import SLURMEnvironment
-
 FIRST_PORT = 15000
 LAST_PORT = 32766
 """Listening ports of Slurm jobs: below those that Linux gives to outgoing connections (32768 and above)."""
@@ -89,7 +87,9 @@ def _in_slurm(job: Job, environment: Mapping[str, str]) -> Job:
 
 
 def _started_by_srun(job: Job, environment: Mapping[str, str]) -> Job:
-    first_node = SLURMEnvironment.resolve_root_node_address(environment["SLURM_STEP_NODELIST"])
+    first_node = re.sub(r"\[(\w+)[^]]*]", r"\1", environment["SLURM_STEP_NODELIST"]).split(",")[
+        0
+    ]  # of gpu[07,10-12],x1
     return replace(
         job,
         rank=int(environment["SLURM_PROCID"]),

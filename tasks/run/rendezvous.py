@@ -14,11 +14,10 @@ from typing import Any
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-from datamodules.errors import DataError
 from tasks.errors import MachineError, NumbersError, TaskError
 from tasks.run.job import Job
 
-_ERRORS = {kind.__name__: kind for kind in (TaskError, DataError, MachineError, NumbersError)}
+_ERRORS = {kind.__name__: kind for kind in (TaskError, MachineError, NumbersError)} | {"DataError": TaskError}
 _PORT = "attndense/port"
 
 

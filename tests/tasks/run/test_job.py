@@ -87,8 +87,8 @@ def test_an_array_has_one_key_and_label_per_task() -> None:
 
 def test_a_step_on_some_of_the_nodes() -> None:
     """Its first process is on the step's first node, not on the job's."""
-    job = current_job(TASK | {"SLURM_STEP_NODELIST": "node[002,005-007]", "SLURM_STEP_ID": "5"})
-    assert (job.main_address, job.key) == ("node002", "4711.5")
+    job = current_job(TASK | {"SLURM_STEP_NODELIST": "node[002,005-007]-ib,login", "SLURM_STEP_ID": "5"})
+    assert (job.main_address, job.key) == ("node002-ib", "4711.5")
 
 
 def test_given_address_and_port_win() -> None:

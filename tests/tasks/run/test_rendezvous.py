@@ -73,7 +73,7 @@ def test_all_get_the_choice_of_the_first(size: int) -> None:
     ("error", "others"),
     [
         (TaskError("no such file"), ("TaskError", "no such file")),
-        (DataError("no such image"), ("DataError", "no such image")),
+        (DataError("no such image"), ("TaskError", "no such image")),
         (MachineError("disk full"), ("MachineError", "disk full")),
         (KeyError("gone"), ("MachineError", "process 0: KeyError: 'gone'")),
         (SystemExit(0), ("SystemExit", "0")),
