@@ -20,6 +20,7 @@ from tasks.weights import load_model_weights
 Batch = dict[str, Any]
 Predictions = list[Any]
 
+
 class Metric(Protocol):
     """One object that scores a whole split: updated in every step, computed once, equal for any number of processes."""
 

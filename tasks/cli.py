@@ -34,9 +34,9 @@ from tasks.run.saved_config import SavedConfig
 from tasks.run.start import RunStart, named_checkpoint
 from tasks.run.stop import StopRequests, StopRun, listening
 from tasks.run.summary import RunSummary
+from tasks.run.table import CSVMetrics
 from tasks.run.trainer_options import refuse_trainer_options
 from tasks.run.wandb_run import WandbOptions, make_wandb_run
-from tasks.run_logger import CSVMetrics
 from tasks.weights import read_checkpoint
 
 
@@ -127,7 +127,14 @@ class VisionCLI(LightningCLI):
             type=int,
             default=0,
             help="Steps with losses or gradients that are not finite that may be skipped one after another before the "
-            "run ends. Above 0 every step waits for the device.",
+            "run ends; above 0, every step is checked before it is taken.",
+        )
+        parser.add_argument(
+            "--check_every_step",
+            type=bool,
+            default=False,
+            help="Check before every step that losses and gradients are finite, also on a GPU, where each step then waits "
+            "for the device; otherwise the answer comes a step later, before anything is saved.",
         )
         parser.add_argument(
             "--ema_decay",
@@ -307,7 +314,7 @@ class VisionCLI(LightningCLI):
             self.run_folder / CHECKPOINTS if saves else None,
             self.task.monitor,
             self.stop,
-            NumbersGuard(self.run_folder, config.skip_bad_steps),
+            NumbersGuard(self.run_folder, self.name, self.saved_config, config.skip_bad_steps, config.check_every_step),
             config.save_every_n_steps,
             config.save_every_n_minutes,
         )
@@ -323,7 +330,7 @@ class VisionCLI(LightningCLI):
         if self.run_start is not None and self.run_start.start.continues:
             for logger in self.trainer.loggers:
                 if isinstance(logger, CSVMetrics):
-                    logger.continue_from(self.run_start.start.step)
+                    logger.continue_from(self.run_start.start.step - 1)  # rows count from 0
 
     def after_fit(self) -> None:
         """Says how the run has ended."""
@@ -345,19 +352,8 @@ def _integer_seed(seed: bool | int) -> int:
 
 
 def assemble_loggers(given, table, tracker):
-    if isinstance(given, list): return [table, *given]
-    if given not in (None, True): return [table, given]
+    if isinstance(given, list):
+        return [table, *given]
+    if given not in (None, True):
+        return [table, given]
     return [table] if tracker is None else [table, tracker]
-
-
-def run(cli):
-    import sys
-    from tasks.class_options import own_defaults
-    try:
-        with own_defaults():
-            cli()
-    except (datamodules.DataError, TaskError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
-    except StopRun as s:
-        sys.exit(s.exit_code)

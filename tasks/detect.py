@@ -2,7 +2,8 @@
 
 from datamodules import COCO
 from tasks.callbacks import DetectionPictures, DetectionWriter
-from tasks.cli import VisionCLI, run
+from tasks.cli import VisionCLI
+from tasks.command_line import run
 from tasks.detection import DetectionTask
 
 

@@ -2,7 +2,8 @@
 
 from datamodules import ADE20K
 from tasks.callbacks import LabelMapWriter, SegmentationPictures
-from tasks.cli import VisionCLI, run
+from tasks.cli import VisionCLI
+from tasks.command_line import run
 from tasks.segmentation import SegmentationTask
 
 

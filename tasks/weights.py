@@ -13,6 +13,7 @@ from torch import Tensor
 from backbones import load_weights
 from tasks.class_tensors import DenseModel
 from tasks.errors import TaskError
+from tasks.foreign_code import foreign_code
 
 EXPECTED = "expected a checkpoint such as RUN/checkpoints/best.ckpt or last.ckpt"
 _OLD_FORMAT = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the pickled number that torch.save began with before PyTorch 1.6
@@ -73,7 +74,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         DamagedCheckpoint: The file cannot be read.
-        TaskError: It is something else than a checkpoint.
+        TaskError: It is something else than a checkpoint, or names foreign code as a part of its model.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -83,6 +84,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise TaskError(
             f"{path} is not the checkpoint of a run, such as RUN/checkpoints/best.ckpt; weights of a backbone alone go "
             "to --model.backbone.weights"
+        )
+    foreign = foreign_code(content)
+    if foreign is not None:
+        raise TaskError(
+            f"{path} names {foreign} as a part of its model, and nothing of it has been run; expected parts of this "
+            "package and of torch.optim, and modules of your own that are imported before"
         )
     return content
 

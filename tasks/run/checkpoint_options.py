@@ -49,7 +49,9 @@ def merge_options(
     overruled = [
         f"{name}: {value} -> {built[name]}"
         for name, value in sorted(written.items())
-        if name in built and _plain(built[name]) != _plain(value) and not any(_is_part(name, own) for own in STARTING_WEIGHTS)
+        if name in built
+        and _plain(built[name]) != _plain(value)
+        and not any(_is_part(name, own) for own in STARTING_WEIGHTS)
     ]
     return merged, overruled
 

@@ -80,7 +80,9 @@ class Ending:
         if reason:
             lines.append(reason)
         if out_of_time:
-            lines.append(f"--trainer.max_time is over at step {trainer.global_step}, {steps_left(trainer):.0f} are left")
+            lines.append(
+                f"--trainer.max_time is over at step {trainer.global_step}, {steps_left(trainer):.0f} are left"
+            )
             lines.append(f"continue: {self._command('fit')} --resume auto --trainer.max_time MORE")
         if self.life.folder is None:
             return lines
@@ -112,5 +114,3 @@ def _early_stop(trainer: Trainer) -> str:
                 f"{float(callback.best_score):.4g} in {callback.wait_count} checks"
             )
     return ""
-
-

@@ -62,7 +62,9 @@ def _link_over(path: Path, keep: Path) -> None:
     second.unlink(missing_ok=True)
     try:
         os.link(path, second)
-    except OSError:  # a file system without links: the next rename leaves a moment without `path`, but never without both
+    except (
+        OSError
+    ):  # a file system without links: the next rename leaves a moment without `path`, but never without both
         path.replace(keep)
         return
     second.replace(keep)

@@ -7,7 +7,7 @@ that `python -m tasks.repeat RUN` needs to compute the same step again.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +56,18 @@ class NumbersGuard:
 
     Args:
         folder: The run folder.
+        task: `detect` or `segment`.
+        config: The configuration of this start as yaml, kept with a step that is not finite.
         skip_steps: Steps that may be skipped one after another because their numbers are not finite, before the run
             ends; 0 ends it at the first.
+        check_every_step: Wait for the numbers before every step, also on a GPU.
     """
 
-    def __init__(self, folder: Path, skip_steps: int) -> None:
-        self.folder, self.skip_steps = folder, skip_steps
+    def __init__(
+        self, folder: Path, task: str = "", config: str = "", skip_steps: int = 0, check_every_step: bool = False
+    ) -> None:
+        self.folder, self.task, self.config = folder, task, config
+        self.skip_steps, self.waits = skip_steps, check_every_step or skip_steps > 0
         self.skipped = self.skipped_in_a_row = 0
         self._flag = DelayedFlag()
         self._batches: list[tuple[int, dict[str, Any]]] = []
@@ -82,7 +88,9 @@ class NumbersGuard:
         finite = torch.isfinite(torch.stack(values)).all() if values else torch.tensor(True)
         self._is_finite = finite if self._is_finite is None else self._is_finite & finite
 
-    def before_step(self, trainer: Trainer, module: LightningModule, agreement: Agreement, stop: int, save: bool) -> Decision:
+    def before_step(
+        self, trainer: Trainer, module: LightningModule, agreement: Agreement, stop: int, save: bool
+    ) -> Decision:
         """Asks the numbers of the step that is about to be taken, and lets all processes agree; a collective call.
 
         Raises:
@@ -92,7 +100,7 @@ class NumbersGuard:
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             gradients = torch.ones_like(gradients)  # the scaler of float16 skips such steps by itself
         finite = gradients if self._is_finite is None else gradients & self._is_finite.to(gradients.device)
-        answer = bool(finite) if self.skip_steps else self._flag.put(finite)
+        answer = bool(finite) if self.waits else self._flag.put(finite)
         decision = agreement.on(stop, save, answer is False)
         if decision.broken:
             self._refuse(trainer, module, agreement, bool(gradients))
@@ -120,42 +128,49 @@ class NumbersGuard:
             trainer.global_step,
             [number for number, _ in self._batches],
             [[(key.epoch, key.index) for key in batch.get("keys", [])] for _, batch in self._batches],
-            [str(target.get("file_name", target["image_id"])) for _, batch in self._batches for target in batch["targets"]],
+            [
+                str(target.get("file_name", target["image_id"]))
+                for _, batch in self._batches
+                for target in batch["targets"]
+            ],
             {name: float(value.detach().float().mean()) for name, value in self._losses.items()},
             gradients,
         )
-        steps = [Step(**json.loads(words)) for words in agreement.gather(json.dumps(mine.__dict__))]
+        steps = [Step(**json.loads(words)) for words in agreement.gather(json.dumps(asdict(mine)))]
         report = describe(steps)
         if self.skipped_in_a_row < self.skip_steps:
             self.skipped += 1
             self.skipped_in_a_row += 1
             trainer.optimizers[0].zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradients alone
-            rank_zero_warn(f"{report}; the step is skipped ({self.skipped_in_a_row} of at most {self.skip_steps} in a row)")
+            rank_zero_warn(
+                f"{report}; the step is skipped ({self.skipped_in_a_row} of at most {self.skip_steps} in a row)"
+            )
             return
         self._keep(trainer, steps)
-        raise NumbersError(f"{report}; {REMEDY}; the batch is kept: python -m tasks.repeat {self.folder} repeats the step")
+        raise NumbersError(
+            f"{report}; {REMEDY}; the batch is kept: python -m tasks.repeat {self.folder} repeats the step"
+        )
 
     def _keep(self, trainer: Trainer, steps: list[Step]) -> None:
         """Writes the sample keys of all processes, and the state before the step where it is still at hand."""
         folder = self.folder / KEPT
         name = f"step-{steps[0].step}"
-        is_before_step = trainer.strategy.root_device.type != "cuda" or self.skip_steps > 0
+        is_before_step = trainer.strategy.root_device.type != "cuda" or self.waits
         if is_before_step:
             trainer.save_checkpoint(folder / f"{name}.ckpt", weights_only=False)
         if trainer.is_global_zero:
-            content = {
-                "step": steps[0].step,
-                "checkpoint": f"{KEPT}/{name}.ckpt" if is_before_step else None,
-                "accumulate_grad_batches": trainer.accumulate_grad_batches,
-                "processes": [step.__dict__ for step in steps],
-            }
+            seed = getattr(trainer.datamodule, "seed", None)
+            content = {"task": self.task, "step": steps[0].step, "seed": seed, "processes": [asdict(s) for s in steps]}
             write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
+            write_text(folder / f"{name}.yaml", self.config)
 
 
 def describe(steps: list[Step]) -> str:
     """One line on a step of all processes: what is not finite, and where it came from."""
     guilty = [rank for rank, step in enumerate(steps) if not step.is_finite] or list(range(len(steps)))
-    what = "the loss is not finite" if not steps[guilty[0]].is_finite else "gradients are not finite under a finite loss"
+    what = (
+        "the loss is not finite" if not steps[guilty[0]].is_finite else "gradients are not finite under a finite loss"
+    )
     parts = ", ".join(f"{name} {value:.4g}" for name, value in steps[guilty[0]].losses.items())
     images = ", ".join(steps[guilty[0]].images)
     where = f" on process {', '.join(map(str, guilty))}" if len(steps) > 1 else ""

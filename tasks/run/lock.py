@@ -86,7 +86,9 @@ class RunLock:
         owner = read_owner(self.file)
         if owner != self.owner:
             whose = "its lock file is gone" if owner is None else f"{owner} has taken it over"
-            raise MachineError(f"{self.file.parent} no longer belongs to this process: {whose}; nothing more is written")
+            raise MachineError(
+                f"{self.file.parent} no longer belongs to this process: {whose}; nothing more is written"
+            )
 
     def release(self) -> None:
         """Gives the folder back, if it is still this process's."""

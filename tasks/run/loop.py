@@ -152,9 +152,8 @@ class RunEpochLoop(_TrainingEpochLoop):
             self._save_loggers_on_train_batch_end()
 
     def _make_validation_good(self) -> None:
-        stepped = self._batches_that_stepped
+        self._batches_that_stepped -= 1  # its numbers belong to the step before, as they would have
         super().on_advance_end(None)
-        self._batches_that_stepped = stepped
 
     def _leave_validation(self) -> None:
         """Goes back from the middle of a validation to the state before it, and reports that."""

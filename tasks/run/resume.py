@@ -1,18 +1,16 @@
 """Going on with a run: from its newest good checkpoint, with the options that started it."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.utilities import rank_zero_info
 
 from tasks.errors import TaskError
 from tasks.run.checkpoint_files import CHECKPOINTS
 from tasks.weights import read_checkpoint, verify_checkpoint
-
-logger = logging.getLogger(__name__)
 
 SAVED_CONFIG = "config.fit.yaml"
 
@@ -27,7 +25,7 @@ MAY_DIFFER = (
     "trainer.logger", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "trainer.profiler", "wandb", "pictures", "writer",
     "config", "ckpt_path", "resume", "new_schedule", "save_every_n_steps", "save_every_n_minutes", "stop_within",
-    "skip_bad_steps", "weights_only",
+    "skip_bad_steps", "check_every_step", "weights_only",
 )  # fmt: skip
 """Options in which a start may differ from the one that it continues: length, devices, workers, batch, paths, logging,
 and what this package does around a run."""
@@ -63,7 +61,7 @@ def newest_good_checkpoint(folder: Path) -> Candidate | None:
         try:
             verify_checkpoint(candidate.path)
         except TaskError as error:
-            logger.warning("%s; taking the one before", error)
+            rank_zero_info(f"{error}; taking the one before")
             continue
         return candidate
     return None
@@ -74,7 +72,7 @@ def _candidates(folder: Path) -> Iterator[Candidate]:
         try:
             content = read_checkpoint(path)
         except TaskError as error:
-            logger.warning("%s; taking the one before", error)
+            rank_zero_info(f"{error}; taking the one before")
             continue
         if "optimizer_states" in content:  # weights alone cannot be continued
             yield Candidate(path, int(content["global_step"]), int(content["epoch"]))

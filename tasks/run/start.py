@@ -121,10 +121,14 @@ class RunStart:
 def finished_words(folder: Path, record: RunRecord) -> str:
     """What a finished run says when it is asked to go on."""
     score = ", ".join(f"{name} {value:.4g}" for name, value in record.score.items()) or "no score"
-    return f"{folder} is finished: {score} after {record.step} steps; give more --trainer.max_epochs or max_steps to go on"
+    return (
+        f"{folder} is finished: {score} after {record.step} steps; give more --trainer.max_epochs or max_steps to go on"
+    )
 
 
-def close_record(folder: Path, status: str, step: int, epoch: int, score: Mapping[str, float], reason: str = "") -> None:
+def close_record(
+    folder: Path, status: str, step: int, epoch: int, score: Mapping[str, float], reason: str = ""
+) -> None:
     """Writes how a run stands at the end of a command."""
     record = read_record(folder) or RunRecord()
     replace(record, status=status, step=step, epoch=epoch, score=dict(score), reason=reason).write(folder)

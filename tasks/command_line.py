@@ -1,0 +1,110 @@
+"""A command from its start to its exit code: what is shown of the libraries, and how it ends."""
+
+import logging
+import re
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from tasks.class_options import own_defaults
+from tasks.run import exit_codes
+from tasks.run.failures import Failure, explain
+from tasks.run.processes import LEAVE, STOPPED, LocalProcesses
+from tasks.run.wandb_run import finish_wandb
+
+QUIET = (
+    r"`isinstance\(treespec, LeafSpec\)`",  # between Lightning and PyTorch
+    r"Checkpoint directory .* exists and is not empty",  # it belongs to the run that is continued
+    r"Be aware that when using `ckpt_path`, callbacks",  # predictions need none of training's callbacks
+    r"Found \d+ module\(s\) in eval mode",  # frozen stages and norms, as the configuration says
+    r"Fail to import ``MultiScaleDeformableAttention``",  # mmcv without compiled operators, as installed on purpose
+    r"Default ``avg_non_ignore`` is False",  # MMSegmentation's published baselines were trained with its default
+    r"It is recommended to use `self.log\(.*, sync_dist=True\)`",  # metrics are equal on all processes already
+    r"The `srun` command is available on your system but is not used",  # one process needs none
+    r"does not have many workers which may be a bottleneck",  # the share of time spent waiting for data is logged
+    r"LightningCLI's args parameter is intended to run from within Python",
+)
+"""Warnings of libraries about which a user can and need do nothing."""
+
+QUIET_LOG = (
+    r"Tip: For seamless cloud",  # advertisements
+    r"^TPU available: False",
+    r"Seed set to \d+",  # of every process; the seed is in the configuration and in summary.json
+    r"^Loading `train_dataloader` to estimate number of stepping batches",
+)
+"""The same for what they log."""
+
+
+def run(cli: Callable[[], object]) -> None:
+    """Runs a command line; it ends as `exit_codes.MEANINGS` says, and the last line on stderr says why it has failed.
+
+    Args:
+        cli: Function without arguments that constructs the command line.
+
+    Raises:
+        SystemExit: With the exit code, unless that is 0.
+    """
+    with helpful_output(), own_defaults(), LocalProcesses() as processes:
+        exit_code, failure = _outcome(cli)
+        processes.note(failure)
+        finish_wandb(exit_code, seconds=None if failure is None else LEAVE / 2)
+        failure = processes.end()
+    if failure is not None:
+        exit_code = failure.exit_code
+        if processes.prints():
+            print(failure.line(), file=sys.stderr, flush=True)  # noqa: T201
+    if exit_code != exit_codes.FINISHED:
+        sys.exit(exit_code)
+
+
+def _outcome(cli: Callable[[], object]) -> tuple[int, Failure | None]:
+    """The exit code of a command, and how it has failed unless all is well or the run was asked to stop."""
+    try:
+        cli()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else exit_codes.FINISHED, None
+    except KeyboardInterrupt:
+        return exit_codes.INTERRUPTED, None
+    except Exception as error:  # whatever it is, it ends here
+        if (code := getattr(error, "exit_code", None)) in STOPPED:
+            return code, None
+        failure = explain(error)
+        if failure.exit_code == exit_codes.FAILED:
+            traceback.print_exception(error)
+        return failure.exit_code, failure
+    return exit_codes.FINISHED, None
+
+
+@contextmanager
+def helpful_output() -> Iterator[None]:
+    """Shows what `backbones` says about the weights it loads, and leaves `QUIET` and `QUIET_LOG` out."""
+    handler, reports = logging.StreamHandler(), logging.getLogger("backbones")
+    handler.addFilter(lambda record: getattr(rank_zero_only, "rank", 0) == 0)
+    level = reports.level
+    reports.addHandler(handler)
+    reports.setLevel(logging.INFO)
+    libraries = [handler for name in ("lightning.pytorch", "lightning.fabric") for handler in _handlers(name)]
+    for library in libraries:
+        library.addFilter(_is_helpful)
+    try:
+        with warnings.catch_warnings():
+            for message in QUIET:
+                warnings.filterwarnings("ignore", f".*{message}")
+            yield
+    finally:
+        reports.removeHandler(handler)
+        reports.setLevel(level)
+        for library in libraries:
+            library.removeFilter(_is_helpful)
+
+
+def _handlers(name: str) -> list[logging.Handler]:
+    return logging.getLogger(name).handlers
+
+
+def _is_helpful(record: logging.LogRecord) -> bool:
+    return not any(re.search(pattern, record.getMessage()) for pattern in QUIET_LOG)

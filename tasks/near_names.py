@@ -1,0 +1,56 @@
+"""Names that a user may have meant."""
+
+from collections.abc import Sequence
+from difflib import SequenceMatcher, get_close_matches
+from pathlib import Path
+
+NEAR = 0.7
+"""Similarity from which a name is offered: two letters of seven may be wrong."""
+LISTED = 20
+"""Names that are listed where none is near."""
+
+
+def instead(typed: str, known: Sequence[str]) -> str:
+    """What to write instead of a name.
+
+    Args:
+        typed: The name that is unknown; with dots, its last part counts most.
+        known: All names.
+
+    Returns:
+        `; did you mean X or Y?`, or all names where none is near and they fit in a line.
+    """
+    scores = {name: similarity(typed, name) for name in known}
+    best = max(scores.values(), default=0.0)
+    near = sorted((name for name in scores if scores[name] >= max(NEAR, best - 0.1)), key=lambda name: -scores[name])
+    if near:
+        return f"; did you mean {listed(near[:3])}?"
+    short = [name.rpartition(".")[2] if name.startswith("--") else name for name in known]
+    return f"; known: {', '.join(short)}" if 0 < len(short) <= LISTED else "; --help lists all"
+
+
+def similarity(typed: str, name: str) -> float:
+    """How near a name is to a typed one, in 0..1.
+
+    In one group (`--data.`) the last part decides; it also counts alone: `--batch_size` for `--data.batch_size`.
+    """
+    (group, _, end), (own_group, _, own_end) = (text.lower().lstrip("-").rpartition(".") for text in (typed, name))
+    ends = SequenceMatcher(None, end, own_end).ratio()
+    return ends if group == own_group else max(0.99 * ends, SequenceMatcher(None, typed, name).ratio())
+
+
+def missing_file(path: Path) -> str:
+    """Says that a file is missing, with files of nearly that name beside it.
+
+    Args:
+        path: The file.
+    """
+    shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    beside = {file.name: str(shown.parent / file.name) for file in sorted(path.parent.glob(f"*{path.suffix}"))}
+    near = [beside[name] for name in get_close_matches(path.name, beside, cutoff=NEAR)]
+    return f"no file {shown}" + (f"; did you mean {listed(near)}?" if near else "")
+
+
+def listed(names: Sequence[str], conjunction: str = "or") -> str:
+    """`a, b or c`."""
+    return f" {conjunction} ".join(part for part in (", ".join(names[:-1]), names[-1]) if part)

@@ -1,0 +1,245 @@
+"""What the command line says about an option that it refuses: one line, with the nearest names.
+
+jsonargparse (4.53) wraps what a class within a class refuses in one more text at every level, below 70 lines of usage.
+It keeps the chain of causes, though: the innermost link says what is wrong, the links before it say where.
+"""
+
+import inspect
+import re
+import typing
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn
+
+from jsonargparse._subcommands import find_action, find_parent_action
+from jsonargparse._typehints import get_all_subclass_paths, get_class_types
+from lightning.pytorch.cli import LightningArgumentParser
+
+from tasks.errors import TaskError
+from tasks.near_names import instead, listed, missing_file
+
+COMMANDS = ("fit", "validate", "test", "predict")
+
+
+class OptionParser(LightningArgumentParser):
+    """LightningCLI's parser, which ends in one line about what is wrong instead of its usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises what the command line prints.
+
+        Args:
+            message: What jsonargparse would print.
+            ex: The error behind it.
+
+        Raises:
+            TaskError: The line.
+            Refused: The same for the class around this one, where this parser belongs to a class.
+        """
+        if not self.exit_on_error:
+            raise Refused(self, message) from ex
+        raise TaskError(explain_refusal(self, message, ex)) from ex
+
+    def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Any:
+        """Parses a configuration file; what it refuses is said with the file's name."""
+        try:
+            return super().parse_path(path, *arguments, **options)
+        except TaskError as error:
+            raise TaskError(f"{path}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise TaskError(f"{path} is no text; --config expects a yaml file such as those in configs") from error
+
+
+class Refused(ArgumentError):
+    """Options of a class within a class are refused."""
+
+    def __init__(self, parser: OptionParser, message: str) -> None:
+        super().__init__(None, message)
+        self.parser = parser
+
+
+@dataclass
+class Place:
+    """Where an option was refused.
+
+    Attributes:
+        parser: Parser of the class that refused it, or of the command.
+        keys: Options that lead there: `["model.backbone", "attention"]`.
+        owner: Import path of the class; empty for the command itself.
+        text: What the innermost error says.
+    """
+
+    parser: OptionParser
+    text: str
+    keys: list[str] = field(default_factory=list)
+    owner: str = ""
+
+    def option(self, *name: str) -> str:
+        """The option as a user writes it: `--model.backbone.attention`."""
+        command, _, rest = ".".join([*self.keys, *name]).partition(".")
+        return f"--{rest}" if command in COMMANDS and rest else "--" + ".".join([*self.keys, *name])
+
+    def type(self) -> Any:
+        """Type of the option at the end of the keys; None where it is unknown."""
+        return getattr(find_action(self.parser, self.keys[-1]), "_typehint", None) if self.keys else None
+
+
+def explain_refusal(parser: OptionParser, message: str, error: BaseException | None) -> str:
+    """One line about a refused option: where it stands, what was expected, and the nearest names.
+
+    Args:
+        parser: Parser of the command.
+        message: What jsonargparse would print.
+        error: The error behind it.
+
+    Returns:
+        The line, without "error: ".
+    """
+    place = Place(parser, message)
+    for link in _chain(error):
+        if isinstance(link, TaskError):  # a file's own line, handed on
+            return str(link)
+        place.text = text = str(link)
+        if isinstance(link, Refused):
+            place.parser = link.parser
+        elif type(link) is TypeError and (key := re.match(r'Parser key "([^"]+)"', text)):
+            place.keys.append(key[1])
+        elif helped := re.match(r"--(\S+)\.help: ", text):
+            place.keys.append(helped[1])
+        elif owner := re.search(r"class_path[ =]'([^']+)'", text):
+            place.owner = owner[1]
+    for text in (message, place.text):
+        for pattern, explain in RULES:
+            if found := re.search(pattern, text):
+                return _one_line(explain(place, found))
+    return _one_line(f"{place.option()}: {place.text}" if place.keys else place.text.removeprefix("argument "))
+
+
+def _unknown_option(place: Place, found: re.Match[str]) -> str:
+    typed = found[1]
+    if place.text.startswith("unrecognized") and not typed.startswith("-"):
+        return f"{typed!r} stands alone; an option is written --NAME VALUE or --NAME=VALUE"
+    option = typed if re.match("-[^-]", typed) else place.option(typed.lstrip("-"))
+    if (commands := place.parser._subcommands_action) is not None:
+        place.parser = commands.choices["fit"]
+        if place.text.startswith("unrecognized") and find_parent_action(place.parser, typed.lstrip("-")):
+            return f"{option} belongs behind the command: fit {option}"
+    known = [place.option(dest) for dest in _destinations(place.parser, nested=not place.owner)]
+    owner = f" of {place.owner}" if place.owner else ""
+    return f"{option} is no option{owner}{instead(option, known)}"
+
+
+def _missing_options(place: Place, found: re.Match[str]) -> str:
+    names = [place.option(name) for name in found[1].split(", ")]
+    if place.owner:
+        return f"{place.owner} needs {listed(names, 'and')}"
+    return f"{listed(names, 'and')} not given; a recipe gives them: --config configs/.../NAME.yaml"
+
+
+def _unknown_class(place: Place, found: re.Match[str]) -> str:
+    name = found[1] or place.owner
+    if re.search(r"\.(ya?ml|json)$|/", name):
+        return f"{place.option()}: {missing_file(Path(name))}"
+    reason = "" if found[1] else f" ({place.text})"
+    return f"{place.option()} {name} cannot be found{reason}{instead(name, _class_names(place.type()))}"
+
+
+def _no_class_yet(place: Place, _: re.Match[str]) -> str:
+    return f"{place.option()} needs its class before the options of the class{instead('', _class_names(place.type()))}"
+
+
+def _wrong_class(place: Place, found: re.Match[str]) -> str:
+    return f"{place.option()} {found[1]} is no {found[2]}{instead(found[1], _class_names(place.type()))}"
+
+
+def _wrong_value(place: Place, found: re.Match[str]) -> str:
+    words = list(dict.fromkeys(_type_words(place.type())))
+    near = instead(found[1], words)
+    return f"{place.option()} is {found[1]!r}, expected {listed(words)}{near if 'did you mean' in near else ''}"
+
+
+def _unknown_command(_: Place, found: re.Match[str]) -> str:
+    return f"{found[1]} is no command{instead(found[1], list(COMMANDS))}"
+
+
+def _no_command(_: Place, __: re.Match[str]) -> str:
+    return f"expected a command first, {listed(COMMANDS)}: fit --config configs/.../NAME.yaml"
+
+
+def _no_config(_: Place, found: re.Match[str]) -> str:
+    return f"--config: {missing_file(Path(found[1]))}"
+
+
+def _no_mapping(_: Place, found: re.Match[str]) -> str:
+    return f"expected options such as `trainer: {{max_epochs: 12}}`, found {found[1][:60]!r}"
+
+
+def _no_yaml(_: Place, found: re.Match[str]) -> str:
+    return "no valid yaml: " + re.sub(r' *in "<\w+ string>",', " at", found[1])
+
+
+RULES: tuple[tuple[str, Callable[[Place, re.Match[str]], str]], ...] = (
+    (r"^unrecognized arguments: ([^\s=]+)", _unknown_option),
+    (r"argument subcommand: invalid choice: '([^']*)'", _unknown_command),
+    (r"^expected \"subcommand\" to be one of", _no_command),
+    (r"^Parser key \"config\": File does not exist: '(.+)'", _no_config),
+    (r"^Unexpected config: *([^\n]*)", _no_mapping),
+    (r"(?s)^Problems parsing config: (.*)", _no_yaml),
+    (r"(?:^Option|does not accept option) '([^']+)'", _unknown_option),
+    (r"^the following arguments are required: (.+)", _missing_options),
+    (r"^(?:Expected a dot import path string|Unexpected import path format): (.+)", _unknown_class),
+    (r"^(?:module '[^']+' has no attribute|No module named) ()", _unknown_class),
+    (r"^Expected an instantiatable class, but \S+ is abstract", _no_class_yet),
+    (r"^Import path (\S+) does not correspond to a subclass of (\S+)", _wrong_class),
+    (r"^Expected '(\S+)' to be (?:a subclass of|a function that returns) (\S+?)\.?$", _wrong_class),
+    (r"(?s)^Expected an? .*Got value: (.*)", _wrong_value),
+)
+"""What jsonargparse says, and what is said instead."""
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and its causes, the innermost last."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _destinations(parser: OptionParser, nested: bool) -> Iterator[str]:
+    """Options of a parser; nested: also those of the classes that its options can name."""
+    for action in parser._actions:
+        if action.option_strings and not action.dest.endswith(("help", "print_shtab")):
+            yield action.dest
+            for owner in get_class_types(getattr(action, "_typehint", None)) if nested else ():
+                for cls in (owner, *owner.__subclasses__()):
+                    yield from (f"{action.dest}.{name}" for name in list(inspect.signature(cls).parameters))
+
+
+def _class_names(hint: Any) -> list[str]:
+    """What can be named for a type: its classes by their short names, functions that build one by their import path."""
+    paths = get_all_subclass_paths(hint)
+    names = [path.rpartition(".")[2] for path in paths]
+    for module in {path.rpartition(".")[0] for path in paths if path.count(".") == 1}:
+        for name, value in inspect.getmembers(import_module(module), inspect.isfunction):
+            built = value.__annotations__.get("return")
+            if inspect.isclass(built) and issubclass(built, get_class_types(hint)):
+                names.append(f"{module}.{name}")
+    return names
+
+
+def _type_words(hint: Any) -> Iterator[str]:
+    """What a type allows, in a user's words: an integer, null."""
+    words = {int: "an integer", float: "a number", str: "text", bool: "true or false", NoneType: "null", Path: "a path"}
+    if typing.get_origin(hint) is Literal:
+        yield from map(str, typing.get_args(hint))
+    elif typing.get_origin(hint) in (typing.Union, UnionType):
+        for part in typing.get_args(hint):
+            yield from _type_words(part)
+    else:
+        yield words.get(hint) or re.sub(r"\b(\w+\.)+", "", hint.__name__ if inspect.isclass(hint) else str(hint))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

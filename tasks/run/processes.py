@@ -1,0 +1,213 @@
+"""The processes of a command on this machine: an error in one of them ends all of them, and its line is the last one.
+
+Lightning (2.6.6) looks every 5 s whether a process that it has started has failed, and then kills the main process
+without a word; when the main process fails, the others stay until their collective times out, and when it is killed,
+for ever. Here every process notes its failure before it leaves, the main process says which was the first, and no
+process outlives it.
+"""
+
+import ctypes
+import json
+import multiprocessing
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from lightning.fabric.strategies.launchers import subprocess_script as fabric_launcher
+from lightning.pytorch.strategies.launchers import subprocess_script as launcher
+from lightning.pytorch.utilities import rank_zero_only
+
+from tasks.run import exit_codes
+from tasks.run.failures import Failure
+
+POLL = 0.2
+"""Seconds between looks at the other processes."""
+NOTICE = 8.0
+"""Seconds in which a process learns by itself that another has failed, and in which the other's cause is waited for."""
+LEAVE = 20.0
+"""Seconds in which a failed main process cleans up; the whole job ends within 60 s."""
+
+STOPPED = (exit_codes.TIME_LIMIT, exit_codes.INTERRUPTED, exit_codes.USER_SIGNAL, exit_codes.TERMINATED)
+"""Exit codes of a run that has ended before its last step as all processes had agreed."""
+
+_RECORD, _MAIN = "ATTNDENSE_FAILURE", "ATTNDENSE_MAIN_PROCESS"
+
+
+class LocalProcesses:
+    """This process and those that Lightning starts from it; a context around the command.
+
+    Started by srun or torchrun, a process has no such company: they end the job themselves.
+    """
+
+    def __init__(self) -> None:
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.is_child = os.environ.get(_MAIN) == str(os.getppid())
+        self._record = Path(os.environ[_RECORD]) if self.is_child else _free_name()
+        self._failure: Failure | None = None
+        self._is_leaving, self._has_ended = threading.Event(), threading.Event()
+
+    def __enter__(self) -> "LocalProcesses":
+        _leave_if_orphaned()
+        _die_with_parents()
+        if self.is_child:
+            _die_with(int(os.environ[_MAIN]))
+        else:
+            os.environ.update({_RECORD: str(self._record), _MAIN: str(os.getpid())})
+        self._observers = [(module, module._launch_process_observer) for module in (fabric_launcher, launcher)]
+        for module, _ in self._observers:
+            module._launch_process_observer = self._observe
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._has_ended.set()
+        for module, observer in self._observers:
+            module._launch_process_observer = observer
+        if not self.is_child:
+            self._record.unlink(missing_ok=True)
+            os.environ.pop(_RECORD, None)
+            os.environ.pop(_MAIN, None)
+
+    def note(self, failure: Failure | None) -> None:
+        """Notes how this process has ended, before it cleans up; the first failure of the job counts.
+
+        Args:
+            failure: None if all is well.
+        """
+        if failure is None:
+            self._has_ended.set()
+            return
+        self._failure = replace(failure, rank=getattr(rank_zero_only, "rank", None) or 0)
+        if not failure.is_echo and (self.children or self.is_child):
+            _write_first(self._record, self._failure)
+        self._is_leaving.set()
+
+    def end(self) -> Failure | None:
+        """Ends the other processes, after having waited for them if all is well.
+
+        Returns:
+            How the job has failed, or in a process that Lightning has started, how that process has.
+        """
+        if self.is_child:
+            if self._failure is not None and self._failure.is_echo:
+                _wait(self._record.exists, NOTICE)
+            return self._failure
+        if self._failure is None:
+            _wait(lambda: all(child.poll() is not None for child in self.children), LEAVE)
+        elif self._failure.is_echo and self.children:
+            _wait(lambda: self._cause() is not None, NOTICE)
+        cause = self._cause()
+        for child in self.children:
+            child.kill()
+        self._has_ended.set()
+        return cause
+
+    def prints(self) -> bool:
+        """Whether this process prints its line: not where the main process knows it."""
+        return not (self.is_child and self._record.exists())
+
+    def _observe(self, children: list[subprocess.Popen[bytes]]) -> None:
+        """Takes the place of Lightning's observer."""
+        self.children = children
+        threading.Thread(target=self._watch, daemon=True, name="process-observer").start()
+
+    def _watch(self) -> None:
+        while not self._is_leaving.wait(POLL) and self._cause() is None:
+            if self._has_ended.is_set():
+                return
+        if self._is_leaving.wait(NOTICE):
+            time.sleep(LEAVE)  # by then the main process has cleaned up and is gone, and this thread with it
+        if (cause := self._cause()) is None:
+            return
+        if not self._has_ended.is_set():
+            print(cause.line(), file=sys.stderr, flush=True)  # noqa: T201
+        for process in (*self.children, *multiprocessing.active_children()):
+            process.kill()  # type: ignore[attr-defined]  # two classes
+        os._exit(cause.exit_code)
+
+    def _cause(self) -> Failure | None:
+        """The first failure of the job, as far as it is known."""
+        if self._record.exists():
+            return Failure(**json.loads(self._record.read_text()))
+        if self._failure is not None and not self._failure.is_echo:
+            return self._failure
+        ended = [(child.poll() or 0, rank, child.pid) for rank, child in enumerate(self.children, start=1)]
+        failed = sorted(end for end in ended if end[0] not in (exit_codes.FINISHED, *STOPPED))
+        return _sudden_end(*failed[0]) if failed else self._failure  # killed ones have negative codes, and come first
+
+
+def _wait(until: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not until() and time.monotonic() < deadline:
+        time.sleep(POLL / 4)
+
+
+def _sudden_end(code: int, rank: int, pid: int) -> Failure:
+    if code > 0:
+        return Failure(f"left with exit code {code} (pid {pid}); what it said stands above", code, rank=rank)
+    name = signal.Signals(-code).name
+    memory = ", most likely because the machine's memory is full" if -code == signal.SIGKILL else ""
+    return Failure(f"killed by {name} (pid {pid}){memory}", exit_codes.MACHINE, rank=rank)
+
+
+def _free_name() -> Path:
+    """Where the first failure is noted; nothing is written before there is one."""
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:  # no folder can be written to
+        folder = os.curdir
+    return Path(folder, f"attndense-{secrets.token_hex(8)}.json").absolute()
+
+
+def _write_first(record: Path, failure: Failure) -> None:
+    """Writes the record unless there is one; whole, so that it can be read at any moment."""
+    draft = record.with_suffix(f".{os.getpid()}")
+    try:
+        draft.write_text(json.dumps(asdict(failure)))
+        os.link(draft, record)
+    except OSError:  # there is one, or nothing can be written; then this process prints its line itself
+        return
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+# Linux ends a process together with its parent if it asks for that. Loader processes ask when they are forked.
+
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
+_forking: list[int] = []
+
+
+def _die_with_parents() -> None:
+    """Makes every process that this one forks from now on end with it, even at kill -9."""
+    if not _forking:
+        os.register_at_fork(before=lambda: _forking.__setitem__(0, os.getpid()), after_in_child=_die_with_forking)
+    _forking[:] = [os.getpid()]
+
+
+def _die_with_forking() -> None:
+    _die_with(_forking[0])
+
+
+def _leave_if_orphaned() -> None:
+    """Ends a process whose main process was gone before it could ask to end with it."""
+    main = os.environ.get(_MAIN)
+    if main is not None and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        try:
+            os.kill(int(main), 0)
+        except ProcessLookupError:
+            os._exit(exit_codes.MACHINE)
+
+
+def _die_with(parent: int) -> None:
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended meanwhile
+            os._exit(exit_codes.MACHINE)

@@ -1,0 +1,174 @@
+"""Commands as processes of their own: started, watched line by line, signalled, and what they have left compared."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[2]
+DATA = {"detect": "coco", "segment": "ade20k"}
+
+
+def fit_arguments(task: str, shapes: Path, runs: Path, name: str, *options: str) -> list[str]:
+    """A quarter of the quickstart's width, on 12 images: 3 steps an epoch, 4 epochs, a validation after each."""
+    return [
+        "fit",
+        f"--config={ROOT}/configs/{task}/quickstart.yaml",
+        f"--data.root={shapes / DATA[task]}",
+        "--data.batch_size=4",
+        "--data.val_batch_size=2",
+        "--data.num_workers=0",
+        "--model.backbone.width=0.25",
+        "--model.lr_schedule.warmup_steps=2",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=4",
+        "--trainer.log_every_n_steps=1",
+        "--wandb.mode=disabled",
+        "--pictures.images=0",
+        f"--runs={runs}",
+        f"--name={name}",
+        *options,
+    ]
+
+
+def two_processes() -> tuple[str, ...]:
+    """Options for two processes on this machine, with as many images a step as one has."""
+    return ("--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=2")
+
+
+class Running:
+    """A command that runs, in a process group of its own.
+
+    Args:
+        task: `detect` or `segment`.
+        arguments: Its arguments.
+        environment: Variables besides those of this process.
+    """
+
+    def __init__(self, task: str, arguments: list[str], **environment: str) -> None:
+        self.lines: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", f"tasks.{task}", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def output(self) -> str:
+        """All that it has printed."""
+        return "\n".join(self.lines)
+
+    def wait_for(self, pattern: str, seconds: float = 120) -> None:
+        """Waits until a line matches."""
+        end = time.monotonic() + seconds
+        while not any(re.search(pattern, line) for line in self.lines):
+            assert time.monotonic() < end and self.process.poll() is None, f"no {pattern!r} in\n{self.output}"
+            time.sleep(0.005)
+
+    def signal(self, number: int, everybody: bool = False) -> None:
+        """Sends a signal to the first process, or to all of them and their workers."""
+        (os.killpg if everybody else os.kill)(self.process.pid, number)
+
+    def children(self) -> list[int]:
+        """Process ids of the other processes of the command: ranks and loader workers."""
+        found = subprocess.run(["pgrep", "-g", str(self.process.pid)], capture_output=True, text=True).stdout.split()
+        return [int(pid) for pid in found if int(pid) != self.process.pid]
+
+    def end(self, seconds: float = 120) -> int:
+        """Waits for the end; nothing of the command may be left behind."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            raise AssertionError(f"still running after {seconds} s:\n{self.output}") from None
+        self._reader.join(10)
+        return code
+
+    def kill(self) -> None:
+        """kill -9 to all of it."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def require_no_orphans(self, seconds: float = 15) -> None:
+        """Nothing of its process group runs any more."""
+        end = time.monotonic() + seconds
+        while left := self.children():
+            assert time.monotonic() < end, f"processes {left} outlive the command:\n{self.output}"
+            time.sleep(0.2)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+
+def run(task: str, arguments: list[str], seconds: float = 180, **environment: str) -> tuple[int, str]:
+    """Runs a command to its end: exit code and output."""
+    running = Running(task, arguments, **environment)
+    return running.end(seconds), running.output
+
+
+def require_equal_runs(one: Path, other: Path) -> None:
+    """Weights, optimiser, schedule, loops and best score are equal bit for bit, and so are table and summary."""
+    for name in ("last.ckpt", "best.ckpt"):
+        require_equal_checkpoints(one / "checkpoints" / name, other / "checkpoints" / name)
+    first, second = (json.loads((run / "summary.json").read_text()) for run in (one, other))
+    for summary in (first, second):
+        del summary["seconds"], summary["run"]
+    assert first == second
+    tables = numbers_of_table(one), numbers_of_table(other)
+    assert [row["step"] for row in tables[0]] == [row["step"] for row in tables[1]]
+    for row, again in zip(*tables, strict=True):
+        assert row == again
+
+
+def require_equal_checkpoints(one: Path, other: Path) -> None:
+    """Everything in two checkpoints is equal, but for times and paths."""
+    first, second = (torch.load(path, weights_only=True) for path in (one, other))
+    assert first.keys() == second.keys()
+    for name in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"):
+        require_equal(first[name], second[name], name)
+    for state in (first, second):
+        for callback in state["callbacks"].values():
+            callback.pop("seconds", None)
+    require_equal(first["callbacks"], second["callbacks"], "callbacks")
+
+
+def require_equal(one: object, other: object, where: str) -> None:
+    """Two nested states are equal, tensors bit for bit."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key, value in one.items():
+            require_equal(value, other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for place, value in enumerate(one):
+            require_equal(value, other[place], f"{where}/{place}")
+    else:
+        assert one == other or (one != one and other != other), f"{where}: {one} {other}"
+
+
+def numbers_of_table(run: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without what depends on the clock."""
+    import csv
+
+    with (run / "metrics.csv").open(newline="") as lines:
+        return [
+            {name: value for name, value in row.items() if not name.startswith("perf/")}
+            for row in csv.DictReader(lines)
+        ]
