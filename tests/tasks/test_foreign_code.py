@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytest
@@ -78,7 +79,8 @@ def checkpoint(tmp_path: Path, marker: Path) -> Callable[[str], Path]:
         state = {f"model.{name}": value for name, value in model.state_dict().items()}
         payload = payloads(marker)[kind]
         path = tmp_path / f"{kind}.ckpt"
-        torch.save({"state_dict": state, "global_step": 1, "epoch": 0, "hyper_parameters": payload}, path)
+        facts = {"global_step": 1, "epoch": 0, "pytorch-lightning_version": "2.6.6"}
+        torch.save({"state_dict": state, "hyper_parameters": payload, **facts}, path)
         return path
 
     return write
@@ -87,25 +89,40 @@ def checkpoint(tmp_path: Path, marker: Path) -> Callable[[str], Path]:
 KINDS = ["instantiator", "class", "command", "import", "pickle"]
 
 
+@pytest.fixture
+def refused(command: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command of detection that must end with exit code 2 and one line of an error, and gives the line."""
+
+    def run(subcommand: str, option: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            command("detect", subcommand, option)
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert stop.value.code == 2 and len(lines) == 1
+        return lines[0]
+
+    return run
+
+
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("subcommand", ["fit", "predict"])
-def test_command_line_with_a_checkpoint(
-    subcommand: str, kind: str, checkpoint: Callable[[str], Path], fails: Callable[..., str], marker: Path
+def test_predictions_of_a_checkpoint(
+    kind: str, checkpoint: Callable[[str], Path], refused: Callable[..., str], marker: Path
 ) -> None:
-    fails("detect", subcommand, f"--ckpt_path={checkpoint(kind)}")
+    refused("predict", f"--ckpt_path={checkpoint(kind)}")
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("subcommand", ["validate", "test"])
-def test_evaluation_of_a_checkpoint(
-    subcommand: str, checkpoint: Callable[[str], Path], fails: Callable[..., str], marker: Path
+@pytest.mark.parametrize("subcommand", ["fit", "validate", "test"])
+def test_other_commands_with_a_checkpoint(
+    subcommand: str, checkpoint: Callable[[str], Path], refused: Callable[..., str], marker: Path
 ) -> None:
-    assert "names os.system as a part" in fails("detect", subcommand, f"--ckpt_path={checkpoint('command')}")
+    assert "names os.system as a part" in refused(subcommand, f"--ckpt_path={checkpoint('command')}")
     assert not marker.exists()
 
 
-def test_command_line_with_weights(checkpoint: Callable[[str], Path], fails: Callable[..., str], marker: Path) -> None:
-    fails("detect", "fit", f"--model.weights={checkpoint('pickle')}")
+def test_command_line_with_weights(
+    checkpoint: Callable[[str], Path], refused: Callable[..., str], marker: Path
+) -> None:
+    assert "UnpicklingError" in refused("fit", f"--model.weights={checkpoint('pickle')}")
     assert not marker.exists()
 
 
@@ -131,14 +148,9 @@ def test_weights_of_a_backbone(kind: str, checkpoint: Callable[[str], Path], mar
 def test_load_from_checkpoint(kind: str, checkpoint: Callable[[str], Path], marker: Path) -> None:
     if "load_from_checkpoint" not in vars(VisionTask) and kind in ("command", "import"):
         pytest.skip("Lightning's own load_from_checkpoint runs these")
-    with pytest.raises(Exception) as error:
+    with pytest.raises((ValueError, UnpicklingError)):  # a TaskError is a ValueError, as are Lightning's own
         DetectionTask.load_from_checkpoint(checkpoint(kind))
-    assert not marker.exists() and error.type.__name__ in (
-        "TaskError",
-        "DamagedCheckpoint",
-        "ValueError",
-        "UnpicklingError",
-    )
+    assert not marker.exists()
 
 
 class TestForeignCode:
@@ -173,13 +185,14 @@ class TestForeignCode:
 
     def test_parts_of_every_recipe_are_none(self) -> None:
         recipes = list((Path(__file__).parents[2] / "configs").rglob("*.yaml"))
-        paths = {
-            path
-            for file in recipes
-            for path in re.findall(r"\b(?:attention|backbones|tasks|torch)\.\w[\w.]+", file.read_text())
-        }
+        named = re.compile(r"\b(?:attention|backbones|tasks\.\w+|torch\.optim)\.\w+")
+        paths = {path for file in recipes for path in named.findall(file.read_text())}
         paths |= {f"backbones.{name}" for name in backbones.list_backbones()}
-        paths |= {f"attention.{name}" for name in attention.__all__ if issubclass_of_module(getattr(attention, name))}
+        parts = {name: getattr(attention, name) for name in attention.__all__}
+        operators = [
+            name for name, part in parts.items() if isinstance(part, type) and issubclass(part, torch.nn.Module)
+        ]
+        paths |= {f"attention.{name}" for name in operators}
         assert len(paths) > 80
         assert {path for path in paths if foreign_code({"hyper_parameters": {"part": path}}) is not None} == set()
 
@@ -190,7 +203,3 @@ class TestForeignCode:
         monkeypatch.setitem(sys.modules, "own_package", own)
         assert foreign_code({"hyper_parameters": {"backbone": {"class_path": "own_package.MyBackbone"}}}) is None
         assert foreign_code({"hyper_parameters": {"x": "own_package.launch"}}) == "own_package.launch"
-
-
-def issubclass_of_module(value: object) -> bool:
-    return isinstance(value, type) and issubclass(value, torch.nn.Module)
