@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import albumentations as A
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.base import Batch, VisionDataModule
-from datamodules.collate import pad_images, valid_sizes
+from datamodules.class_names import ClassList, match_classes, renumbering
+from datamodules.collate import collate_images, pad_images
 from datamodules.errors import DataError
 from datamodules.image_dataset import ImageDataset, to_tensor
 from datamodules.images import IMAGE_SUFFIXES, read_image, read_mask
@@ -39,7 +41,8 @@ class ADE20K(VisionDataModule):
     - `size`: (B, 2) valid height and width;
     - `mask`: in training (B, H, W) uint8, padded with 255; in validation B tensors (H_i, W_i) at original resolution;
     - `repeated`: (B,) bool, True where a sample only fills up the last step of a distributed run;
-    - `targets`: B dictionaries with `image_id`, `file_name`, `original_size` (2,) height and width.
+    - `keys`: B `SampleKey`s, from which `batch_of` makes a training batch again;
+    - `targets`: B dictionaries with `image_id`, `file_name` (the path), `original_size` (2,) height and width.
 
     Args:
         root: Folder of the data set.
@@ -51,9 +54,13 @@ class ADE20K(VisionDataModule):
         num_workers: Loader processes per training process; 0 loads in the training process.
         max_images: Use only the first images of each split in the order of their names, to try things out.
         images: Image, folder or glob that `predict` runs on, instead of the validation split.
-        class_names: Names of the classes, for `predict` where no data set is at hand. Default: read from the file.
+        class_names: Names of the classes 0..K-1 that the model knows. Those of `objectInfo` are matched to them by
+            name, whatever their order; where there is no such file, the masks are taken to count in this order.
+            Default: those of the file, in its order.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
     """
+
+    bytes_per_pixel = 4  # and the mask
 
     def __init__(
         self,
@@ -87,6 +94,26 @@ class ADE20K(VisionDataModule):
         """Names of the classes, in the order of the file."""
         return self._class_names_of_file
 
+    def class_mapping(self) -> str | None:
+        """One sentence where the masks number the classes differently from the model, or None."""
+        if not self._lists_classes:
+            return f"{self.root} has no objectInfo: its masks are taken to number the classes as the model does"
+        data = ClassList(str(self.root), self.read_class_names())
+        return renumbering(data, self._labels, range(1, len(data.names) + 1))
+
+    @cached_property
+    def _lists_classes(self) -> bool:
+        return self._given_class_names is None or any(self.root.glob("objectInfo*"))
+
+    @cached_property
+    def _labels(self) -> NDArray[np.int64]:
+        """Label that the model has for each class of the data set."""
+        if not self._lists_classes:
+            return np.arange(len(self.class_names))
+        return match_classes(
+            ClassList("the model", self.class_names), ClassList(f"{self.root}/objectInfo", self.read_class_names())
+        )
+
     def train_dataset(self) -> Dataset[Sample]:
         """The training split, augmented."""
         return self._split(self.train_split, self.pipeline.training(), training=True)
@@ -102,17 +129,11 @@ class ADE20K(VisionDataModule):
     def _split(self, split: str, transforms: list[A.BasicTransform], training: bool) -> "ADE20KDataset":
         paths = find_images(self.root / "images" / split)[: self.max_images]
         annotations = self.root / "annotations" / split
-        return ADE20KDataset(paths, annotations, len(self.class_names), transforms, self.seed, training)
+        return ADE20KDataset(paths, annotations, self._labels, transforms, self.seed, training)
 
     def collate(self, samples: list[Sample], training: bool) -> Batch:
         """Pads the images of a batch to one size, and the masks in training."""
-        images = [sample["image"] for sample in samples]
-        batch: Batch = {
-            "image": pad_images(images, frame=self.pipeline.frame if training else None, multiple=1),
-            "size": valid_sizes(images),
-            "repeated": torch.tensor([sample["repeated"] for sample in samples]),
-            "targets": [sample["target"] for sample in samples],
-        }
+        batch: Batch = collate_images(samples, self.pipeline.frame if training else None, multiple=1)
         if "mask" in samples[0]:
             masks = [sample["mask"] for sample in samples]
             batch["mask"] = pad_images(masks, frame=self.pipeline.frame, value=IGNORE) if training else masks
@@ -125,7 +146,7 @@ class ADE20KDataset(Dataset[Sample]):
     Args:
         paths: Image files.
         annotations: Folder of the masks, of the same names ending in .png.
-        num_classes: K; masks hold 0..K.
+        labels: (K,) label that the model has for each class of the masks, which hold 0..K.
         transforms: albumentations transforms.
         seed: The run's seed.
         training: Transform the mask with the image; otherwise it keeps its original resolution.
@@ -135,12 +156,14 @@ class ADE20KDataset(Dataset[Sample]):
         self,
         paths: list[Path],
         annotations: Path,
-        num_classes: int,
+        labels: NDArray[np.int64],
         transforms: list[A.BasicTransform],
         seed: int,
         training: bool,
     ) -> None:
-        self.paths, self.annotations, self.num_classes = paths, annotations, num_classes
+        self.paths, self.annotations, self.num_classes = paths, annotations, len(labels)
+        self.labels = np.full(256, IGNORE, dtype=np.uint8)
+        self.labels[: len(labels)] = labels
         self.seed, self.training = seed, training
         self.transforms = A.Compose(transforms)
 
@@ -160,7 +183,7 @@ class ADE20KDataset(Dataset[Sample]):
                 "expected equal sizes, take the mask that was drawn on this image"
             )
         try:
-            mask = reduce_zero_label(stored, self.num_classes)
+            mask = cv2.LUT(reduce_zero_label(stored, self.num_classes), self.labels)
         except DataError as error:
             raise DataError(f"{mask_path}: {error}") from None
         target = {"image_id": key.index, "file_name": str(path), "original_size": torch.tensor(image.shape[:2])}
@@ -174,7 +197,7 @@ class ADE20KDataset(Dataset[Sample]):
             "image": to_tensor(image),
             "mask": torch.from_numpy(mask),
             "target": target,
-            "repeated": key.repeated,
+            "key": key,
         }
 
 

@@ -1,19 +1,23 @@
 """What all data modules share: loaders that give the same samples for any number of workers, and resume exactly."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.epoch_plan import StepLayout
+from datamodules.epoch_progress import EpochProgress
 from datamodules.errors import DataError
 from datamodules.images import list_images
-from datamodules.loader import ResumableLoader
+from datamodules.loader import QuietLoader, StepSampler, TrainingLoader
 from datamodules.sampling import KeySampler, SampleKey
+from datamodules.shared_memory import check_shared_memory
+from datamodules.workers import start_worker
 
 Batch = dict[str, Any]
 """What a task receives; the keys are documented at each data module."""
@@ -22,6 +26,9 @@ Batch = dict[str, Any]
 class VisionDataModule(pl.LightningDataModule, ABC):
     """Builds the loaders of training, validation, test and prediction from datasets that a subclass names.
 
+    Its state in a checkpoint is the images that the epoch in progress has seen (`EpochProgress`): a resumed run trains
+    on each of the others once, also with another batch size, number of processes or grouping.
+
     Args:
         batch_size: Training images per process and step.
         val_batch_size: Validation images per process and step. With images of different sizes, 1 keeps the padding,
@@ -29,10 +36,15 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         num_workers: Loader processes per training process; 0 loads in the training process.
         max_images: Use only the first images of each split, to try things out or to overfit.
         images: Image, folder or glob that `predict` runs on, instead of the validation split.
-        class_names: Names of the classes 0..K-1, for `predict` where no data set is at hand. Default: read from the
-            data set. `predict --ckpt_path` fills them in from the checkpoint.
+        class_names: Names of the classes 0..K-1 that the model knows. The classes of the data set are matched to them
+            by name. Default: the data set's own. `--ckpt_path` fills them in from the checkpoint.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
+
+    Attributes:
+        bytes_per_pixel: Bytes of a training sample per pixel of its image.
     """
+
+    bytes_per_pixel = 3
 
     def __init__(
         self,
@@ -45,13 +57,12 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         seed: int,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or val_batch_size < 1 or num_workers < 0:
-            raise DataError(
-                f"batch_size {batch_size}, val_batch_size {val_batch_size}, num_workers {num_workers}: expected >= 1, "
-                ">= 1 and >= 0"
-            )
-        if max_images is not None and max_images < 1:
-            raise DataError(f"max_images is {max_images}, expected at least 1; leave it out to use all images")
+        _check_at_least(1, batch_size=batch_size, val_batch_size=val_batch_size)
+        _check_at_least(0, num_workers=num_workers)
+        if max_images is not None:
+            _check_at_least(1, max_images=max_images)
+        if class_names is not None and not 0 < len(class_names) == len(set(class_names)):
+            raise DataError(f"class_names is {class_names}, expected one name or more, all different")
         self.batch_size = batch_size
         self.val_batch_size = val_batch_size
         self.num_workers = num_workers
@@ -59,6 +70,7 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         self.images = images
         self.seed = seed
         self._given_class_names = class_names
+        self._progress = EpochProgress(self._trainer_epoch, self._trainer_steps)
 
     @property
     def class_names(self) -> list[str]:
@@ -67,7 +79,11 @@ class VisionDataModule(pl.LightningDataModule, ABC):
 
     @abstractmethod
     def read_class_names(self) -> list[str]:
-        """Reads the names of the classes from the data set."""
+        """Reads the names of the classes from the data set, in its own order."""
+
+    @abstractmethod
+    def class_mapping(self) -> str | None:
+        """One sentence where the data set read so far numbers its classes differently from the model, or None."""
 
     @property
     @abstractmethod
@@ -94,23 +110,41 @@ class VisionDataModule(pl.LightningDataModule, ABC):
     def collate(self, samples: list[Any], training: bool) -> Batch:
         """Makes a batch of samples."""
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Shuffled training batches; resumes behind the batches that an interrupted epoch has consumed."""
+    def batch_of(self, keys: Sequence[SampleKey]) -> Batch:
+        """Makes a training batch again, from its `keys`."""
         dataset = self.train_dataset()
-        world_size = self.trainer.world_size if self.trainer else 1
-        if len(dataset) < self.batch_size * world_size:  # type: ignore[arg-type]
+        return self.collate([dataset[SampleKey(*key)] for key in keys], training=True)
+
+    def setup(self, stage: str) -> None:
+        """Looks whether the batches that the workers prefetch fit into shared memory, before any step.
+
+        Raises:
+            DataError: They do not.
+        """
+        height, width = self.image_size
+        images = self.val_batch_size + (self.batch_size if stage == "fit" else 0)
+        processes = self.trainer.num_devices if self.trainer else 1
+        check_shared_memory(images * self.bytes_per_pixel * height * width, self.num_workers, processes)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled training batches: what the epoch has not seen. In order, under `overfit_batches`."""
+        dataset = self.train_dataset()
+        size, world_size = len(dataset), self._world_size  # type: ignore[arg-type]
+        if size < self.batch_size * world_size:
             raise DataError(
-                f"the training split has {len(dataset)} images, fewer than batch_size {self.batch_size} x "  # type: ignore[arg-type]
-                f"{world_size} processes; lower batch_size"
+                f"the training split has {size} images, fewer than batch_size {self.batch_size} x {world_size} "
+                "processes; lower batch_size"
             )
-        loader = self._loader(dataset, training=True)
-        assert isinstance(loader, ResumableLoader)
-        loader.consumed_batches = self._consumed_batches
-        return loader
+        shuffled = not (self.trainer and self.trainer.overfit_batches)
+        groups = self.sample_groups() if shuffled else None
+        layout = StepLayout(size, self.batch_size, world_size, groups is not None, shuffled, self.seed)
+        self._progress.lay_out(layout, groups, self._limited(layout.full_steps))
+        steps = StepSampler(self._sampler(dataset, shuffled), self._progress, layout.full_steps)
+        return TrainingLoader(dataset, steps, **self._loader_options(training=True))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation split in order."""
-        return self._loader(self.val_dataset(), training=False)
+        return self._evaluation_loader(self.val_dataset())
 
     def test_dataloader(self) -> DataLoader[Any]:
         """The validation split: the public test splits have no annotations."""
@@ -120,47 +154,71 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         """The given images, or else the validation split."""
         if self.images is None:
             return self.val_dataloader()
-        return self._loader(self.image_dataset(list_images(self.images)), training=False)
+        return self._evaluation_loader(self.image_dataset(list_images(self.images)))
 
-    def _consumed_batches(self) -> int:
-        """Batches of the current epoch that are done; not 0 when a run resumes in the middle of an epoch."""
-        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.ready) if self.trainer else 0
+    def full_batches(self) -> int:
+        """Batches of an ordinary epoch, `limit_train_batches` and `overfit_batches` regarded."""
+        return self._progress.steps
 
-    def _loader(self, dataset: "Dataset[Any]", training: bool) -> DataLoader[Any]:
-        trainer = self.trainer
-        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        size = len(dataset)  # type: ignore[arg-type]
-        batch_size = self.batch_size if training else self.val_batch_size
-        groups = self.sample_groups() if training else None
-        sampler = KeySampler(size, training, self.seed, rank, world_size, groups=groups, batch_size=batch_size)
-        loader: type[DataLoader[Any]] = ResumableLoader if training else DataLoader
-        return loader(
-            dataset,
-            batch_size=batch_size,
-            sampler=sampler,
-            drop_last=training,
-            num_workers=self.num_workers,
-            collate_fn=_Collate(self.collate, training),
-            worker_init_fn=_bound_threads,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def remaining_batches(self) -> int:
+        """Batches of the trainer's epoch that are not done, at most `full_batches()`.
+
+        An interrupted epoch that goes on with another batch size, say, has done `full_batches() - remaining_batches()`
+        of the steps that it has now. To be asked for once the training loader is made and the trainer's progress
+        restored.
+        """
+        return self._progress.remaining()
+
+    def continuation(self) -> str | None:
+        """One sentence on an interrupted epoch that goes on with another batch size, say, or None."""
+        return self._progress.continuation()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The images that the epoch has seen, on all processes."""
+        return self._progress.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes the images that an interrupted epoch has seen."""
+        self._progress.load_state_dict(state_dict)
+
+    @property
+    def _world_size(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _trainer_epoch(self) -> int:
+        return int(self.trainer.fit_loop.epoch_progress.current.processed) if self.trainer else 0
+
+    def _trainer_steps(self) -> int:
+        # Not `completed`, which callbacks that save at the end of a step see before it counts this step.
+        return int(self.trainer.fit_loop.epoch_loop.batch_progress.current.processed) if self.trainer else 0
+
+    def _limited(self, steps: int) -> int:
+        limit = self.trainer.limit_train_batches if self.trainer else 1.0
+        return min(steps, limit) if isinstance(limit, int) else int(steps * limit)
+
+    def _sampler(self, dataset: "Dataset[Any]", shuffled: bool) -> KeySampler:
+        rank = self.trainer.global_rank if self.trainer else 0
+        return KeySampler(len(dataset), shuffled, self.seed, rank, self._world_size)  # type: ignore[arg-type]
+
+    def _evaluation_loader(self, dataset: "Dataset[Any]") -> DataLoader[Any]:
+        sampler = self._sampler(dataset, shuffled=False)
+        options = self._loader_options(training=False)
+        return QuietLoader(dataset, batch_size=self.val_batch_size, sampler=sampler, **options)
+
+    def _loader_options(self, training: bool) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "collate_fn": partial(self.collate, training=training),
+            "worker_init_fn": start_worker,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
 
 
-class _Collate:
-    """A collate function with its mode bound (a lambda cannot travel to spawned workers)."""
-
-    def __init__(self, collate: Callable[[list[Any], bool], Batch], training: bool) -> None:
-        self.collate, self.training = collate, training
-
-    def __call__(self, samples: list[Any]) -> Batch:
-        return self.collate(samples, self.training)
-
-
-def _bound_threads(worker: int) -> None:
-    """Gives a worker one thread: many workers with many threads each slow each other down."""
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
+def _check_at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise DataError(f"{name} is {value}, expected at least {least}")
 
 
 __all__ = ["Batch", "SampleKey", "VisionDataModule"]

@@ -7,11 +7,13 @@ from typing import Any
 import albumentations as A
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.base import Batch, VisionDataModule
+from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.coco_annotations import AnnotationFile, clipped_corners
-from datamodules.collate import pad_images, valid_sizes
+from datamodules.collate import collate_images
 from datamodules.errors import DataError
 from datamodules.image_dataset import ImageDataset, to_tensor
 from datamodules.images import read_image
@@ -29,7 +31,8 @@ class COCO(VisionDataModule):
     - `image`: (B, 3, H, W) uint8 RGB, padded right and bottom with 0;
     - `size`: (B, 2) valid height and width;
     - `repeated`: (B,) bool, True where a sample only fills up the last step of a distributed run;
-    - `targets`: B dictionaries with `image_id`, `file_name`, `original_size` (2,) height and width, and
+    - `keys`: B `SampleKey`s, from which `batch_of` makes a training batch again;
+    - `targets`: B dictionaries with `image_id`, `file_name` (the path), `original_size` (2,) height and width, and
       `boxes` (N, 4) float32 xyxy in pixels of the resized image, `labels` (N,) int64 in 0..K-1, `area` (N,) in pixels
       of the original image, `iscrowd` (N,). Crowd regions and boxes without area are left out: no detector learns
       from them. In validation `ground_truth` holds every annotation as it stands in the file (boxes xywh in original
@@ -50,8 +53,10 @@ class COCO(VisionDataModule):
         group_by_orientation: Make every training step of landscape or of portrait images, which then need less
             padding. The images left over at the end of an epoch are mixed.
         images: Image, folder or glob that `predict` runs on, instead of the validation split.
-        class_names: Names of the classes, for `predict` where no data set is at hand. Default: read from the file.
-        category_ids: Original ids of the classes, likewise.
+        class_names: Names of the classes 0..K-1 that the model knows. The categories of the files are matched to them
+            by name, whatever their ids. Default: those of the validation file, by increasing id.
+        category_ids: Original ids of these classes, for `predict` on `images`, where no data set is at hand. Default:
+            those of the validation file.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
     """
 
@@ -74,6 +79,10 @@ class COCO(VisionDataModule):
         seed: int = 42,
     ) -> None:
         super().__init__(batch_size, val_batch_size, num_workers, max_images, images, class_names, seed)
+        if class_names and category_ids and len(class_names) != len(category_ids):
+            raise DataError(
+                f"class_names has {len(class_names)} entries, category_ids {len(category_ids)}; expected an id for each"
+            )
         self.root = Path(root)
         self.train_images, self.train_annotations = train_images, train_annotations
         self.val_images, self.val_annotations = val_images, val_annotations
@@ -93,44 +102,49 @@ class COCO(VisionDataModule):
     @property
     def category_ids(self) -> list[int]:
         """Original category ids, position = label."""
-        return self._given_category_ids or self._validation.category_ids
+        if self.images is not None and self._given_category_ids:
+            return self._given_category_ids
+        by_label = np.argsort(self._labels(self._validation))
+        return [self._validation.category_ids[place] for place in by_label]
+
+    def class_mapping(self) -> str | None:
+        """One sentence where an annotation file read so far numbers its classes differently from the model, or None."""
+        model_ids = dict(zip(self.class_names, self._given_category_ids or (), strict=False))
+        sentences = []
+        for file in map(self.__dict__.get, ("_validation", "_training")):
+            if file is not None:
+                ids = dict(zip(file.class_names, file.category_ids, strict=True))
+                data = ClassList(str(file.path), file.class_names)
+                renamed = {**ids, **model_ids} != ids
+                sentences.append(renumbering(data, self._labels(file), file.category_ids, renamed))
+        return "; ".join(filter(None, sentences)) or None
 
     @cached_property
     def _training(self) -> AnnotationFile:
-        training = self._read(self.train_annotations)
-        ours = dict(zip(training.category_ids, training.class_names, strict=True))
-        theirs = dict(zip(self._validation.category_ids, self._validation.class_names, strict=True))
-        if ours != theirs:
-            differing = sorted(set(ours.items()) ^ set(theirs.items()))
-            raise DataError(
-                f"{training.path} and {self._validation.path} list different categories: {differing[:4]}; "
-                "ids and names must agree"
-            )
-        return training
+        return AnnotationFile(self.root / self.train_annotations, self.max_images)
 
     @cached_property
     def _validation(self) -> AnnotationFile:
-        return self._read(self.val_annotations)
+        return AnnotationFile(self.root / self.val_annotations, self.max_images)
 
-    def _read(self, annotations: str) -> AnnotationFile:
-        file = AnnotationFile(self.root / annotations, self.max_images)
-        for option, given in (("class_names", self._given_class_names), ("category_ids", self._given_category_ids)):
-            if given and len(given) != len(file.category_ids):
-                raise DataError(
-                    f"{option} has {len(given)} entries, but {file.path} has {len(file.category_ids)} categories; "
-                    f"leave {option} out to take them from the file"
-                )
-        return file
+    def _labels(self, file: AnnotationFile) -> NDArray[np.int64]:
+        """Label that the model has for each class of a file."""
+        model = self.root / self.val_annotations if self._given_class_names is None else "the model"
+        return match_classes(ClassList(str(model), self.class_names), ClassList(str(file.path), file.class_names))
 
     def train_dataset(self) -> Dataset[Sample]:
         """The training split, augmented."""
-        folder = self.root / self.train_images
-        return COCODataset(folder, self._training, self.pipeline.training(), self.seed, training=True)
+        return self._split(self.train_images, self._training, self.pipeline.training(), training=True)
 
     def val_dataset(self) -> Dataset[Sample]:
         """The validation split with its ground truth."""
-        folder = self.root / self.val_images
-        return COCODataset(folder, self._validation, self.pipeline.evaluation(), self.seed, training=False)
+        return self._split(self.val_images, self._validation, self.pipeline.evaluation(), training=False)
+
+    def _split(
+        self, images: str, annotations: AnnotationFile, transforms: list[A.BasicTransform], training: bool
+    ) -> "COCODataset":
+        labels = self._labels(annotations)
+        return COCODataset(self.root / images, annotations, labels, transforms, self.seed, training)
 
     def sample_groups(self) -> list[int] | None:
         """0 for landscape, 1 for portrait images, if they shall be kept apart."""
@@ -145,13 +159,7 @@ class COCO(VisionDataModule):
 
     def collate(self, samples: list[Sample], training: bool) -> Batch:
         """Pads the images of a batch to one size."""
-        images = [sample["image"] for sample in samples]
-        return {
-            "image": pad_images(images, frame=self.pipeline.frame),
-            "size": valid_sizes(images),
-            "repeated": torch.tensor([sample["repeated"] for sample in samples]),
-            "targets": [sample["target"] for sample in samples],
-        }
+        return collate_images(samples, self.pipeline.frame, multiple=32)
 
 
 class COCODataset(Dataset[Sample]):
@@ -160,15 +168,23 @@ class COCODataset(Dataset[Sample]):
     Args:
         folder: Folder of the images.
         annotations: The split's annotation file.
+        labels: (K,) label that the model has for each class of the file.
         transforms: albumentations transforms.
         seed: The run's seed.
         training: Leave the ground truth out, which only validation needs.
     """
 
     def __init__(
-        self, folder: Path, annotations: AnnotationFile, transforms: list[A.BasicTransform], seed: int, training: bool
+        self,
+        folder: Path,
+        annotations: AnnotationFile,
+        labels: NDArray[np.int64],
+        transforms: list[A.BasicTransform],
+        seed: int,
+        training: bool,
     ) -> None:
-        self.folder, self.annotations, self.seed, self.training = folder, annotations, seed, training
+        self.folder, self.annotations, self.labels = folder, annotations, labels
+        self.seed, self.training = seed, training
         self.transforms = A.Compose(transforms, bbox_params=_box_params())
 
     def __len__(self) -> int:
@@ -187,6 +203,7 @@ class COCODataset(Dataset[Sample]):
                 "the boxes would be misplaced"
             )
         where = file.of_image(key.index)
+        labels = self.labels[file.labels[where]]
         corners = clipped_corners(file.boxes[where], file.sizes[key.index])
         usable = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(axis=1) & ~file.iscrowd[where])
         seed_transforms(self.transforms, self.seed, key)
@@ -197,7 +214,7 @@ class COCODataset(Dataset[Sample]):
             "file_name": str(path),
             "original_size": torch.tensor([height, width]),
             "boxes": torch.as_tensor(np.asarray(augmented["bboxes"]), dtype=torch.float32).reshape(-1, 4),
-            "labels": torch.from_numpy(file.labels[where][rows]),
+            "labels": torch.from_numpy(labels[rows]),
             "area": torch.from_numpy(file.area[where][rows]),
             "iscrowd": torch.from_numpy(file.iscrowd[where][rows]),
         }
@@ -206,11 +223,11 @@ class COCODataset(Dataset[Sample]):
                 "image_id": target["image_id"],
                 "original_size": (height, width),
                 "boxes": file.boxes[where].copy(),
-                "labels": file.labels[where].copy(),
+                "labels": labels,
                 "area": file.area[where].copy(),
                 "iscrowd": file.iscrowd[where].copy(),
             }
-        return {"image": to_tensor(augmented["image"]), "target": target, "repeated": key.repeated}
+        return {"image": to_tensor(augmented["image"]), "target": target, "key": key}
 
 
 def _box_params() -> A.BboxParams:

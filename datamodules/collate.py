@@ -1,6 +1,7 @@
 """Batches of images of different sizes."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,3 +34,25 @@ def pad_images(
 def valid_sizes(images: Sequence[Tensor]) -> Tensor:
     """Height and width (B, 2) of the images before padding."""
     return torch.tensor([image.shape[-2:] for image in images])
+
+
+def collate_images(samples: Sequence[dict[str, Any]], frame: tuple[int, int] | None, multiple: int) -> dict[str, Any]:
+    """What the batches of all data sets have in common.
+
+    Args:
+        samples: Dictionaries with `image`, `target` and `key`.
+        frame: Height and width of the images. Default: the largest of them, rounded up.
+        multiple: Number that height and width are rounded up to a multiple of.
+
+    Returns:
+        `image`, `size`, `repeated`, `keys` and `targets`, as the data modules document them.
+    """
+    images = [sample["image"] for sample in samples]
+    keys = [sample["key"] for sample in samples]
+    return {
+        "image": pad_images(images, frame, multiple),
+        "size": valid_sizes(images),
+        "repeated": torch.tensor([key.repeated for key in keys]),
+        "keys": keys,
+        "targets": [sample["target"] for sample in samples],
+    }

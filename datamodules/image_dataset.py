@@ -45,7 +45,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
             "original_size": torch.tensor(image.shape[:2]),
         }
         image = self.transforms(image=image)["image"]
-        return {"image": to_tensor(image), "target": target, "repeated": key.repeated}
+        return {"image": to_tensor(image), "target": target, "key": key}
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

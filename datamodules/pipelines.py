@@ -58,8 +58,9 @@ class ShorterSide(DetectionPipeline):
     def __init__(
         self, shorter: tuple[int, ...] = (800,), longest: int = 1333, flip: float = 0.5, photometric: bool = False
     ) -> None:
-        _check_positive("shorter", *shorter)
-        _check_positive("longest", longest)
+        if not shorter:
+            raise DataError("shorter is (), expected at least one length in pixels")
+        _check_positive(shorter=min(shorter), longest=longest)
         _check_share("flip", flip)
         self.shorter, self.longest, self.flip, self.photometric = list(shorter), longest, flip, photometric
         self.image_size = (max(shorter), longest)
@@ -97,7 +98,7 @@ class FixedSize(DetectionPipeline):
         flip: float = 0.5,
         photometric: bool = False,
     ) -> None:
-        _check_positive("height and width", height, width)
+        _check_positive(height=height, width=width)
         _check_range("scale", scale)
         _check_share("flip", flip)
         self.frame = self.image_size = (height, width)
@@ -134,7 +135,7 @@ class SSDCrop(DetectionPipeline):
         flip: float = 0.5,
         photometric: bool = False,
     ) -> None:
-        _check_positive("height and width", height, width)
+        _check_positive(height=height, width=width)
         _check_share("zoom_out", zoom_out)
         _check_share("flip", flip)
         self.frame = self.image_size = (height, width)
@@ -172,7 +173,7 @@ class RandomRatioCrop(SegmentationPipeline):
         flip: float = 0.5,
         photometric: bool = True,
     ) -> None:
-        _check_positive("longest, shorter and crop", longest, shorter, crop)
+        _check_positive(longest=longest, shorter=shorter, crop=crop)
         _check_range("ratio", ratio)
         _check_share("flip", flip)
         _check_share("max_share", max_share)
@@ -194,14 +195,15 @@ def _colour(wanted: bool) -> PhotoMetricDistortion | None:
     return PhotoMetricDistortion() if wanted else None
 
 
-def _check_positive(name: str, *values: int) -> None:
-    if not values or min(values) < 1:
-        raise DataError(f"{name} is {values}, expected at least 1 pixel")
+def _check_positive(**lengths: int) -> None:
+    for name, length in lengths.items():
+        if length < 1:
+            raise DataError(f"{name} is {length}, expected at least 1 pixel")
 
 
 def _check_range(name: str, values: tuple[float, float]) -> None:
-    if not 0 < values[0] <= values[1]:
-        raise DataError(f"{name} is {values}, expected 0 < first <= second")
+    if not 0 < values[0] <= values[1] < float("inf"):
+        raise DataError(f"{name} is {values}, expected 0 < first <= second, both finite")
 
 
 def _check_share(name: str, value: float) -> None:

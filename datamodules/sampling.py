@@ -12,7 +12,7 @@ from zlib import crc32
 import albumentations as A
 import numpy as np
 import torch
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, SequentialSampler
 
 
 class SampleKey(NamedTuple):
@@ -29,10 +29,11 @@ class SampleKey(NamedTuple):
     repeated: bool
 
 
-class KeySampler(DistributedSampler[int]):
-    """Deals the data set to the processes and remembers where an interrupted epoch stopped.
+class KeySampler(DistributedSampler[int], SequentialSampler):
+    """Deals the data set to the processes.
 
-    It derives from DistributedSampler so that Lightning does not wrap it in another one.
+    It derives from DistributedSampler so that Lightning does not wrap it in another one, and from SequentialSampler so
+    that Lightning does not exchange it for one of plain numbers under `overfit_batches`.
 
     Args:
         size: Number of samples in the data set.
@@ -40,37 +41,28 @@ class KeySampler(DistributedSampler[int]):
         seed: Start of the random numbers behind the order.
         rank: This process, 0..world_size-1.
         world_size: Number of processes. All get the same number of samples; the last ones are repeated if need be.
-        start: Samples of this process that the first epoch leaves out because an interrupted run has seen them.
-        groups: Group of each sample, for batches of one group (images of one orientation need less padding).
-        batch_size: Samples per process and step; groups need it.
     """
 
-    def __init__(
-        self,
-        size: int,
-        shuffle: bool,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        start: int = 0,
-        groups: Sequence[int] | None = None,
-        batch_size: int = 1,
-    ) -> None:
-        super().__init__(range(size), world_size, rank, shuffle, seed)  # type: ignore[arg-type]  # only its length is used
+    def __init__(self, size: int, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        # Only the length of the data set is used.
+        DistributedSampler.__init__(self, range(size), world_size, rank, shuffle, seed)  # type: ignore[arg-type]
         self.size = size
-        self.start = start
-        self.groups = groups
-        self.step_size = batch_size * world_size
 
     def __iter__(self) -> Iterator[SampleKey]:  # type: ignore[override]
         """Yields this process's keys of the current epoch."""
-        generator = torch.Generator().manual_seed(stable_hash(self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator).tolist() if self.shuffle else list(range(self.size))
-        if self.groups is not None:
-            order = group_steps(order, self.groups, self.step_size, generator)
-        first, self.start = self.rank + self.start * self.num_replicas, 0
-        for position in range(first, self.total_size, self.num_replicas):
+        order, _ = epoch_order(self.size, self.shuffle, self.seed, self.epoch)
+        for position in range(self.rank, self.total_size, self.num_replicas):
             yield SampleKey(self.epoch, order[position % self.size], repeated=position >= self.size)
+
+    def __len__(self) -> int:
+        """Number of keys of this process, repeated ones included."""
+        return self.num_samples
+
+
+def epoch_order(size: int, shuffle: bool, seed: int, epoch: int) -> tuple[list[int], torch.Generator]:
+    """The data set in the order of an epoch, and the random numbers behind it, for whatever is drawn next."""
+    generator = torch.Generator().manual_seed(stable_hash(seed, epoch))
+    return torch.randperm(size, generator=generator).tolist() if shuffle else list(range(size)), generator
 
 
 def group_steps(order: list[int], groups: Sequence[int], step_size: int, generator: torch.Generator) -> list[int]:

@@ -160,6 +160,49 @@ def test_missing_class_list_tells_the_remedy(tmp_path: Path) -> None:
 
 def test_given_class_names_need_no_list(tmp_path: Path) -> None:
     assert module(tmp_path / "none", class_names=["a", "b"]).class_names == ["a", "b"]
+    root = write(tmp_path, np.full((30, 40), 2, np.uint8))
+    (root / "objectInfo3.csv").unlink()
+    ade = module(root, class_names=["a", "b"])
+    assert (ade.val_dataset()[key(0)]["mask"] == 1).all()
+    assert (
+        ade.class_mapping() == f"{root} has no objectInfo: its masks are taken to number the classes as the model does"
+    )
+
+
+def test_swapped_lines_of_the_class_list_are_matched_by_name(tmp_path: Path) -> None:
+    mask = np.zeros((30, 40), np.uint8)
+    mask[:, 10:20], mask[:, 20:30], mask[:, 30:], mask[0] = 1, 2, 3, 255
+    root = write(tmp_path, mask)
+    ade = module(root, class_names=["tree", "wall", "sky"])
+    assert ade.class_names == ["tree", "wall", "sky"]
+    stored = ade.val_dataset()[key(0)]["mask"]
+    assert stored[1].tolist() == [255] * 10 + [1] * 10 + [2] * 10 + [0] * 10 and (stored[0] == 255).all()
+    drawn = set(ade.train_dataset()[key(0)]["mask"].unique().tolist())
+    assert drawn <= {0, 1, 2, 255} and drawn & {0, 1, 2}
+    assert ade.class_mapping() == (
+        f"{root} numbers its classes differently from the model; mapped by name: 0 tree = 3, 1 wall = 1, 2 sky = 2"
+    )
+    assert module(root, class_names=NAMES).class_mapping() is module(root).class_mapping() is None
+    mask[5, 5] = 4
+    Image.fromarray(mask).save(root / "annotations" / "validation" / "one.png")
+    with pytest.raises(DataError, match=r"one\.png: label 4 found, expected 0\.\.3 or 255"):
+        ade.val_dataset()[key(0)]
+
+
+def test_other_classes_are_refused_with_both_lists(shared_data: SharedData, tmp_path: Path) -> None:
+    ade = module(write(tmp_path), class_names=["wall", "sky"])
+    for make in (ade.train_dataset, ade.val_dataset, ade.class_mapping):
+        with pytest.raises(DataError) as error:
+            make()
+        assert str(error.value).startswith(
+            f"the model has 2 classes (wall, sky), but {tmp_path}/objectInfo has 3 classes (tree, wall, sky); expected"
+        )
+    names = read_class_names(shared_data("ade20k-sample"))
+    with pytest.raises(DataError) as error:
+        module(shared_data("ade20k-sample"), class_names=[*names[:-1], "pennant"]).val_dataset()
+    message = str(error.value)
+    assert "the model has 150 classes (pennant, wall, building, " in message and len(message) < 500
+    assert "has 150 classes (flag, wall, building, " in message and "\n" not in message
 
 
 @pytest.mark.parametrize("split", ["training", "validation"])

@@ -107,32 +107,104 @@ def test_images_without_annotations_are_negatives(split: str, pipeline: Any, roo
 def test_classes_come_from_the_validation_file(root: Path) -> None:
     coco = module(root)
     assert coco.class_names == ["car", "cat"] and coco.category_ids == [3, 7]
-    assert module(root, class_names=["a", "b"], category_ids=[1, 2]).class_names == ["a", "b"]
 
 
 def test_given_classes_need_no_data_set(tmp_path: Path) -> None:
-    coco = COCO(tmp_path / "none", class_names=["a"], category_ids=[5], num_workers=0)
-    assert coco.class_names == ["a"] and coco.category_ids == [5]
+    coco = COCO(tmp_path / "none", class_names=["a"], category_ids=[5], images=str(tmp_path), num_workers=0)
+    assert coco.class_names == ["a"] and coco.category_ids == [5] and coco.class_mapping() is None
     with pytest.raises(DataError, match="no COCO annotation file"):
         _ = COCO(tmp_path / "none").class_names
+    with pytest.raises(DataError, match="class_names has 1 entries, category_ids 2; expected an id for each"):
+        COCO(tmp_path / "none", class_names=["a"], category_ids=[5, 6])
 
 
-@pytest.mark.parametrize("option", [{"class_names": ["a", "b", "c"]}, {"category_ids": [1]}])
-def test_given_classes_must_be_as_many_as_in_the_file(option: dict[str, Any], root: Path) -> None:
-    (name,) = option
-    with pytest.raises(
-        DataError, match=rf"^{name} has {len(option[name])} entries, but .*json has 2 categories; leave"
-    ):
-        module(root, **option).train_dataset()
+@pytest.mark.parametrize("names", [["cat", "car"], ["car", "cat"]])
+def test_classes_are_matched_by_name(names: list[str], root: Path) -> None:
+    coco = module(root, class_names=names, category_ids=[8, 2])  # of another data set
+    assert coco.class_names == names
+    assert coco.category_ids == [{"car": 3, "cat": 7}[name] for name in names], "the ids of this data set"
+    truth = coco.val_dataset()[key(0)]["target"]
+    assert [names[label] for label in truth["ground_truth"]["labels"]] == ["cat", "car", "car", "cat"]
+    assert [names[label] for label in truth["labels"]] == ["cat", "cat"]
+    assert [names[label] for label in coco.train_dataset()[key(0)]["target"]["labels"]] == ["cat", "cat"]
+    numbers = ", ".join(f"{label} {name} = {coco.category_ids[label]}" for label, name in enumerate(names))
+    files = [f"{root}/annotations/instances_{split}2017.json" for split in ("val", "train")]
+    assert coco.class_mapping() == "; ".join(
+        f"{file} numbers its classes differently from the model; mapped by name: {numbers}" for file in files
+    )
 
 
-@pytest.mark.parametrize(("place", "entry", "value"), [(0, "name", "dog"), (1, "id", 8)])
-def test_splits_with_different_categories_are_refused(place: int, entry: str, value: Any, tmp_path: Path) -> None:
+def test_classes_with_their_own_numbers_need_no_words(root: Path) -> None:
+    for options in ({}, {"class_names": ["car", "cat"]}, {"class_names": ["car", "cat"], "category_ids": [3, 7]}):
+        coco = module(root, **options)
+        coco.train_dataset(), coco.val_dataset()
+        assert coco.class_mapping() is None
+
+
+@pytest.mark.parametrize("names", [["car"], ["car", "dog"], ["car", "cat", "dog"]])
+def test_other_classes_are_refused_with_both_lists(names: list[str], root: Path) -> None:
+    file = root / "annotations" / "instances_val2017.json"
+    ask: list[Callable[[COCO], Any]] = [COCO.val_dataset, COCO.train_dataset, lambda coco: coco.category_ids]
+    for question in ask:
+        with pytest.raises(DataError) as error:
+            question(module(root, class_names=names))
+        message = str(error.value).replace("train2017.json", "val2017.json")
+        count = f"{len(names)} class{'es' * (len(names) > 1)}"
+        assert message.startswith(f"the model has {count} (") and "\n" not in message
+        assert f"), but {file} has 2 classes (" in message and all(name in message for name in [*names, "cat"])
+
+
+def test_splits_with_other_classes_are_refused(tmp_path: Path) -> None:
     val = {**data_set(), "annotations": []}
-    val["categories"][place][entry] = value
-    with pytest.raises(DataError, match=f"list different categories: .*{value}.* ids and names must agree") as error:
+    val["categories"][0]["name"] = "dog"
+    with pytest.raises(
+        DataError,
+        match=r"instances_val2017\.json has 2 classes \(dog, cat\), but .*train2017\.json has 2 classes \(car, cat\)",
+    ):
         module(write(tmp_path, val=val)).train_dataset()
-    assert "instances_train2017.json" in str(error.value) and "instances_val2017.json" in str(error.value)
+
+
+def test_splits_may_number_their_classes_differently(tmp_path: Path) -> None:
+    val = data_set()
+    val["categories"] = [{"id": 3, "name": "cat"}, {"id": 7, "name": "car"}]
+    coco = module(write(tmp_path, val=val))
+    assert coco.class_names == ["cat", "car"] and coco.category_ids == [3, 7]
+    assert coco.val_dataset()[key(0)]["target"]["ground_truth"]["labels"].tolist() == [1, 0, 0, 1]
+    assert coco.class_mapping() is None, "the validation file is the model's own list"
+    assert coco.train_dataset()[key(0)]["target"]["labels"].tolist() == [0, 0]
+    assert str(coco.class_mapping()).endswith(
+        "instances_train2017.json numbers its classes differently from the model; mapped by name: 0 cat = 7, 1 car = 3"
+    )
+
+
+def test_checkpoint_of_the_same_data_with_other_category_ids(shared_data: Callable[[str], Path]) -> None:
+    root = shared_data("trials") / "same_data_other_category_ids"
+    pipeline = FixedSize(64, 64)
+    trained_on = COCO(root / "trained_on", pipeline=pipeline, num_workers=0)
+    ours = COCO(
+        root,
+        pipeline=pipeline,
+        num_workers=0,
+        class_names=trained_on.class_names,
+        category_ids=trained_on.category_ids,
+    )
+    assert trained_on.class_names == ours.class_names == ["red", "green"]
+    assert trained_on.category_ids == [1, 2] and ours.category_ids == [2, 1]
+    for split, size in (("train_dataset", 12), ("val_dataset", 3)):
+        expected, found = getattr(trained_on, split)(), getattr(ours, split)()
+        for index in range(size):
+            one, other = (dataset[key(index)]["target"] for dataset in (expected, found))
+            assert torch.equal(one["labels"], other["labels"]) and torch.equal(one["boxes"], other["boxes"])
+            if "ground_truth" in one:
+                assert one["ground_truth"]["labels"].tolist() == other["ground_truth"]["labels"].tolist()
+    assert trained_on.class_mapping() is None
+    assert "mapped by name: 0 red = 2, 1 green = 1" in str(ours.class_mapping())
+
+
+def test_checkpoint_of_another_class_count(shared_data: Callable[[str], Path]) -> None:
+    root = shared_data("trials") / "checkpoint_other_class_count"
+    with pytest.raises(DataError, match=r"^the model has 2 classes \(red, green\), but .* has 1 class \(only\); "):
+        _ = COCO(root, class_names=["red", "green"], category_ids=[1, 2]).category_ids
 
 
 def test_splits_may_list_categories_in_another_order(tmp_path: Path) -> None:

@@ -31,12 +31,12 @@ def segmentation(shapes: Path, num_workers: int = 0, seed: int = 0, **options: A
 
 
 def digest(value: object) -> str:
-    """SHA-256 of everything in a batch, at any depth."""
+    """SHA-256 of everything in a batch but its keys, at any depth."""
     total = hashlib.sha256()
     if isinstance(value, Tensor):
         total.update(f"{value.dtype}{tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
     elif isinstance(value, dict):
-        total.update("".join(f"{key}{digest(item)}" for key, item in value.items()).encode())
+        total.update("".join(f"{key}{digest(item)}" for key, item in value.items() if key != "keys").encode())
     elif isinstance(value, list | tuple):
         total.update("".join(map(digest, value)).encode())
     else:
@@ -125,10 +125,21 @@ def test_batch_larger_than_the_data_set_is_refused(make: Any, shapes: Path) -> N
 
 
 @pytest.mark.parametrize("make", [detection, segmentation])
-@pytest.mark.parametrize("option", [{"num_workers": -1}, {"max_images": 0}, {"max_images": -2}, {"val_batch_size": 0}])
-def test_nonsense_options_are_refused(make: Any, option: dict[str, int], shapes: Path) -> None:
-    with pytest.raises(DataError, match=next(iter(option))):
-        make(shapes, **option)
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("batch_size", 0, "batch_size is 0, expected at least 1"),
+        ("val_batch_size", -3, "val_batch_size is -3, expected at least 1"),
+        ("num_workers", -1, "num_workers is -1, expected at least 0"),
+        ("max_images", 0, "max_images is 0, expected at least 1"),
+        ("max_images", -2, "max_images is -2, expected at least 1"),
+        ("class_names", [], r"class_names is \[\], expected one name or more, all different"),
+        ("class_names", ["a", "a"], r"class_names is \['a', 'a'\], expected one name or more, all different"),
+    ],
+)
+def test_nonsense_options_are_refused(make: Any, name: str, value: Any, message: str, shapes: Path) -> None:
+    with pytest.raises(DataError, match=f"^{message}$"):
+        type(make(shapes))(shapes, **{name: value})
 
 
 @pytest.mark.parametrize("make", [detection, segmentation])

@@ -3,37 +3,30 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from datamodules import COCO
-from datamodules.sampling import KeySampler
+from datamodules.epoch_plan import EpochPlan, StepLayout
+
+
+def steps(layout: StepLayout, groups: list[int], epoch: int) -> list[list[list[int]]]:
+    """Images of each process in each step of an ordinary epoch."""
+    plan = EpochPlan(layout, groups, epoch, np.zeros(layout.size, dtype=bool), layout.full_steps)
+    return [[plan.batch(step, rank) for rank in range(layout.world_size)] for step in range(len(plan))]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_every_full_step_is_of_one_group(world_size: int) -> None:
-    groups = [index % 3 == 0 for index in range(100)]
-    batch_size = 4
-    samplers = [
-        KeySampler(100, True, 0, rank, world_size, groups=groups, batch_size=batch_size) for rank in range(world_size)
-    ]
-    keys = [list(sampler) for sampler in samplers]
-    seen = sorted(key.index for of_rank in keys for key in of_rank if not key.repeated)
-    assert seen == list(range(100))
-    mixed = 0
-    for start in range(0, len(keys[0]) - batch_size, batch_size):
-        step = {groups[key.index] for of_rank in keys for key in of_rank[start : start + batch_size]}
-        mixed += len(step) > 1
-    assert mixed <= 2  # what is left of the groups
-    again = [key.index for key in samplers[0]]
-    samplers[0].set_epoch(1)
-    assert again == [key.index for key in keys[0]] != [key.index for key in samplers[0]]
-
-
-def test_a_resumed_epoch_goes_on_in_the_same_order() -> None:
-    groups = [index % 2 for index in range(40)]
-    whole = list(KeySampler(40, True, 3, groups=groups, batch_size=4))
-    rest = list(KeySampler(40, True, 3, start=12, groups=groups, batch_size=4))
-    assert rest == whole[12:]
+    groups = [int(index % 3 == 0) for index in range(100)]
+    layout = StepLayout(100, 4, world_size, grouped=True)
+    epoch = steps(layout, groups, 0)
+    seen = [index for step in epoch for batch in step for index in batch]
+    assert len(seen) == len(set(seen)) == 100 // (4 * world_size) * 4 * world_size
+    assert all(len(batch) == 4 for step in epoch for batch in step)
+    mixed = [len({groups[index] for batch in step for index in batch}) > 1 for step in epoch]
+    assert sum(mixed) <= 2 and not any(mixed[:-2])  # what is left of the groups
+    assert epoch == steps(layout, groups, 0) != steps(layout, groups, 1)
 
 
 def test_real_photographs_need_less_padding(shared_data: Callable[[str], Path]) -> None:
@@ -42,11 +35,9 @@ def test_real_photographs_need_less_padding(shared_data: Callable[[str], Path]) 
     def padded_share(group: bool) -> float:
         module = COCO(root, batch_size=4, num_workers=0, group_by_orientation=group)
         sizes = module._training.sizes
-        loader = module.train_dataloader()
-        keys = list(loader.sampler)
         used = full = 0
-        for start in range(0, len(keys) - 3, 4):
-            batch = [sizes[key.index] * (800 / sizes[key.index].min()) for key in keys[start : start + 4]]
+        for keys in module.train_dataloader().batch_sampler:  # type: ignore[union-attr]
+            batch = [sizes[key.index] * (800 / sizes[key.index].min()) for key in keys]
             used += sum(height * width for height, width in batch)
             full += 4 * max(height for height, _ in batch) * max(width for _, width in batch)
         return 1 - used / full

@@ -41,17 +41,6 @@ def test_order_depends_on_seed_and_epoch_alone() -> None:
     assert len(set(orders)) == 6
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("start", range(5))
-def test_start_continues_where_the_epoch_stopped_and_only_once(world_size: int, start: int) -> None:
-    for rank in range(world_size):
-        whole, resumed = (KeySampler(13, True, 3, rank, world_size, s) for s in (0, start))
-        for epoch in range(3):
-            whole.set_epoch(epoch)
-            resumed.set_epoch(epoch)
-            assert list(resumed) == list(whole)[start if epoch == 0 else 0 :]
-
-
 def test_stable_hash_is_stable_and_tells_arguments_apart() -> None:
     assert stable_hash(42, 0, 7) == zlib.crc32(b"42/0/7") == 2203306084
     assert len({stable_hash(*parts) for parts in ((1, 23), (12, 3), (1, 2, 3), (123,), (-1, 23))}) == 5
