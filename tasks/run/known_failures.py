@@ -34,7 +34,7 @@ KNOWN_FAILURES = (
         "true",
     ),
     KnownFailure(
-        r"^\w*MemoryError|DefaultCPUAllocator: (?:can't allocate|not enough) memory|Errno 12\]",
+        r"^[\w.]*MemoryError|DefaultCPUAllocator: (?:can't allocate|not enough) memory|Errno 12\]",
         f"the machine's memory is full: lower --data.num_workers, {SMALLER}, or ask the cluster for more",
     ),
     KnownFailure(
@@ -56,7 +56,7 @@ KNOWN_FAILURES = (
         "a loader process has died (pid {0}); --data.num_workers 0 shows where",
     ),
     KnownFailure(
-        r"Expected more than 1 value per channel when training, got input size (.*\])",
+        r"Expected more than 1 value per channel when training, got input size (.*)",
         "batch normalisation got one value per channel ({0}): use a --data.batch_size of at least 2 per process, or "
         "larger images",
         exit_codes.MISTAKE,
@@ -95,6 +95,6 @@ KNOWN_FAILURES = (
         "{0}; install it into this environment, or choose another class",
         exit_codes.MISTAKE,
     ),
-    KnownFailure(r"^MisconfigurationException: (.*)", "{0}", exit_codes.MISTAKE),
+    KnownFailure(r"^[\w.]*MisconfigurationException: (.*)", "{0}", exit_codes.MISTAKE),
 )
 """Looked through in this order."""
