@@ -172,6 +172,6 @@ def describe(steps: list[Step]) -> str:
         "the loss is not finite" if not steps[guilty[0]].is_finite else "gradients are not finite under a finite loss"
     )
     parts = ", ".join(f"{name} {value:.4g}" for name, value in steps[guilty[0]].losses.items())
-    images = ", ".join(steps[guilty[0]].images)
+    images = ", ".join(image for rank in guilty for image in steps[rank].images)
     where = f" on process {', '.join(map(str, guilty))}" if len(steps) > 1 else ""
     return f"{what} at step {steps[0].step}{where} ({parts}; images {images})"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks import detect, segment
+from tasks.run import exit_codes
 
 ROOT = Path(__file__).parents[2]
 MAINS = {"detect": detect.main, "segment": segment.main}
@@ -44,13 +45,15 @@ def command(shapes: Path, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def fails(command: Command, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must end with one line on stderr and exit code 1 or 2, and gives the line."""
+    """Runs a command that must end with one line on stderr and the exit code of a user's mistake; gives the line."""
 
     def run(task: str, subcommand: str, *options: str) -> str:
         with pytest.raises(SystemExit) as stop:
             command(task, subcommand, *options)
-        message = str(stop.value.code)
-        assert message.startswith("error: ") and "\n" not in message, capsys.readouterr()
+        shown = capsys.readouterr().err
+        assert stop.value.code == exit_codes.MISTAKE, shown
+        message = shown.rstrip("\n").splitlines()[-1]
+        assert message.startswith("error: ") and "Traceback" not in shown, shown
         return message
 
     return run

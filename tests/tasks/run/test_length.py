@@ -1,0 +1,142 @@
+"""Runs of every length start, count right, end where they say, and are saved and scored at their last step."""
+
+import csv
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+Command = Callable[..., Path]
+HEADLINE = {"detect": "val/mAP", "segment": "val/mIoU"}
+
+
+def last(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def scored_steps(folder: Path, task: str = "detect") -> list[int]:
+    """Optimiser steps after which the run was validated."""
+    return [int(row["step"]) + 1 for row in table(folder) if row.get(HEADLINE[task])]
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "scored"),
+    [
+        (("max_steps=5", "max_epochs=-1"), 5, [3, 5]),  # 3 steps an epoch: the last epoch is cut short
+        (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=10"), 5, [5]),
+        (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=null", "val_check_interval=2"), 5, [2, 4, 5]),
+        (("max_epochs=3", "check_val_every_n_epoch=2"), 9, [6, 9]),
+        (("max_epochs=2", "max_steps=4"), 4, [3, 4]),
+        (("max_epochs=2", "val_check_interval=0.34"), 6, [1, 2, 3, 4, 5, 6]),
+        (("max_epochs=2", "limit_train_batches=2"), 4, [2, 4]),
+        (("max_epochs=2", "overfit_batches=2"), 4, [2, 4]),
+        (("max_epochs=2", "accumulate_grad_batches=2"), 4, [2, 4]),
+        (("max_epochs=2", "limit_val_batches=0"), 6, []),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_ends_where_it_says(options: tuple[str, ...], steps: int, scored: list[int], command: Command) -> None:
+    folder = command("detect", "fit", *(f"--trainer.{option}" for option in options))
+    assert last(folder)["global_step"] == steps
+    assert scored_steps(folder) == scored
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["step"]) == ("finished", steps)
+
+
+def test_the_printed_steps_add_up(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command("detect", "fit", "--trainer.max_steps=5", "--trainer.max_epochs=-1")
+    shown = re.findall(r"step (\d+)/(\d+) ", capsys.readouterr().out)
+    assert shown == [(str(step), "5") for step in range(1, 6)]
+
+
+class TestTime:
+    def test_time_alone_is_no_length_for_a_schedule(self, fails: Callable[..., str]) -> None:
+        message = fails("detect", "fit", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00")
+        assert "--trainer.max_time is a limit, not a length" in message and "Constant" in message
+
+    def test_a_run_without_end_is_refused(self, fails: Callable[..., str]) -> None:
+        message = fails("detect", "fit", "--trainer.max_epochs=-1", "--model.lr_schedule=Constant")
+        assert "no end; give --trainer.max_epochs or --trainer.max_steps" in message
+
+    def test_time_with_a_constant_rate_is_a_run(self, command: Command) -> None:
+        folder = command(
+            "detect", "fit", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:02", "--model.lr_schedule=Constant"
+        )
+        step = last(folder)["global_step"]
+        assert step >= 1 and scored_steps(folder)[-1] == step
+        assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+
+    def test_time_that_is_over_before_the_length_has_an_exit_code(self, command: Command, tmp_path: Path) -> None:
+        with pytest.raises(SystemExit) as end:
+            command("detect", "fit", "--trainer.max_epochs=1000", "--trainer.max_time=00:00:00:02")
+        assert end.value.code == 124
+        folder = tmp_path / "runs" / "detect" / "test"
+        record = json.loads((folder / "run.json").read_text())
+        assert record["status"] == "stopped" and record["reason"] == "max_time"
+        assert record["step"] == last(folder)["global_step"] == scored_steps(folder)[-1]
+
+
+def rates(folder: Path) -> list[float]:
+    return [float(row["lr-AdamW/head"]) for row in table(folder)]
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    factor = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return 0.002 * factor * (0.001 + 0.999 * step / warmup if step < warmup else 1)
+
+
+@pytest.mark.parametrize(("first", "second"), [("max_epochs=2", "max_epochs=4"), ("max_steps=6", "max_steps=12")])
+def test_a_continued_run_has_the_rates_of_its_new_length(
+    first: str, second: str, command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ("--model.lr_schedule.warmup_steps=2", "--trainer.max_epochs=-1")
+    folder = command("detect", "fit", *options, f"--trainer.{first}")
+    assert rates(folder) == pytest.approx([cosine(step, 6, 2) for step in range(6)])
+    caplog.set_level("INFO")
+    command("detect", "fit", *options, f"--trainer.{second}", "--resume=auto")
+    assert rates(folder)[6:] == pytest.approx([cosine(step, 12, 2) for step in range(6, 12)])
+    assert "the run is now 12 steps long instead of 6" in caplog.text
+    assert last(folder)["global_step"] == 12
+
+
+def test_a_run_cut_short_in_an_epoch_goes_on_with_the_images_that_are_left(command: Command) -> None:
+    options = ("--trainer.max_epochs=2", "--data.batch_size=2")  # 6 steps an epoch
+    whole = command("detect", "fit", *options, name="whole")
+    command("detect", "fit", *options, "--trainer.max_steps=8", name="cut")
+    cut = command("detect", "fit", *options, "--resume=auto", name="cut")
+    one, other = last(whole), last(cut)
+    assert one["global_step"] == other["global_step"] == 12
+    losses = [[row["train/loss"] for row in table(folder)] for folder in (whole, cut)]
+    assert losses[0][:6] != losses[1][:6] and len(losses[1]) == 12  # the first part had another schedule
+
+
+def test_the_last_smaller_group_of_an_accumulation_has_its_right_weight(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """3 batches in groups of 2: the gradient of the second step is that of the third batch, undivided."""
+    from tasks.run.guard import NumbersGuard
+
+    norms: list[float] = []
+    before_step = NumbersGuard.before_step
+
+    def record(self, trainer, module, *arguments):
+        norms.append(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]).item())
+        return before_step(self, trainer, module, *arguments)
+
+    monkeypatch.setattr(NumbersGuard, "before_step", record)
+    frozen = ("--model.optimizer.lr=0.0", "--model.optimizer.weight_decay=0.0", "--model.backbone.norms=frozen")
+    command("detect", "fit", *frozen, name="single")
+    single, norms[:] = list(norms), []
+    command("detect", "fit", *frozen, "--trainer.accumulate_grad_batches=2", name="grouped")
+    assert len(single) == 3 and len(norms) == 2
+    assert norms[1] == pytest.approx(single[2], rel=1e-4)
+    assert norms[0] < max(single[:2]) * 1.001
