@@ -1,7 +1,6 @@
 """Every image has predictions of its own, named like the image, or nothing is predicted."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,7 +59,7 @@ def crops(shapes: Path, folder: Path, names: list[str]) -> dict[str, tuple[int, 
 
 @pytest.mark.parametrize("task", ["detect", "segment"])
 def test_images_of_equal_names_have_predictions_of_their_own(
-    task: str, command: Command, fails: Callable[..., str], shapes: Path, tmp_path: Path
+    task: str, command: Command, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = f"--ckpt_path={command(task, 'fit')}/checkpoints/last.ckpt"
     sizes = crops(shapes, tmp_path / "in", ["a/x.jpg", "b/x.jpg", "a/x.png"])
@@ -83,8 +82,10 @@ def test_images_of_equal_names_have_predictions_of_their_own(
             )
 
     crops(shapes, tmp_path / "in", ["a/x.jpg.webp"])
-    message = fails(task, "predict", checkpoint, f"--data.images={tmp_path}/in/*/*", "--name=refused")
-    assert "would both be a/x.jpg.png; rename one of the images" in message
+    with pytest.raises(SystemExit) as stop:
+        command(task, "predict", checkpoint, f"--data.images={tmp_path}/in/*/*", name="refused")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.strip().endswith("would both be a/x.jpg.png; rename one of the images")
     assert not (folder.parents[1] / "refused" / "predictions").exists()
 
     folder = command(task, "predict", checkpoint, name="split") / "predictions" / "pictures"
