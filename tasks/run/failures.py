@@ -71,8 +71,9 @@ def explain(error: BaseException) -> Failure:
     """
     causes = list(_causes(error))
     speaking = [link for link in causes if own_words(link)] or causes
-    exit_code = next((code for link in causes for kind, code in PROJECT_ERRORS.items() if isinstance(link, kind)), None)
-    if exit_code is not None and isinstance(speaking[0], WORDED_ERRORS):
+    exit_code = next((code for link in causes if (code := _project_code(link)) is not None), None)
+    is_worded = isinstance(speaking[0], WORDED_ERRORS) or _project_code(speaking[0]) is not None
+    if exit_code is not None and is_worded:
         return Failure(own_words(speaking[0]), exit_code)
     where = place(error)
     for known in KNOWN_FAILURES:
@@ -96,7 +97,7 @@ def explain(error: BaseException) -> Failure:
 def own_words(error: BaseException) -> str:
     """What an error says itself, in one line.
 
-    A loader process hands its traceback on in the message, whose last project error is meant. jsonargparse puts the
+    Another process hands its traceback on in the message, whose last project error is meant. jsonargparse puts the
     message into a text about types: such a text is of no use, and gives nothing.
 
     Args:
@@ -106,9 +107,8 @@ def own_words(error: BaseException) -> str:
         The line; empty for jsonargparse's text.
     """
     text = str(error).strip()
-    if "Original Traceback" in text:
-        names = "|".join(kind.__name__ for kind in PROJECT_ERRORS)
-        text = (re.findall(rf"^(?:[\w.]+\.)?(?:{names}): (.*)$", text, re.MULTILINE) or text.splitlines())[-1]
+    if _is_traceback(text):
+        text = _last_words(text).partition(": ")[2]
     if re.match(r"Does not validate against|Problem with given class_path|Parser key ", text):
         return ""
     return " ".join(text.split())
@@ -151,10 +151,29 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
+def _project_code(error: BaseException) -> int | None:
+    """Exit code of a project error, also of one in another process."""
+    text = _text(error)
+    for kind, code in PROJECT_ERRORS.items():
+        if isinstance(error, kind) or (_is_traceback(str(error)) and re.match(rf"(?:\w+\.)*{kind.__name__}: ", text)):
+            return code
+    return None
+
+
+def _is_traceback(text: str) -> bool:
+    return "Traceback (most recent call last)" in text
+
+
+def _last_words(text: str) -> str:
+    """The last project error of a traceback, or else its last line."""
+    names = "|".join(kind.__name__ for kind in PROJECT_ERRORS)
+    return (re.findall(rf"^(?:\w+\.)*(?:{names}): .*$", text, re.MULTILINE) or text.splitlines())[-1]
+
+
 def _text(error: BaseException) -> str:
-    """`TYPE: TEXT`, of the error in the loader process where it comes from one."""
+    """`TYPE: TEXT`, of the error in the other process where it comes from one."""
     text = str(error).strip()
-    return text.splitlines()[-1] if "Original Traceback" in text else f"{type(error).__name__}: {text}"
+    return _last_words(text) if _is_traceback(text) else f"{type(error).__name__}: {text}"
 
 
 def _fill(message: str, found: re.Match[str]) -> str:

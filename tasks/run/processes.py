@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -32,7 +33,7 @@ POLL = 0.2
 """Seconds between looks at the other processes."""
 NOTICE = 8.0
 """Seconds in which a process learns by itself that another has failed, and in which the other's cause is waited for."""
-LEAVE = 20.0
+LEAVE = 25.0
 """Seconds in which a failed main process cleans up; the whole job ends within 60 s."""
 
 STOPPED = (exit_codes.TIME_LIMIT, exit_codes.INTERRUPTED, exit_codes.USER_SIGNAL, exit_codes.TERMINATED)
@@ -49,7 +50,7 @@ class LocalProcesses:
 
     def __init__(self) -> None:
         self.children: list[subprocess.Popen[bytes]] = []
-        self.is_child = os.environ.get(_MAIN) == str(os.getppid())
+        self.is_child = os.environ.get(_MAIN) == str(os.getppid()) and int(os.environ.get("LOCAL_RANK", "0")) > 0
         self._record = Path(os.environ[_RECORD]) if self.is_child else _free_name()
         self._failure: Failure | None = None
         self._is_leaving, self._has_ended = threading.Event(), threading.Event()
@@ -169,13 +170,11 @@ def _free_name() -> Path:
 def _write_first(record: Path, failure: Failure) -> None:
     """Writes the record unless there is one; whole, so that it can be read at any moment."""
     draft = record.with_suffix(f".{os.getpid()}")
-    try:
+    with suppress(OSError):  # there is one, or nothing can be written; then this process prints its line itself
         draft.write_text(json.dumps(asdict(failure)))
         os.link(draft, record)
-    except OSError:  # there is one, or nothing can be written; then this process prints its line itself
-        return
-    finally:
-        draft.unlink(missing_ok=True)
+    with suppress(OSError):
+        draft.unlink()
 
 
 # Linux ends a process together with its parent if it asks for that. Loader processes ask when they are forked.

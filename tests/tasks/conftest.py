@@ -45,15 +45,14 @@ def command(shapes: Path, tmp_path: Path) -> Command:
 
 @pytest.fixture
 def fails(command: Command, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must end with one line on stderr and the exit code of a user's mistake; gives the line."""
+    """Runs a command that must end with a last line on stderr and an exit code, and gives the line."""
 
-    def run(task: str, subcommand: str, *options: str) -> str:
+    def run(task: str, subcommand: str, *options: str, code: int = exit_codes.MISTAKE) -> str:
         with pytest.raises(SystemExit) as stop:
             command(task, subcommand, *options)
         shown = capsys.readouterr().err
-        assert stop.value.code == exit_codes.MISTAKE, shown
-        message = shown.rstrip("\n").splitlines()[-1]
-        assert message.startswith("error: ") and "Traceback" not in shown, shown
+        message = shown.splitlines()[-1]
+        assert stop.value.code == code and message.startswith("error: ") and "Traceback" not in shown, shown
         return message
 
     return run

