@@ -13,7 +13,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,9 +121,9 @@ class Cluster:
         assert answer.returncode == 0, f"{' '.join(words)}: {answer.stderr}"
         return answer.stdout.strip()
 
-    def submit(self, script: Path, *options: str, **variables: str) -> str:
+    def submit(self, script: Path, *options: str, arguments: Sequence[str] = (), **variables: str) -> str:
         """Hands in a batch script, with environment variables; gives the job's number."""
-        words = ["sbatch", "--parsable", *options, str(script)]
+        words = ["sbatch", "--parsable", *options, str(script), *arguments]
         environment = self.environment | variables
         answer = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30, check=False)
         assert answer.returncode == 0, answer.stderr
@@ -135,6 +135,10 @@ class Cluster:
             if word.startswith(f"{name}="):
                 return word.partition("=")[2]
         raise AssertionError(f"job {job} has no {name}")
+
+    def daemon_of(self, node: str) -> int:
+        """Process id of a node's slurmd."""
+        return int((self.folder / f"{node}.pid").read_text())
 
     def end_of(self, job: str, seconds: float = 120) -> str:
         """Waits for the end of a job; gives its final state."""
