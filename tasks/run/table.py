@@ -63,19 +63,24 @@ class CSVMetrics(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **_: Any) -> None:
         """Hyperparameters are in the resolved config and in `summary.json`."""
 
-    @rank_zero_only
-    def continue_from(self, step: int) -> None:
+    def continue_from(self, step: int) -> dict[int, Row]:
         """Takes over the rows of the interrupted run; a damaged table is set aside, with a line.
 
         Args:
             step: Optimiser steps of the checkpoint that is resumed from; rows of later steps are dropped, as they will
                 be logged again.
 
+        Returns:
+            The rows that are kept, by their step, on the first rank; values are text.
+
         Raises:
             OSError: The table cannot be read or written.
         """
-        if self.file.exists():
-            self._rewrite({number: row for number, row in self._read().items() if number <= step})
+        if rank_zero_only.rank != 0 or not self.file.exists():
+            return {}
+        rows = {number: row for number, row in self._read().items() if number <= step}
+        self._rewrite(rows)
+        return rows
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -92,12 +97,12 @@ class CSVMetrics(Logger):
         """
         if not self._pending:
             return
-        is_begun = self._last_step is not None and self.file.exists()
+        last_step = self._last_step if self.file.exists() else None
         has_new_columns = any(not row.keys() <= set(self._columns) for row in self._pending.values())
-        if is_begun and min(self._pending) > self._last_step and not has_new_columns:
+        if last_step is not None and min(self._pending) > last_step and not has_new_columns:
             self._append()
         else:
-            rows = self._read() if is_begun else {}
+            rows = {} if last_step is None else self._read()
             self._rewrite(rows | {step: rows.get(step, {}) | row for step, row in self._pending.items()})
         self._pending = {}
 

@@ -99,7 +99,8 @@ class TestResume:
     def test_forgets_what_the_checkpoint_did_not_see(self, tmp_path: Path) -> None:
         write(tmp_path, 10, 20, 30)
         resumed = CSVMetrics(tmp_path)
-        resumed.continue_from(20)
+        kept = resumed.continue_from(20)
+        assert kept == {10: {"step": "10", "a": "10.0"}, 20: {"step": "20", "a": "20.0"}}
         assert [row["step"] for row in rows(tmp_path)] == ["10", "20"]
         resumed.log_metrics({"a": -1.0}, 25)
         resumed.finalize("success")
@@ -116,7 +117,7 @@ class TestResume:
 
     def test_without_a_table(self, tmp_path: Path) -> None:
         resumed = CSVMetrics(tmp_path)
-        resumed.continue_from(20)
+        assert resumed.continue_from(20) == {}
         log(resumed, 25)
         assert [row["step"] for row in rows(tmp_path)] == ["25"]
 
@@ -258,5 +259,4 @@ class TestFailure:
 
 def test_only_the_first_rank_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table.rank_zero_only, "rank", 1)
-    write(tmp_path, 10).continue_from(5)
-    assert list(tmp_path.iterdir()) == []
+    assert write(tmp_path, 10).continue_from(5) == {} and list(tmp_path.iterdir()) == []
