@@ -39,6 +39,7 @@ _MAGIC = b"attndense table\n"
 _LENGTH = struct.Struct("<Q")
 _SEAL = struct.Struct(f"<Q{len(_MAGIC)}s")
 _ALIGNMENT = 64
+_PIECE = 1 << 24
 _BLOB = "blob"
 _UNUSED_SECONDS = 60 * 24 * 3600.0
 _ABANDONED_SECONDS = 24 * 3600.0
@@ -185,7 +186,6 @@ def _open(entry: Path, digest: str) -> Columns | None:
     arrays = _parse(memoryview(content), digest)
     if arrays is None:
         return None
-    content.madvise(mmap.MADV_DONTNEED)  # the checksum has touched all pages; now only those in use count as memory
     try:
         os.utime(entry)  # in use: _sweep leaves it
     except OSError:
@@ -198,7 +198,7 @@ def _parse(content: memoryview, digest: str) -> dict[str, Column] | None:
     if len(content) < _SEAL.size:
         return None
     sealed = content[: len(content) - _SEAL.size]
-    if _SEAL.unpack(content[len(sealed) :]) != (xxhash.xxh3_64_intdigest(sealed), _MAGIC):
+    if _SEAL.unpack(content[len(sealed) :]) != (_checksum(sealed), _MAGIC):
         return None
     end = len(sealed) - _LENGTH.size
     (length,) = _LENGTH.unpack(sealed[end:])
@@ -211,3 +211,13 @@ def _parse(content: memoryview, digest: str) -> dict[str, Column] | None:
         count = int(np.prod(shape, dtype=np.int64))
         arrays[name] = np.frombuffer(content, dtype, count, entry["offset"]).reshape(shape)
     return arrays
+
+
+def _checksum(content: memoryview) -> int:
+    """Checksum piece by piece: pages of a mapped file that were read count as memory until they are given back."""
+    checksum = xxhash.xxh3_64()
+    for start in range(0, len(content), _PIECE):
+        checksum.update(content[start : start + _PIECE])
+        if isinstance(content.obj, mmap.mmap):
+            content.obj.madvise(mmap.MADV_DONTNEED, start, _PIECE)
+    return checksum.intdigest()

@@ -254,10 +254,17 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.parametrize("piece", [4096, 1 << 24])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_or_foreign_entries_are_rebuilt(
-    damage: str, path: Path, cache: Path, no_reading: Callable[[], None]
+    damage: str,
+    piece: int,
+    path: Path,
+    cache: Path,
+    no_reading: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(annotation_store, "_PIECE", piece)
     AnnotationFile(path)
     (entry,) = entries(cache)
     sound = entry.read_bytes()
