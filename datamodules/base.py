@@ -14,7 +14,7 @@ from datamodules.epoch_plan import StepLayout
 from datamodules.epoch_progress import EpochProgress
 from datamodules.errors import DataError
 from datamodules.images import list_images
-from datamodules.loader import QuietLoader, StepSampler, TrainingLoader
+from datamodules.loader import QuietLoader, ResumableLoader, StepSampler
 from datamodules.sampling import KeySampler, SampleKey
 from datamodules.shared_memory import check_shared_memory
 from datamodules.workers import start_worker
@@ -140,7 +140,7 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         layout = StepLayout(size, self.batch_size, world_size, groups is not None, shuffled, self.seed)
         self._progress.lay_out(layout, groups, self._limited(layout.full_steps))
         steps = StepSampler(self._sampler(dataset, shuffled), self._progress, layout.full_steps)
-        return TrainingLoader(dataset, steps, **self._loader_options(training=True))
+        return ResumableLoader(dataset, steps, **self._loader_options(training=True))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation split in order."""

@@ -42,7 +42,7 @@ class QuietLoader(DataLoader[Any]):
             return super().__iter__()
 
 
-class TrainingLoader(QuietLoader):
+class ResumableLoader(QuietLoader):
     """A loader of whole steps that starts behind what the interrupted epoch has seen.
 
     Lightning makes the iterator of the first epoch before it has told the sampler the epoch and before it has restored
