@@ -125,6 +125,8 @@ class LocalProcesses:
                 return
         if self._is_leaving.wait(NOTICE):
             time.sleep(LEAVE)  # by then the main process has cleaned up and is gone, and this thread with it
+            if self._has_ended.is_set() and threading.main_thread().is_alive():
+                return  # it was called by a program that goes on
         if (cause := self._cause()) is None:
             return
         if not self._has_ended.is_set():
