@@ -24,11 +24,17 @@ from backbones import MobileNetV2
 from benchmarks.measure import Goal, finish, parse_options, ratio_goal
 from datamodules import ADE20K, COCO, FixedSize, RandomRatioCrop
 from datamodules.shapes import write_shapes
-from tasks.callbacks import BestCheckpoint, LastCheckpoint, Performance, RunSummary, StepSeed
+from tasks.callbacks import Performance, StepSeed
 from tasks.callbacks.progress import LineProgress
 from tasks.detection import DetectionTask
 from tasks.detectors import SSDLite320
-from tasks.run_logger import CSVMetrics
+from tasks.run.checkpoint_files import CheckpointFiles
+from tasks.run.guard import NumbersGuard
+from tasks.run.life import RunLife
+from tasks.run.loop import install
+from tasks.run.stop import StopRequests
+from tasks.run.summary import RunSummary
+from tasks.run.table import CSVMetrics
 from tasks.segmentation import SegmentationTask
 from tasks.segmentors import EncoderDecoder
 
@@ -66,8 +72,9 @@ class Repeat(torch.utils.data.Dataset[Any]):
 
 
 def through_lightning(task: pl.LightningModule, batch: dict[str, Any], folder: Path) -> float:
-    """CPU seconds of an epoch through the trainer, with every callback and logger of a run but W&B."""
+    """CPU seconds of an epoch through the trainer, with every callback, check and logger of a run but W&B."""
     stopwatch = Stopwatch()
+    life = RunLife(folder, "val/mAP", StopRequests(), NumbersGuard(folder), every_n_minutes=30)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -77,15 +84,16 @@ def through_lightning(task: pl.LightningModule, batch: dict[str, Any], folder: P
             LineProgress(50),
             RunSummary("detect", "fit", 0),
             StepSeed(0),
-            BestCheckpoint(folder, "val/mAP"),
-            LastCheckpoint(folder),
+            life,
             LearningRateMonitor(),
             Performance(50),
             stopwatch,
         ],
         enable_model_summary=False,
         log_every_n_steps=50,
+        plugins=[CheckpointFiles()],
     )
+    install(trainer, life)
     loader = torch.utils.data.DataLoader(Repeat(batch), batch_size=None)
     trainer.fit(task, loader)
     return stopwatch.seconds

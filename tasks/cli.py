@@ -29,6 +29,7 @@ from tasks.run.folder import Request, Resume, evaluation_folder
 from tasks.run.guard import NumbersGuard
 from tasks.run.job import current_job
 from tasks.run.life import EvaluationStop, RunLife
+from tasks.run.loggers import assemble_loggers
 from tasks.run.loop import install
 from tasks.run.saved_config import SavedConfig
 from tasks.run.start import RunStart, named_checkpoint
@@ -36,7 +37,7 @@ from tasks.run.stop import StopRequests, StopRun, listening
 from tasks.run.summary import RunSummary
 from tasks.run.table import CSVMetrics
 from tasks.run.trainer_options import refuse_trainer_options
-from tasks.run.wandb_run import WandbOptions, make_wandb_run
+from tasks.run.wandb_run import WandbOptions, WandbRun, make_wandb_run
 from tasks.weights import read_checkpoint
 
 
@@ -285,13 +286,12 @@ class VisionCLI(LightningCLI):
 
     def _loggers(self, config: Any) -> list[Any]:
         given = config.trainer.logger
-        if given is False or config.trainer.fast_dev_run or self.subcommand == "predict":
+        if config.trainer.fast_dev_run or self.subcommand == "predict":
             return []
         if self.subcommand != "fit":
             return assemble_loggers(given, CSVMetrics(self.run_folder, f"metrics.{self.subcommand}.csv"), None)
-        tracker = None
-        if given is None or given is True:
-            tracker = make_wandb_run(config.wandb, self.name, self.run_folder)
+        usual = given is None or given is True
+        tracker = make_wandb_run(config.wandb, self.name, self.run_folder) if usual else None
         return assemble_loggers(given, CSVMetrics(self.run_folder), tracker)
 
     def _callbacks(self, config: Any, has_logger: bool) -> list[pl.Callback]:
@@ -326,11 +326,14 @@ class VisionCLI(LightningCLI):
         return callbacks
 
     def before_fit(self) -> None:
-        """Lets `metrics.csv` go on where the checkpoint is."""
-        if self.run_start is not None and self.run_start.start.continues:
-            for logger in self.trainer.loggers:
-                if isinstance(logger, CSVMetrics):
-                    logger.continue_from(self.run_start.start.step - 1)  # rows count from 0
+        """Lets `metrics.csv` and W&B go on where the checkpoint is."""
+        if self.run_start is None or not self.run_start.start.continues:
+            return
+        table = next((logger for logger in self.trainer.loggers if isinstance(logger, CSVMetrics)), None)
+        rows = None if table is None else table.continue_from(self.run_start.start.step - 1)  # rows count from 0
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbRun) and rows:
+                logger.catch_up(rows)
 
     def after_fit(self) -> None:
         """Says how the run has ended."""
@@ -349,11 +352,3 @@ def trains_on_gpu(accelerator: Any) -> bool:
 def _integer_seed(seed: bool | int) -> int:
     """The seed of the data: the given one, or 42 where a random or no seed is asked for."""
     return 42 if isinstance(seed, bool) else seed
-
-
-def assemble_loggers(given, table, tracker):
-    if isinstance(given, list):
-        return [table, *given]
-    if given not in (None, True):
-        return [table, given]
-    return [table] if tracker is None else [table, tracker]

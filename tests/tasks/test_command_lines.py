@@ -10,7 +10,6 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ import torch
 import yaml
 from PIL import Image
 
-from tasks import cli
+from tasks import command_line
 
 Command = Callable[..., Path]
 TASKS = ("detect", "segment")
@@ -33,10 +32,15 @@ def read_json(path: Path) -> dict:
 @pytest.mark.parametrize("task", TASKS)
 def test_run_folder_stands_alone(task: str, command: Command) -> None:
     folder = command(task, "fit", "--trainer.max_epochs=2")
-    assert {"checkpoints", "config.fit.yaml", "metrics.csv", "pictures", "summary.json"} <= set(
-        path.name for path in folder.iterdir()
-    )
-    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert {path.name for path in folder.iterdir()} == {
+        "checkpoints",
+        "config.fit.yaml",
+        "metrics.csv",
+        "pictures",
+        "run.json",
+        "summary.json",
+    }
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "last.before.ckpt"}
     assert len(list((folder / "pictures").iterdir())) == 7  # all validation images, fewer than 8
 
     summary = read_json(folder / "summary.json")
@@ -83,6 +87,7 @@ def test_saved_config_of_fit_trains_again(command: Command) -> None:
     folder = command("detect", "fit")
     from tasks import detect
 
+    assert "ckpt_path: null" in (folder / "config.fit.yaml").read_text()
     detect.main(["fit", f"--config={folder}/config.fit.yaml", "--name=again"])
     first, again = (read_json(folder.parent / name / "summary.json") for name in ("test", "again"))
     assert first["val/mAP"] == again["val/mAP"]
@@ -256,21 +261,22 @@ def test_wandb_is_offline_and_silent_without_a_key(
 
 
 def test_wandb_compares_runs_by_their_best_number(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning.pytorch.loggers import WandbLogger
-
     from tasks import cli
+    from tasks.run.wandb_run import WandbRun
 
-    experiment = MagicMock()
-    monkeypatch.setattr(cli, "make_wandb_logger", lambda *_: WandbLogger(experiment=experiment))
+    sent: list[tuple] = []
+    monkeypatch.setattr(WandbRun, "_send", lambda self, method, *arguments: sent.append((method, *arguments)))
+    monkeypatch.setattr(cli, "make_wandb_run", lambda *_: WandbRun(Path(), "offline", {"name": "", "project": ""}, 1.0))
     command("detect", "fit", "--pictures.images=0")
-    experiment.define_metric.assert_any_call("val/mAP", step_metric="trainer/global_step", summary="max")
+    assert ("keep_maximum", "val/mAP") in sent
     configured: dict = {}
-    for call in experiment.config.update.call_args_list:
-        configured |= call.args[0]
+    for method, *arguments in sent:
+        if method == "update_config":
+            configured |= arguments[0]
     flat = {"task", "backbone", "attention", "detector", "parameters", "MACs", "seed", "git"}
     assert flat <= configured.keys() and not any(isinstance(configured[key], dict) for key in flat)
     assert configured["model"]["backbone"]["class_path"] == "backbones.MobileNetV2"  # the whole configuration besides
-    logged = {name for call in experiment.log.call_args_list for name in call.args[0]}
+    logged = {name for method, *arguments in sent if method == "log" for name in arguments[0]}
     assert {"val/mAP", "train/loss"} <= logged and not any(name.startswith("val/AP/") for name in logged)
 
 
@@ -366,11 +372,11 @@ def test_messages_about_weights_are_shown_and_noise_is_not(
     assert logging.getLogger("backbones").handlers == []
 
     message = {
-        text: re.sub(r"\\([()])", r"\1", text).replace(".*", "FOLDER").replace(r"\d+", "74") for text in cli.QUIET
+        text: re.sub(r"\\([()])", r"\1", text).replace(".*", "FOLDER").replace(r"\d+", "74") for text in command_line.QUIET
     }
     with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")
-        with cli._helpful_output():
+        with command_line.helpful_output():
             for text in [*message.values(), "training waits for data"]:
                 warnings.warn(text, stacklevel=1)
     assert [str(entry.message) for entry in recorded] == ["training waits for data"]

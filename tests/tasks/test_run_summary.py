@@ -10,7 +10,7 @@ from torch import nn
 from attention import CBAM, IdentityStart, SqueezeExcitation
 from backbones import ResNet, build_backbone
 from tasks import detect, segment
-from tasks.callbacks.run_summary import attention_names
+from tasks.run.summary import attention_names
 
 ROOT = Path(__file__).parents[2]
 MAINS = {"detect": detect.main, "segment": segment.main}

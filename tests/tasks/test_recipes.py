@@ -1,0 +1,135 @@
+"""Every recipe runs under its own trainer settings, at reduced scale, to its last step, saved and scored.
+
+The recipe's file is untouched. Its lengths and intervals (`max_steps`, `max_epochs`, `check_val_every_n_epoch`, milestones)
+are divided by one factor; steps within an epoch shrink as the data set does: 12 images, batches of 2, inputs of 96 pixels.
+"""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tasks import detect, segment
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+RECIPES = sorted([*CONFIGS.glob("detect/*.yaml"), *CONFIGS.glob("segment/*.yaml")])
+OF_A_FAMILY = ("retinanet_resnet50_1x", "ssdlite320_mobilenet_v2_ca", "deeplabv3_mobilenet_v2_ca_160k")
+"""One recipe a family, in every run of the tests; all of them with `-m slow`."""
+MAINS = {"detect": detect.main, "segment": segment.main}
+DATA = {"detect": "coco", "segment": "ade20k"}
+MONITOR = {"detect": "val/mAP", "segment": "val/mIoU"}
+STEPS_AN_EPOCH, STEPS, EPOCHS, WARMUP = 6, 16, 4, 2
+SIZES = {
+    "ShorterSide": {"shorter": "[96]", "longest": 128},
+    "FixedSize": {"height": 96, "width": 96},
+    "SSDCrop": {"height": 96, "width": 96},
+    "RandomRatioCrop": {"longest": 128, "shorter": 96, "crop": 96},
+}
+
+
+def part(recipe: Path, value: object) -> dict:
+    """A part of a recipe, which may stand in a file of its own."""
+    return yaml.safe_load((recipe.parent / value).read_text()) if isinstance(value, str) else value
+
+
+class Reduced:
+    """A recipe at reduced scale.
+
+    Args:
+        path: The recipe.
+    """
+
+    def __init__(self, path: Path) -> None:
+        content = yaml.safe_load(path.read_text())
+        self.path, self.task = path, path.parent.name
+        self.trainer = content["trainer"]
+        self.optimizer = content["model"]["optimizer"]
+        self.schedule = part(path, content["model"]["lr_schedule"])
+        self.data = part(path, content["data"])
+        self.in_steps = "max_steps" in self.trainer
+        self.factor = self.trainer["max_steps"] / STEPS if self.in_steps else self.trainer["max_epochs"] / EPOCHS
+        self.interval = max(1, round(self.trainer.get("check_val_every_n_epoch", 1) / self.factor))
+        self.steps = STEPS if self.in_steps else EPOCHS * STEPS_AN_EPOCH
+        self.warmup = WARMUP if self.schedule["init_args"].get("warmup_steps") else 0
+
+    def options(self) -> list[str]:
+        """What is given behind the recipe."""
+        trainer = {"check_val_every_n_epoch": self.interval}
+        trainer |= {"max_steps": self.steps} if self.in_steps else {"max_epochs": EPOCHS}
+        options = [f"--trainer.{name}={value}" for name, value in trainer.items()]
+        if self.warmup:
+            options.append(f"--model.lr_schedule.warmup_steps={self.warmup}")
+        if "milestones" in self.schedule["init_args"]:
+            options.append(f"--model.lr_schedule.milestones={self.milestones()}")
+        if "weights" in self.path.read_text() or "../backbones" in self.path.read_text():
+            options.append("--model.backbone.weights=null")  # cannot be downloaded in a test
+        default = "ShorterSide" if self.task == "detect" else "RandomRatioCrop"
+        pipeline = self.data["init_args"].get("pipeline", {"class_path": default})["class_path"].rpartition(".")[2]
+        sizes = [f"--data.pipeline.{name}={value}" for name, value in SIZES[pipeline].items()]
+        return [*options, f"--data.pipeline={pipeline}", *sizes]
+
+    def milestones(self) -> list[float]:
+        """Epochs at which the rate falls."""
+        return [epoch / self.factor for epoch in self.schedule["init_args"]["milestones"]]
+
+    def rate(self, step: int) -> float:
+        """The formula of the paper's schedule, written out."""
+        options, progress = self.schedule["init_args"], step / self.steps
+        kind = self.schedule["class_path"].rpartition(".")[2]
+        if kind == "MultiStep":
+            factor = 0.1 ** sum(step / STEPS_AN_EPOCH >= milestone - 1e-9 for milestone in self.milestones())
+        elif kind == "Cosine":
+            factor = (1 + math.cos(math.pi * progress)) / 2
+        else:
+            assert kind == "Polynomial"
+            least = options["final_factor"]
+            factor = least + (1 - least) * (1 - progress) ** options["power"]
+        if step < self.warmup:
+            start = options.get("warmup_factor", 0.001)
+            factor *= start + (1 - start) * step / self.warmup
+        return self.optimizer["init_args"]["lr"] * factor
+
+
+def marked(path: Path) -> object:
+    marks = () if path.stem in OF_A_FAMILY else (pytest.mark.slow,)
+    return pytest.param(path, marks=marks, id=f"{path.parent.name}/{path.stem}")
+
+
+@pytest.mark.parametrize("path", map(marked, RECIPES))
+def test_recipe_runs_to_its_last_step(path: Path, shapes: Path, tmp_path: Path) -> None:
+    recipe = Reduced(path)
+    MAINS[recipe.task](
+        [
+            "fit",
+            f"--config={path}",
+            *recipe.options(),
+            f"--data.root={shapes / DATA[recipe.task]}",
+            "--data.val_images=val2017" if recipe.task == "detect" else "--data.val_split=validation",
+            *(["--data.val_annotations=annotations/instances_val2017.json"] if recipe.task == "detect" else []),
+            "--data.max_images=null",
+            "--data.batch_size=2",
+            "--data.val_batch_size=1",
+            "--data.num_workers=0",
+            "--trainer.log_every_n_steps=1",
+            "--wandb.mode=disabled",
+            "--pictures.images=0",
+            f"--runs={tmp_path}",
+            "--name=reduced",
+        ]
+    )
+    folder = tmp_path / recipe.task / "reduced"
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == recipe.steps
+    assert json.loads((folder / "run.json").read_text())["status"] == "finished"
+    assert (folder / "checkpoints" / "best.ckpt").exists() and (folder / "summary.json").exists()
+    with (folder / "metrics.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    scored = [int(row["step"]) + 1 for row in rows if row.get(MONITOR[recipe.task])]
+    assert len(scored) >= 2 and scored[-1] == recipe.steps
+    column = next(name for name in rows[0] if name.startswith("lr-") and name.endswith("head"))
+    assert [float(row[column]) for row in rows] == pytest.approx([recipe.rate(step) for step in range(recipe.steps)])
+    assert len({round(recipe.rate(step), 12) for step in range(recipe.steps)}) > 3
