@@ -302,7 +302,7 @@ def test_image_ids(names: list[str], ids: list[int]) -> None:
 def test_image_dataset_resizes_and_keeps_the_original_size(folder: Path) -> None:
     dataset = ImageDataset([folder / "b.jpg"], [ResizeShorterSide([8], 100)])
     sample = dataset[SampleKey(0, 0, True)]
-    assert len(dataset) == 1 and sample["image"].shape == (3, 8, 12) and sample["repeated"]
+    assert len(dataset) == 1 and sample["image"].shape == (3, 8, 12) and sample["key"].repeated
     assert sample["target"]["original_size"].tolist() == [2, 3]
     assert sample["target"]["file_name"] == str(folder / "b.jpg")
 
