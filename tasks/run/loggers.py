@@ -1,6 +1,6 @@
 """`--trainer.logger` in all its forms: none, the usual two, or loggers of the user's beside the table."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -46,18 +46,17 @@ def check_loggers(given: Any) -> None:
 
 
 def assemble_loggers(
-    given: Logger | Iterable[Logger] | bool | None, table: CSVMetrics, track: Callable[[], WandbRun | None]
+    given: Logger | Iterable[Logger] | bool | None, table: CSVMetrics, tracker: WandbRun | None
 ) -> list[Logger]:
     """The loggers of a command.
 
     Args:
         given: `trainer.logger`, built: False for no logger at all, loggers of the user's own, or None or True for ours.
         table: `metrics.csv`, which is there unless no logger is wanted.
-        track: Makes the W&B run; it is asked only where W&B is wanted: loggers of the user's own take its place.
+        tracker: The W&B run, if there is one; loggers of the user's own take its place.
     """
     if given is False:
         return []
     if given is None or given is True:
-        tracker = track()
         return [table] if tracker is None else [table, tracker]
     return [table, *([given] if isinstance(given, Logger) else given)]

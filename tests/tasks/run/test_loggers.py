@@ -53,14 +53,9 @@ def test_unprotected_wandb_is_refused() -> None:
 def test_loggers_of_a_command(tmp_path: Path) -> None:
     table, own = CSVMetrics(tmp_path), CSVLogger(tmp_path)
     tracker: Any = object()
-
-    def never() -> None:
-        raise AssertionError("W&B is not wanted")
-
-    assert assemble_loggers(False, table, never) == []
-    assert assemble_loggers(None, table, lambda: tracker) == assemble_loggers(True, table, lambda: tracker)
-    assert assemble_loggers(True, table, lambda: tracker) == [table, tracker]
-    assert assemble_loggers(True, table, lambda: None) == [table]
-    assert assemble_loggers(own, table, never) == [table, own]
-    assert assemble_loggers([own, own], table, never) == [table, own, own]
-    assert assemble_loggers([], table, never) == [table]
+    assert assemble_loggers(False, table, tracker) == []
+    assert assemble_loggers(None, table, tracker) == assemble_loggers(True, table, tracker) == [table, tracker]
+    assert assemble_loggers(True, table, None) == [table]
+    assert assemble_loggers(own, table, tracker) == [table, own]
+    assert assemble_loggers([own, own], table, None) == [table, own, own]
+    assert assemble_loggers([], table, tracker) == [table]
