@@ -1,7 +1,7 @@
 """A Slurm cluster of two nodes on one machine: Debian's slurmctld, slurmd and munge on loopback, ended with the tests.
 
 The daemons run in the foreground as children of the test process; the kernel ends them with it. Everything else lies in
-one folder, but for two lines in /etc/hosts, by which the nodes' names resolve.
+one folder, but for a line in /etc/hosts, by which the nodes' names resolve.
 """
 
 import ctypes
@@ -21,6 +21,8 @@ from pathlib import Path
 HOSTS = Path("/etc/hosts")
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
+FINAL = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+"""States that a job does not leave."""
 KILL_WAIT = 8
 """Seconds between SIGTERM and SIGKILL, Slurm's KillWait; 30 by default."""
 
@@ -142,25 +144,20 @@ class Cluster:
 
     def end_of(self, job: str, seconds: float = 120) -> str:
         """Waits for the end of a job; gives its final state."""
-        final = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
-        wait_for(f"the end of job {job}", lambda: self.fact(job, "JobState") in final, seconds)
+        wait_for(f"the end of job {job}", lambda: self.fact(job, "JobState") in FINAL, seconds)
         return self.fact(job, "JobState")
 
 
 @contextmanager
-def running_cluster(worker: str) -> Iterator[Cluster]:
-    """Starts a cluster, and ends all of it again.
-
-    Args:
-        worker: Tells the test processes of one machine apart.
-    """
+def running_cluster() -> Iterator[Cluster]:
+    """Starts a cluster, and ends all of it again; first of all, what killed test processes have left."""
+    own = f"attndense-slurm-{os.getpid()}-"
     with ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: paths of sockets are
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        cluster = Cluster(folder, (f"{worker}n1", f"{worker}n2"))
-        stack.enter_context(_names(cluster.nodes))
+        _clear_what_the_dead_left()
+        folder = Path(tempfile.mkdtemp(prefix=own, dir="/tmp"))  # short: paths of sockets are
+        stack.callback(_clear, folder)
+        cluster = Cluster(folder, (f"p{os.getpid()}n1", f"p{os.getpid()}n2"))
         _write_files(cluster)
-        stack.callback(_end_leftovers, cluster)
         munge = ["munged", "-F", f"--key-file={folder}/munge.key", f"--socket={folder}/munge.sock", "--force"]
         _start(stack, cluster, *munge, *(f"--{kind}-file={folder}/munge.{kind}" for kind in ("pid", "log", "seed")))
         wait_for("munge", (folder / "munge.sock").exists)
@@ -171,6 +168,31 @@ def running_cluster(worker: str) -> Iterator[Cluster]:
         wait_for("two idle nodes", lambda: len(_words(cluster, idle)) == 2, 30)
         stack.callback(_end_jobs, cluster)
         yield cluster
+
+
+def _clear_what_the_dead_left() -> None:
+    for folder in Path("/tmp").glob("attndense-slurm-*"):
+        if not Path("/proc", folder.name.split("-")[2]).exists():
+            _clear(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Ends tasks that have outlived the daemons, known by the configuration in their environment; removes all files."""
+    configuration = str(folder / "slurm.conf").encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if configuration in (process / "environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+    _write_hosts(folder, [])
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_hosts(folder: Path, lines: list[str]) -> None:
+    """Makes names resolve, as those of nodes do in a cluster; no lines take them away."""
+    mark = f"# {folder}"
+    with only_process("hosts"):
+        others = [line for line in HOSTS.read_text().splitlines() if not line.endswith(mark)]
+        HOSTS.write_text("\n".join([*others, *(f"{line} {mark}" for line in lines)]) + "\n")
 
 
 def _write_files(cluster: Cluster) -> None:
@@ -187,6 +209,7 @@ def _write_files(cluster: Cluster) -> None:
         host=host, folder=folder, nodes=cluster.nodes, ports=_free_ports(3), loopback=loopback, kill_wait=KILL_WAIT
     )
     (folder / "slurm.conf").write_text(text)
+    _write_hosts(folder, [f"127.0.0.1 {' '.join(cluster.nodes)}"])
 
 
 def _free_ports(number: int) -> list[int]:
@@ -195,19 +218,6 @@ def _free_ports(number: int) -> list[int]:
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [int(each.getsockname()[1]) for each in sockets]
-
-
-@contextmanager
-def _names(nodes: tuple[str, str]) -> Iterator[None]:
-    """Makes the names of the nodes resolve, as they do in a cluster."""
-    line = f"127.0.0.1 {' '.join(nodes)} # attndense tests\n"
-    with only_process("hosts"):
-        HOSTS.write_text(HOSTS.read_text().replace(line, "").rstrip("\n") + "\n" + line)
-    try:
-        yield
-    finally:
-        with only_process("hosts"):
-            HOSTS.write_text(HOSTS.read_text().replace(line, ""))
 
 
 def _start(stack: ExitStack, cluster: Cluster, *words: str) -> None:
@@ -248,12 +258,3 @@ def _end_jobs(cluster: Cluster) -> None:
     end = time.monotonic() + 10
     while _words(cluster, ["squeue", "--noheader"]) and time.monotonic() < end:
         time.sleep(0.1)
-
-
-def _end_leftovers(cluster: Cluster) -> None:
-    """Ends tasks that have outlived the daemons: processes with this configuration in their environment."""
-    configuration = str(cluster.folder / "slurm.conf").encode()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if configuration in (process / "environ").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)

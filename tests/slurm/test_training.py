@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.slurm.cluster import Cluster, wait_for
+from tests.slurm.cluster import FINAL, Cluster, wait_for
 from tests.tasks.running import ROOT, fit_arguments, numbers_of_table, require_equal_checkpoints, run, two_processes
 
 SCRIPTS = ROOT / "configs" / "slurm"
@@ -49,7 +49,7 @@ class Submitted:
 
     def _says(self, pattern: str) -> bool:
         state = self.cluster.fact(self.number, "JobState")
-        assert state in ("PENDING", "RUNNING", "COMPLETING", "REQUEUED"), f"{state}\n{self.output}"
+        assert state not in FINAL, f"{state}\n{self.output}"
         return re.search(pattern, self.output) is not None
 
     def end(self, seconds: float = 240) -> str:
@@ -229,8 +229,8 @@ def test_two_fits_in_one_allocation(cluster: Cluster, shapes: Path, tmp_path: Pa
 def test_before_the_time_limit(cluster: Cluster, shapes: Path, tmp_path: Path) -> None:
     """Slurm's early warning makes it save and go back into the queue; `scancel` then ends it, saved as well."""
     options = arguments(shapes, tmp_path, "--trainer.max_epochs=999")
-    job = Submitted(cluster, tmp_path / "log", SCRIPTS / "requeue.sbatch", options, "--time=1", "--signal=USR1@40")
-    job.wait_for(r"(?s)SIGUSR1.*going on with.*epoch \d+ step", 180)
+    job = Submitted(cluster, tmp_path / "log", SCRIPTS / "requeue.sbatch", options, "--time=2", "--signal=USR1@60")
+    job.wait_for(r"(?s)SIGUSR1.*going on with.*epoch \d+ step", 280)
     cluster.command("scancel", job.number)
     assert job.end() == "CANCELLED 0:15", job.output
     assert "continue: " in job.output.splitlines()[-1], job.output
