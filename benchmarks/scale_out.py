@@ -94,12 +94,14 @@ def _tensors(argument: Any) -> list[Tensor]:
 class StepTraffic(pl.Callback):
     """Writes down what one training step sends, from its first hook to that of the next step."""
 
+    traffic: Traffic | None = None
+
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
         """Begins and ends."""
-        if trainer.global_step == MEASURED_STEP:
+        if trainer.global_step == MEASURED_STEP and self.traffic is None:
             self.traffic = Traffic()
             self.traffic.__enter__()
-        elif trainer.global_step == MEASURED_STEP + 1:
+        elif trainer.global_step == MEASURED_STEP + 1 and self.traffic is not None:
             self.traffic.__exit__(None, None, None)
             if trainer.is_global_zero:
                 learnt = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)

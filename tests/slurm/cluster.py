@@ -206,13 +206,14 @@ def _write_files(cluster: Cluster) -> None:
     own = socket.gethostbyname(host).startswith("127.")
     loopback = "CommunicationParameters=NoInAddrAny,NoCtldInAddrAny" if own else ""
     text = CONFIGURATION.format(
-        host=host, folder=folder, nodes=cluster.nodes, ports=_free_ports(3), loopback=loopback, kill_wait=KILL_WAIT
+        host=host, folder=folder, nodes=cluster.nodes, ports=free_ports(3), loopback=loopback, kill_wait=KILL_WAIT
     )
     (folder / "slurm.conf").write_text(text)
     _write_hosts(folder, [f"127.0.0.1 {' '.join(cluster.nodes)}"])
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
+    """Ports at which nothing listens now."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.slurm.cluster import FINAL, Cluster, wait_for
+from tasks.run import exit_codes
+from tests.slurm.cluster import FINAL, Cluster, free_ports, wait_for
 from tests.tasks.running import ROOT, fit_arguments, numbers_of_table, require_equal_checkpoints, run, two_processes
 
 SCRIPTS = ROOT / "configs" / "slurm"
@@ -30,12 +31,15 @@ class Submitted:
         script: The batch script.
         arguments: Its arguments.
         options: Options of sbatch.
+        variables: Variables of its environment.
     """
 
-    def __init__(self, cluster: Cluster, log: Path, script: Path, arguments: list[str], *options: str) -> None:
+    def __init__(
+        self, cluster: Cluster, log: Path, script: Path, arguments: list[str], *options: str, **variables: str
+    ) -> None:
         self.cluster, self.log = cluster, log
         where = (f"--chdir={ROOT}", f"--output={log}", "--open-mode=append")
-        variables = {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
+        variables = {"OMP_NUM_THREADS": "1", "PYTHON": sys.executable} | variables
         self.number = cluster.submit(script, *HERE, *where, *options, arguments=arguments, **variables)
 
     @property
@@ -43,7 +47,7 @@ class Submitted:
         """All that it has printed."""
         return self.log.read_text() if self.log.exists() else ""
 
-    def wait_for(self, pattern: str, seconds: float = 120) -> None:
+    def wait_for(self, pattern: str, seconds: float = 280) -> None:
         """Waits until a line matches that has come since the last such wait."""
         wait_for(f"{pattern!r} of job {self.number}", lambda: self._says(pattern), seconds)
 
@@ -52,7 +56,7 @@ class Submitted:
         assert state not in FINAL, f"{state}\n{self.output}"
         return re.search(pattern, self.output) is not None
 
-    def end(self, seconds: float = 240) -> str:
+    def end(self, seconds: float = 400) -> str:
         """Waits for its end: state and exit code."""
         return f"{self.cluster.end_of(self.number, seconds)} {self.cluster.fact(self.number, 'ExitCode')}"
 
@@ -73,7 +77,7 @@ def require_equal(one: Path, other: Path) -> None:
 def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that nobody disturbs, without Slurm."""
     runs = tmp_path_factory.mktemp("whole")
-    code, output = run("detect", ["fit", *arguments(shapes, runs, *two_processes())[1:]], 240)
+    code, output = run("detect", ["fit", *arguments(shapes, runs, *two_processes())[1:]], 400)
     assert code == 0, output
     return runs / "detect" / "run"
 
@@ -82,7 +86,7 @@ def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole_of_one(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same in one process."""
     runs = tmp_path_factory.mktemp("whole-of-one")
-    code, output = run("detect", ["fit", *arguments(shapes, runs)[1:]], 240)
+    code, output = run("detect", ["fit", *arguments(shapes, runs)[1:]], 400)
     assert code == 0, output
     return runs / "detect" / "run"
 
@@ -113,6 +117,17 @@ def test_two_nodes_preempted_twice(cluster: Cluster, shapes: Path, tmp_path: Pat
     assert job.end() == "COMPLETED 0:0", job.output
     assert job.output.count("going on with") == 2 and cluster.fact(job.number, "Restarts") == "2"
     require_equal(whole, tmp_path / "detect" / "run")
+
+
+@pytest.mark.slow
+def test_everybody_may_end_in_peace(cluster: Cluster, shapes: Path, tmp_path: Path) -> None:
+    """srun ends the other tasks when one has left with a code: not before the first has closed its W&B run."""
+    options = arguments(shapes, tmp_path, "--data.batch_size=2", "--wandb.mode=offline")
+    job = Submitted(cluster, tmp_path / "log", SCRIPTS / "multi_node.sbatch", options, "--nodes=2")
+    job.wait_for(r"epoch 0 step 2")
+    cluster.command("scancel", "--signal=USR1", job.number)
+    assert job.end() == f"FAILED {exit_codes.USER_SIGNAL}:0", job.output
+    assert "continue: python -m tasks.detect fit" in job.output
 
 
 @pytest.mark.slow
@@ -163,7 +178,7 @@ def test_a_killed_task_ends_the_job(rank: int, cluster: Cluster, shapes: Path, t
     job.wait_for(r"epoch 0 step 2")
     (pid,) = [pid for pid in task_pids(str(tmp_path)) if environment_of(pid)["SLURM_PROCID"] == str(rank)]
     os.kill(pid, signal.SIGKILL)
-    state = job.end(60)
+    state = job.end(90)
     assert state.startswith("FAILED"), f"{state}\n{job.output}"
 
 
@@ -217,7 +232,7 @@ def test_two_fits_in_one_allocation(cluster: Cluster, shapes: Path, tmp_path: Pa
     script.write_text(f"#!/bin/bash\n#SBATCH --requeue\n{fit}{fit}wait\n")
     two = ("--trainer.devices=1", "--trainer.num_nodes=2", "--trainer.strategy=ddp", "--data.batch_size=2")
     job = Submitted(cluster, tmp_path / "log", script, arguments(shapes, tmp_path, *two)[1:], "--nodes=2")
-    job.wait_for(r"(?s)epoch 0 step 2.*epoch 0 step 2", 180)
+    job.wait_for(r"(?s)epoch 0 step 2.*epoch 0 step 2")
     cluster.command("scontrol", "requeue", job.number)
     assert job.end() == "COMPLETED 0:0", job.output
     assert job.output.count("going on with") == 2
@@ -226,11 +241,38 @@ def test_two_fits_in_one_allocation(cluster: Cluster, shapes: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_torchrun_under_srun(cluster: Cluster, shapes: Path, tmp_path: Path, whole: Path) -> None:
+    """One torchrun per node, as `docs/cluster.md` has it; requeued, both go on with the job's run."""
+    script = tmp_path / "job.sbatch"
+    script.write_text(
+        "#!/bin/bash\n#SBATCH --requeue\n"
+        'main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -1)\n'
+        'srun --kill-on-bad-exit=1 "$PYTHON" -m torch.distributed.run --nnodes "$SLURM_NNODES" --nproc-per-node 1 '
+        '--rdzv-backend c10d --rdzv-endpoint "$main:$PORT" --rdzv-id "$SLURM_JOB_ID" -m tasks.detect fit "$@"\n'
+        "exit $?\n"
+    )
+    two = ("--trainer.devices=1", "--trainer.num_nodes=2", "--trainer.strategy=ddp", "--data.batch_size=2")
+    job = Submitted(
+        cluster,
+        tmp_path / "log",
+        script,
+        arguments(shapes, tmp_path, *two)[1:],
+        "--nodes=2",
+        PORT=str(free_ports(1)[0]),
+    )
+    job.wait_for(r"epoch 0 step 2")
+    cluster.command("scontrol", "requeue", job.number)
+    assert job.end() == "COMPLETED 0:0", job.output
+    assert job.output.count("going on with") == 1
+    require_equal(whole, tmp_path / "detect" / "run")
+
+
+@pytest.mark.slow
 def test_before_the_time_limit(cluster: Cluster, shapes: Path, tmp_path: Path) -> None:
     """Slurm's early warning makes it save and go back into the queue; `scancel` then ends it, saved as well."""
     options = arguments(shapes, tmp_path, "--trainer.max_epochs=999")
     job = Submitted(cluster, tmp_path / "log", SCRIPTS / "requeue.sbatch", options, "--time=2", "--signal=USR1@60")
-    job.wait_for(r"(?s)SIGUSR1.*going on with.*epoch \d+ step", 280)
+    job.wait_for(r"(?s)SIGUSR1.*going on with.*epoch \d+ step")
     cluster.command("scancel", job.number)
     assert job.end() == "CANCELLED 0:15", job.output
     assert "continue: " in job.output.splitlines()[-1], job.output
