@@ -11,6 +11,7 @@ from torchvision.models.detection.image_list import ImageList
 from backbones import Backbone
 from tasks.class_tensors import DenseModel
 from tasks.normalization import Normalization
+from tasks.precision import at_least_float32
 
 Batch = dict[str, Any]
 Losses = dict[str, Tensor]
@@ -25,6 +26,7 @@ class Detector(DenseModel):
     order, `labels` (N,) int64 in 0..K-1.
     """
 
+    anchor_generator: Any
     normalization: Normalization
     compute_loss: Callable[..., Losses]
     postprocess_detections: Callable[..., Detections]
@@ -38,12 +40,26 @@ class Detector(DenseModel):
         sizes = [(int(height), int(width)) for height, width in batch["size"].tolist()]
         return ImageList(self.normalization(batch["image"], batch["size"]), sizes)
 
+    def anchors(self, images: ImageList, features: list[Tensor]) -> list[Tensor]:
+        """Anchors (A, 4) of every image, xyxy in pixels, in float32 or better.
+
+        Anchors have the precision of what they are made from. Of features in bfloat16 they would be up to 8 pixels
+        beside their place at the far side of an image, and some would have no width.
+        """
+        shapes = [
+            torch.empty((), dtype=at_least_float32(feature.dtype), device=feature.device).expand(feature.shape)
+            for feature in features
+        ]
+        found: list[Tensor] = self.anchor_generator(images, shapes)
+        return found
+
     @staticmethod
     def to_original(detections: Detections, batch: Batch) -> Detections:
         """Scales boxes from the resized images to the original ones, in place."""
         for found, size, target in zip(detections, batch["size"], batch["targets"], strict=True):
-            height, width = (target["original_size"].to(size.device) / size).tolist()
-            found["boxes"] = found["boxes"].float() * found["boxes"].new_tensor([width, height, width, height])
+            height, width = (target["original_size"].to(size.device).float() / size).tolist()
+            boxes = found["boxes"].float()
+            found["boxes"] = boxes * boxes.new_tensor([width, height, width, height])
         return detections
 
 

@@ -11,6 +11,7 @@ from tasks.class_tensors import ClassRows
 from tasks.detectors.base import Batch, Detections, Detector, Losses, anchors_per_level, split_levels
 from tasks.detectors.pyramid import FeaturePyramid
 from tasks.normalization import Normalization
+from tasks.precision import precise, precise_arithmetic
 
 
 class FCOS(Detector, detection.FCOS):
@@ -30,7 +31,6 @@ class FCOS(Detector, detection.FCOS):
         max_detections: Detections per image.
     """
 
-    anchor_generator: Any
     backbone: Backbone
     head: Any
     neck: FeaturePyramid
@@ -69,15 +69,15 @@ class FCOS(Detector, detection.FCOS):
         """Backbone, neck, head; then losses or detections."""
         images = self.image_list(batch)
         features = self.neck(self.backbone(images.tensors))
-        outputs = self.head(features)
-        anchors = self.anchor_generator(images, features)
         levels = anchors_per_level(features, per_location=1)
-        if self.training:
-            return dict(self.compute_loss(batch["targets"], outputs, anchors, levels))
-        detections = self.postprocess_detections(
-            split_levels(outputs, levels), [list(of_image.split(levels)) for of_image in anchors], images.image_sizes
-        )
-        return self.to_original(detections, batch)
+        outputs = precise(self.head(features))
+        with precise_arithmetic():
+            anchors = self.anchors(images, features)
+            if self.training:
+                return dict(self.compute_loss(batch["targets"], outputs, anchors, levels))
+            of_levels = [list(of_image.split(levels)) for of_image in anchors]
+            detections = self.postprocess_detections(split_levels(outputs, levels), of_levels, images.image_sizes)
+            return self.to_original(detections, batch)
 
     def class_tensors(self) -> dict[str, ClassRows | None]:
         """One row a class in the last convolution of the classification head."""

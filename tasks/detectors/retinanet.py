@@ -11,6 +11,7 @@ from tasks.class_tensors import ClassRows
 from tasks.detectors.base import Batch, Detections, Detector, Losses, anchors_per_level, split_levels
 from tasks.detectors.pyramid import FeaturePyramid
 from tasks.normalization import Normalization
+from tasks.precision import precise, precise_arithmetic
 
 
 class RetinaNet(Detector, detection.RetinaNet):
@@ -30,7 +31,6 @@ class RetinaNet(Detector, detection.RetinaNet):
         max_detections: Detections per image.
     """
 
-    anchor_generator: Any
     backbone: Backbone
     head: Any
     neck: FeaturePyramid
@@ -70,15 +70,15 @@ class RetinaNet(Detector, detection.RetinaNet):
         """Backbone, neck, head; then losses or detections."""
         images = self.image_list(batch)
         features = self.neck(self.backbone(images.tensors))
-        outputs = self.head(features)
-        anchors = self.anchor_generator(images, features)
-        if self.training:
-            return dict(self.compute_loss(batch["targets"], outputs, anchors))
         levels = anchors_per_level(features, self.anchor_generator.num_anchors_per_location()[0])
-        detections = self.postprocess_detections(
-            split_levels(outputs, levels), [list(of_image.split(levels)) for of_image in anchors], images.image_sizes
-        )
-        return self.to_original(detections, batch)
+        outputs = precise(self.head(features))
+        with precise_arithmetic():
+            anchors = self.anchors(images, features)
+            if self.training:
+                return dict(self.compute_loss(batch["targets"], outputs, anchors))
+            of_levels = [list(of_image.split(levels)) for of_image in anchors]
+            detections = self.postprocess_detections(split_levels(outputs, levels), of_levels, images.image_sizes)
+            return self.to_original(detections, batch)
 
     def class_tensors(self) -> dict[str, ClassRows | None]:
         """In the last convolution of the classification head, all classes of one anchor after the other."""

@@ -14,6 +14,7 @@ from backbones import Backbone
 from tasks.class_tensors import ClassRows
 from tasks.detectors.base import Batch, Detections, Detector, Losses, match_nothing
 from tasks.normalization import Normalization
+from tasks.precision import precise, precise_arithmetic
 
 
 class SSDLite320(Detector, detection.ssd.SSD):
@@ -33,7 +34,6 @@ class SSDLite320(Detector, detection.ssd.SSD):
         max_detections: Detections per image.
     """
 
-    anchor_generator: Any
     backbone: Backbone
     head: Any
     proposal_matcher: Any
@@ -76,16 +76,17 @@ class SSDLite320(Detector, detection.ssd.SSD):
         """Backbone, extra blocks, head; then losses or detections."""
         images = self.image_list(batch)
         features = self.pyramid(self.backbone(images.tensors))
-        outputs = self.head(features)
-        anchors = self.anchor_generator(images, features)
-        if self.training:
-            # torchvision's softmax head has the background at 0.
-            targets = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in batch["targets"]]
-            return dict(self.compute_loss(targets, outputs, anchors, self.match(targets, anchors)))
-        detections = self.postprocess_detections(outputs, anchors, images.image_sizes)
-        for found in detections:
-            found["labels"] = found["labels"] - 1
-        return self.to_original(detections, batch)
+        outputs = precise(self.head(features))
+        with precise_arithmetic():
+            anchors = self.anchors(images, features)
+            if self.training:
+                # torchvision's softmax head has the background at 0.
+                targets = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in batch["targets"]]
+                return dict(self.compute_loss(targets, outputs, anchors, self.match(targets, anchors)))
+            detections = self.postprocess_detections(outputs, anchors, images.image_sizes)
+            for found in detections:
+                found["labels"] = found["labels"] - 1
+            return self.to_original(detections, batch)
 
     def class_tensors(self) -> dict[str, ClassRows | None]:
         """In the last convolution of each level, background and all classes of one default box after the other."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from backbones import Backbone
 from tasks.class_tensors import ClassRows
 from tasks.normalization import Normalization
+from tasks.precision import precise, precise_arithmetic
 from tasks.segmentors.base import Batch, LabelMaps, Losses, Segmentor
 from tasks.segmentors.inference import Inference, WholeInference
 from tasks.segmentors.upsampling import argmax_at
@@ -92,9 +93,9 @@ class EncoderDecoder(Segmentor):
         """Losses of normalised images (B, 3, H, W) with masks (B, H, W)."""
         features = self.features(image)
         samples = data_samples(mask)
-        losses: Losses = dict(self.decode_head.loss(features, samples, train_cfg=None))
+        losses = head_losses(self.decode_head, features, samples)
         if self.auxiliary_head is not None:
-            auxiliary = self.auxiliary_head.loss(features, samples, train_cfg=None)
+            auxiliary = head_losses(self.auxiliary_head, features, samples)
             losses |= {f"aux_{name}": value for name, value in auxiliary.items()}
         return losses
 
@@ -120,6 +121,17 @@ class EncoderDecoder(Segmentor):
                 if value.shape != own[name].shape:
                     found[f"{part}.{name}"] = class_axis(own[name], value, self.num_classes)
         return found
+
+
+def head_losses(head: Any, features: list[Tensor], samples: list[Any]) -> Losses:
+    """Losses of a head, from logits in float32: a sum over all pixels is too large for float16."""
+    from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+
+    if type(head).loss is not BaseDecodeHead.loss:  # a head that does more than logits and then losses
+        return dict(head.loss(features, samples, train_cfg=None))
+    logits = precise(head(features))
+    with precise_arithmetic():
+        return dict(head.loss_by_feat(logits, samples))
 
 
 def with_classes(config: Any, num_classes: int) -> Any:

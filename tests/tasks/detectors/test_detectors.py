@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision
 from torch import Tensor
 from torchvision.models import resnet18
 from torchvision.models.detection import FCOS as TorchvisionFCOS
@@ -102,6 +103,57 @@ def test_padding_content_is_invisible(name: str) -> None:
         one, other = model.neck(model.backbone(model.image_list(batch).tensors)), None
         other = model.neck(model.backbone(model.image_list(noisy).tensors))
     assert all(torch.equal(left, right) for left, right in zip(one, other, strict=True))
+
+
+FORMATS = {
+    "bf16-mixed": lambda: MixedPrecision("bf16-mixed", "cpu"),
+    "bf16-true": lambda: HalfPrecision("bf16-true"),
+    "16-true": lambda: HalfPrecision("16-true"),
+    "64-true": lambda: DoublePrecision(),
+}
+
+
+class TestHalfPrecision:
+    """Anchors, losses and boxes are computed in float32 whatever the network computes in."""
+
+    @staticmethod
+    def wide_batch(name: str) -> dict:
+        """Small objects beyond pixel 1024, where numbers in bfloat16 are 8 apart."""
+        if name == "ssdlite":
+            return make_batch([(320, 320)] * 2, [[[210, 215, 303, 300]]] * 2, (320, 320))
+        return make_batch([(64, 1344)] * 2, [[[1034, 10, 1047, 30], [1200, 20, 1210, 40]]] * 2, (64, 1344))
+
+    @pytest.mark.parametrize("precision", FORMATS)
+    @pytest.mark.parametrize("name", ["fcos", "retinanet", "ssdlite"])
+    def test_objects_far_from_the_origin_are_matched(self, name: str, precision: str) -> None:
+        torch.manual_seed(0)
+        model = BUILDERS[name]().eval()  # without the noise of batch norms over few values
+        batch = self.wide_batch(name)
+        with torch.no_grad():
+            model.training = True
+            expected = model(batch)
+            plugin = FORMATS[precision]()
+            converted = plugin.convert_module(model)
+            with plugin.forward_context():
+                found = converted(batch)
+        assert torch.get_default_dtype() == torch.float32
+        assert min(expected.values()) > 0
+        for key, loss in expected.items():
+            assert found[key].dtype == (torch.float64 if precision == "64-true" else torch.float32)
+            torch.testing.assert_close(found[key].float(), loss, rtol=0.02, atol=1e-3)
+
+    @pytest.mark.parametrize("name", ["fcos", "retinanet", "ssdlite"])
+    def test_boxes_of_a_large_original_are_not_rounded(self, name: str) -> None:
+        torch.manual_seed(0)
+        plugin = HalfPrecision("bf16-true")
+        model = plugin.convert_module(BUILDERS[name]().eval())
+        model.score_thresh = 0.0
+        with torch.no_grad(), plugin.forward_context():
+            found = model(make_batch([(96, 128)] * 2, [[], []], (128, 128), scale=0.1))
+        boxes = found[0]["boxes"]
+        assert boxes.dtype == found[0]["scores"].dtype == torch.float32 and len(boxes) > 0
+        assert boxes[:, 2].max() <= 1280 + 1e-3
+        assert (boxes.bfloat16().float() != boxes).float().mean() > 0.3  # not what bfloat16 can hold
 
 
 def torchvision_inputs(batch: dict) -> tuple[list[Tensor], list[dict]]:
