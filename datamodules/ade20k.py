@@ -19,7 +19,7 @@ from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.collate import collate_images, pad_images
 from datamodules.errors import DataError
 from datamodules.image_dataset import ImageDataset, to_tensor
-from datamodules.images import IMAGE_SUFFIXES, read_image, read_mask
+from datamodules.images import IMAGE_SUFFIXES, check_inside, read_image, read_mask
 from datamodules.pipelines import RandomRatioCrop, SegmentationPipeline
 from datamodules.sampling import SampleKey, seed_transforms
 
@@ -53,6 +53,8 @@ class ADE20K(VisionDataModule):
         val_batch_size: Validation images per process and step; 1 keeps the scores independent of padding.
         num_workers: Loader processes per training process; 0 loads in the training process.
         max_images: Use only the first images of each split in the order of their names, to try things out.
+        follow_links: Read images and masks through links that lead out of their folder, as where a data set is links to
+            shared storage; otherwise such a file is an error.
         images: Image, folder or glob that `predict` runs on, instead of the validation split.
         class_names: Names of the classes 0..K-1 that the model knows. Those of `objectInfo` are matched to them by
             name, whatever their order; where there is no such file, the masks are taken to count in this order.
@@ -72,6 +74,7 @@ class ADE20K(VisionDataModule):
         val_batch_size: int = 1,
         num_workers: int = 2,
         max_images: int | None = None,
+        follow_links: bool = True,
         images: str | None = None,
         class_names: list[str] | None = None,
         seed: int = 42,
@@ -80,6 +83,7 @@ class ADE20K(VisionDataModule):
         self.root = Path(root)
         self.train_split, self.val_split = train_split, val_split
         self.pipeline = pipeline or RandomRatioCrop()
+        self.follow_links = follow_links
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -129,7 +133,7 @@ class ADE20K(VisionDataModule):
     def _split(self, split: str, transforms: list[A.BasicTransform], training: bool) -> "ADE20KDataset":
         paths = find_images(self.root / "images" / split)[: self.max_images]
         annotations = self.root / "annotations" / split
-        return ADE20KDataset(paths, annotations, self._labels, transforms, self.seed, training)
+        return ADE20KDataset(paths, annotations, self._labels, transforms, self.seed, training, self.follow_links)
 
     def collate(self, samples: list[Sample], training: bool) -> Batch:
         """Pads the images of a batch to one size, and the masks in training."""
@@ -150,6 +154,7 @@ class ADE20KDataset(Dataset[Sample]):
         transforms: albumentations transforms.
         seed: The run's seed.
         training: Transform the mask with the image; otherwise it keeps its original resolution.
+        follow_links: Read files through links that lead out of their folder.
     """
 
     def __init__(
@@ -160,11 +165,12 @@ class ADE20KDataset(Dataset[Sample]):
         transforms: list[A.BasicTransform],
         seed: int,
         training: bool,
+        follow_links: bool = True,
     ) -> None:
         self.paths, self.annotations, self.num_classes = paths, annotations, len(labels)
         self.labels = np.full(256, IGNORE, dtype=np.uint8)
         self.labels[: len(labels)] = labels
-        self.seed, self.training = seed, training
+        self.seed, self.training, self.follow_links = seed, training, follow_links
         self.transforms = A.Compose(transforms)
 
     def __len__(self) -> int:
@@ -174,8 +180,11 @@ class ADE20KDataset(Dataset[Sample]):
     def __getitem__(self, key: SampleKey) -> Sample:
         """Reads and augments one image; the result depends on the seed and the key alone."""
         path = self.paths[key.index]
-        image = read_image(path)
         mask_path = self.annotations / f"{path.stem}.png"
+        if not self.follow_links:
+            check_inside(path.parent, path)
+            check_inside(self.annotations, mask_path)
+        image = read_image(path)
         stored = read_mask(mask_path)
         if stored.shape != image.shape[:2]:
             raise DataError(

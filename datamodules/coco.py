@@ -16,7 +16,7 @@ from datamodules.coco_annotations import AnnotationFile, clipped_corners
 from datamodules.collate import collate_images
 from datamodules.errors import DataError
 from datamodules.image_dataset import ImageDataset, to_tensor
-from datamodules.images import read_image
+from datamodules.images import check_inside, read_image
 from datamodules.pipelines import DetectionPipeline, ShorterSide
 from datamodules.sampling import SampleKey, seed_transforms
 
@@ -52,6 +52,8 @@ class COCO(VisionDataModule):
         max_images: Use only the images with the lowest ids of each split, to try things out or to overfit.
         group_by_orientation: Make every training step of landscape or of portrait images, which then need less
             padding. The images left over at the end of an epoch are mixed.
+        follow_links: Read images through links that lead out of their folder, as where a data set is links to shared
+            storage; otherwise such an image is an error.
         images: Image, folder or glob that `predict` runs on, instead of the validation split.
         class_names: Names of the classes 0..K-1 that the model knows. The categories of the files are matched to them
             by name, whatever their ids. Default: those of the validation file, by increasing id.
@@ -73,6 +75,7 @@ class COCO(VisionDataModule):
         num_workers: int = 2,
         max_images: int | None = None,
         group_by_orientation: bool = False,
+        follow_links: bool = True,
         images: str | None = None,
         class_names: list[str] | None = None,
         category_ids: list[int] | None = None,
@@ -87,7 +90,7 @@ class COCO(VisionDataModule):
         self.train_images, self.train_annotations = train_images, train_annotations
         self.val_images, self.val_annotations = val_images, val_annotations
         self.pipeline = pipeline or ShorterSide()
-        self.group_by_orientation = group_by_orientation
+        self.group_by_orientation, self.follow_links = group_by_orientation, follow_links
         self._given_category_ids = category_ids
 
     @property
@@ -144,7 +147,8 @@ class COCO(VisionDataModule):
         self, images: str, annotations: AnnotationFile, transforms: list[A.BasicTransform], training: bool
     ) -> "COCODataset":
         labels = self._labels(annotations)
-        return COCODataset(self.root / images, annotations, labels, transforms, self.seed, training)
+        folder = self.root / images
+        return COCODataset(folder, annotations, labels, transforms, self.seed, training, self.follow_links)
 
     def sample_groups(self) -> list[int] | None:
         """0 for landscape, 1 for portrait images, if they shall be kept apart."""
@@ -172,6 +176,7 @@ class COCODataset(Dataset[Sample]):
         transforms: albumentations transforms.
         seed: The run's seed.
         training: Leave the ground truth out, which only validation needs.
+        follow_links: Read images through links that lead out of the folder.
     """
 
     def __init__(
@@ -182,19 +187,27 @@ class COCODataset(Dataset[Sample]):
         transforms: list[A.BasicTransform],
         seed: int,
         training: bool,
+        follow_links: bool = True,
     ) -> None:
         self.folder, self.annotations, self.labels = folder, annotations, labels
-        self.seed, self.training = seed, training
+        self.seed, self.training, self.follow_links = seed, training, follow_links
         self.transforms = A.Compose(transforms, bbox_params=_box_params())
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.annotations)
 
+    @property
+    def paths(self) -> list[Path]:
+        """Image files, in the order of the samples."""
+        return [self.folder / name for name in self.annotations.file_names]
+
     def __getitem__(self, key: SampleKey) -> Sample:
         """Reads and augments one image; the result depends on the seed and the key alone."""
         file = self.annotations
         path = self.folder / str(file.file_names[key.index])
+        if not self.follow_links:
+            check_inside(self.folder, path)
         image = read_image(path)
         height, width = (int(side) for side in file.sizes[key.index])
         if image.shape[:2] != (height, width):

@@ -20,6 +20,7 @@ import tasks.schedules  # noqa: F401
 from tasks.base import VisionTask
 from tasks.callbacks import Performance, Pictures, PredictionWriter, StepSeed, choose_progress
 from tasks.errors import TaskError
+from tasks.precision import refuse_precision
 from tasks.refused_options import OptionParser
 from tasks.run.checkpoint_files import CHECKPOINTS, CheckpointFiles
 from tasks.run.checkpoint_options import merge_options
@@ -29,7 +30,7 @@ from tasks.run.folder import Request, Resume, evaluation_folder
 from tasks.run.guard import NumbersGuard
 from tasks.run.job import current_job
 from tasks.run.life import EvaluationStop, RunLife
-from tasks.run.loggers import assemble_loggers
+from tasks.run.loggers import assemble_loggers, check_loggers
 from tasks.run.loop import install
 from tasks.run.saved_config import SavedConfig
 from tasks.run.start import RunStart, named_checkpoint
@@ -82,6 +83,7 @@ class VisionCLI(LightningCLI):
                     args=args,
                 )
         except BaseException as error:
+            self.stop.done()
             Ending(self.name, self.run_start, self.life).failed(error)
             raise
 
@@ -101,7 +103,7 @@ class VisionCLI(LightningCLI):
             "--new_schedule",
             type=bool,
             default=False,
-            help="With a checkpoint: take optimiser, learning rate and schedule from here instead of from the checkpoint.",
+            help="With a checkpoint: take optimiser, rate and schedule from here instead of from the checkpoint.",
         )
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_argument(
@@ -134,8 +136,8 @@ class VisionCLI(LightningCLI):
             "--check_every_step",
             type=bool,
             default=False,
-            help="Check before every step that losses and gradients are finite, also on a GPU, where each step then waits "
-            "for the device; otherwise the answer comes a step later, before anything is saved.",
+            help="Check before every step that losses and gradients are finite, also on a GPU, where each step then "
+            "waits for the device; otherwise the answer comes a step later, before anything is saved.",
         )
         parser.add_argument(
             "--ema_decay",
@@ -164,7 +166,9 @@ class VisionCLI(LightningCLI):
         self._stop_if_asked()
         if isinstance(config.trainer.callbacks, Mapping) or hasattr(config.trainer.callbacks, "class_path"):
             config.trainer.callbacks = [config.trainer.callbacks]
-        refuse_trainer_options(config.trainer)
+        refuse_trainer_options(config.trainer, self.job)
+        refuse_precision(config.trainer.precision, fits=self.subcommand == "fit")
+        check_loggers(config.trainer.logger)
         self.stop.seconds = config.stop_within
         request = self._request(config)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
@@ -259,6 +263,8 @@ class VisionCLI(LightningCLI):
             raise
         except (ValueError, RuntimeError) as error:  # RuntimeError: weights that cannot be downloaded
             raise TaskError(str(error)) from error
+        if words := self.datamodule.class_mapping():
+            rank_zero_info(words)
         if self.life is not None:
             install(self.trainer, self.life)
         # Signals are the run's, not Lightning's: its handler of SIGTERM is a collective call.

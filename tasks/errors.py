@@ -12,7 +12,7 @@ class TaskError(ValueError):
 
 
 class MachineError(RuntimeError):
-    """The machine failed the run: memory, disk, permissions, a lost process. The message is one line with the remedy."""
+    """The machine failed the run: memory, disk, permissions, a lost process. The message says so in one line."""
 
     exit_code = 3
 

@@ -1,10 +1,10 @@
 """`python -m tasks.repeat RUN`: takes the step again at which a run has ended because its numbers were not finite.
 
-The run folder keeps such a step in `not_finite/`: the state before it, the options, and the sample keys, losses and image
-names of every process. The same training goes from there through the same step: the same images, augmentations and random
-numbers on as many processes, and the modules are named whose output is the first that is not finite. Where the state
-before the step is not there (on a GPU it is gone when the answer comes), it goes from the last good checkpoint. Nothing is
-written into the run folder.
+The run folder keeps such a step in `not_finite/`: the state before it, the options, and the sample keys, losses and
+image names of every process. The same training goes from there through the same step: the same images, augmentations
+and random numbers on as many processes, and the modules are named whose output is the first that is not finite. Where
+the state before the step is not there (on a GPU it is gone when the answer comes), it goes from the last good
+checkpoint. Nothing is written into the run folder.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor, nn
+from torch import Tensor
 
 from tasks import detect, segment
 from tasks.command_line import run

@@ -34,7 +34,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Names all predictions, or stops before the first one is made."""
-        self._names = prediction_names(_image_files(trainer.predict_dataloaders.dataset))
+        self._names = prediction_names(trainer.predict_dataloaders.dataset.paths)
 
     def write_on_batch_end(
         self,
@@ -61,12 +61,6 @@ class PredictionWriter(BasePredictionWriter):
     @abstractmethod
     def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path, name: str) -> None:
         """Writes, or keeps for the end, the prediction of one image; `name` is what its picture is called."""
-
-
-def _image_files(dataset: Any) -> list[Path]:
-    if hasattr(dataset, "paths"):
-        return dataset.paths
-    return [dataset.folder / name for name in dataset.annotations.file_names]
 
 
 class DetectionWriter(PredictionWriter):

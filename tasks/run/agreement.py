@@ -24,8 +24,8 @@ class Decision:
 class Agreement:
     """Combines what the processes say; of one process, what it says.
 
-    The collective runs over CPU memory (gloo) beside the gradients', so that no GPU is waited for. It costs a round trip
-    over the network in each step: 0.1 ms on one machine.
+    The collective runs over CPU memory (gloo) beside the gradients', so that no GPU is waited for. It costs a round
+    trip over the network in each step.
     """
 
     def __init__(self) -> None:

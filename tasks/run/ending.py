@@ -54,12 +54,13 @@ class Ending:
         if isinstance(error, SystemExit):
             self.start.close()
             return
-        has_trained = self.life is not None and self.life.has_begun
-        if not has_trained:
+        if self.life is None or not self.life.has_begun:
             self.start.abandon()
+            if isinstance(error, StopRun):
+                rank_zero_info(f"{error} before the first step; nothing was to be saved")
         elif isinstance(error, StopRun):
             self._close("stopped", str(error))
-            rank_zero_info(f"{error} at step {self._step()}; {self.life.stop.last_words}")  # type: ignore[union-attr]
+            rank_zero_info(f"{error} at step {self._step()}; {self.life.stop.last_words}")
             rank_zero_info(f"continue: {self._command('fit')} --resume auto")
         else:
             self._close("failed", str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__)
@@ -89,8 +90,9 @@ class Ending:
         if self.life.best_step >= 0:
             best = self.start.folder / CHECKPOINTS / BEST
             lines.append(f"best {self.life.monitor} {self.life.best_score:.4g} at step {self.life.best_step}: {best}")
-        lines.append(f"evaluate: {self._command('validate')} --ckpt_path best")
-        lines.append(f"predict:  {self._command('predict')} --ckpt_path best --data.images 'FOLDER/*.jpg'")
+        which = "best" if self.life.best_step >= 0 else "last"
+        lines.append(f"evaluate: {self._command('validate')} --ckpt_path {which}")
+        lines.append(f"predict:  {self._command('predict')} --ckpt_path {which} --data.images 'FOLDER/*.jpg'")
         return lines
 
     def _command(self, subcommand: str) -> str:

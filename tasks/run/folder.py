@@ -1,8 +1,8 @@
 """Where a run writes: `runs/<task>/<name>/`, claimed by one process, found again by the job that goes on.
 
 A run folder stands alone: `run.json` (what the run is and how it stands), `config.<subcommand>.yaml`,
-`checkpoints/`, `metrics.csv`, `summary.json`, `pictures/`, `predictions/`, and W&B's own files in `wandb/`. Who writes it
-now is in `run.lock`.
+`checkpoints/`, `metrics.csv`, `summary.json`, `pictures/`, `predictions/`, and W&B's own files in `wandb/`. Who writes
+it now is in `run.lock`.
 """
 
 import json
@@ -115,8 +115,8 @@ class Claim:
 def claim_run_folder(request: Request, job: Job) -> Claim:
     """Chooses and claims the folder of a training run; for the first process of a run only.
 
-    - A job that its scheduler has started again goes on in its own folder, found by its key and command line, also where
-      an earlier life of it seems alive (a lost node's task).
+    - A job that its scheduler has started again goes on in its own folder, found by its key and command line, also
+      where an earlier life of it seems alive (a lost node's task).
     - `resume` of `auto` or `must` goes on in the folder of this name, unless a living process writes it.
     - A checkpoint in a run folder is continued there, unless a name is given.
     - Otherwise the run is new: the first free of NAME, NAME-2, NAME-3, ...

@@ -1,9 +1,9 @@
-"""The guard of a run's numbers: a step whose losses or gradients are not finite is not taken, and nothing is saved of it.
+"""The guard of a run's numbers: no step is taken, and nothing saved, with losses or gradients that are not finite.
 
 On a CPU, and wherever steps may be skipped, the numbers are asked before the optimiser's step. On a GPU that would make
 every step wait for the device; there the answer of one step is read in the next, and before anything is saved. In both
 cases all processes learn it together, stop together, and the batch is kept in `not_finite/` of the run folder with all
-that `python -m tasks.repeat RUN` needs to compute the same step again.
+that `python -m tasks.repeat RUN` needs to take the same step again.
 """
 
 import json

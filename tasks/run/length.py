@@ -4,9 +4,10 @@ import math
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities import rank_zero_info
 
 from tasks.errors import TaskError
-from tasks.schedules import RunLength
+from tasks.schedules import RunLength, Schedule
 
 
 def steps_per_epoch(trainer: Trainer) -> int:
@@ -45,3 +46,36 @@ def require_end(trainer: Trainer) -> RunLength:
 def has_time_limit(trainer: Trainer) -> bool:
     """Whether `--trainer.max_time` is given."""
     return any(isinstance(callback, Timer) and callback._duration is not None for callback in trainer.callbacks)
+
+
+def images_per_step(trainer: Trainer) -> int:
+    """Images of an optimiser step, over all processes and accumulated batches."""
+    batch_size = getattr(trainer.datamodule, "batch_size", 1)
+    return int(batch_size * trainer.world_size * trainer.accumulate_grad_batches)
+
+
+def align_schedule(trainer: Trainer, images_before: int) -> None:
+    """Lets the schedule of a continued run go on where it is, when a step has another number of images than before.
+
+    A run of `max_epochs` goes on at the same point of its epochs, with the steps that the epochs have now; a run of
+    `max_steps` goes on counting steps. Either is said.
+
+    Args:
+        trainer: A trainer that is about to train, with everything restored.
+        images_before: Images of an optimiser step before the interruption.
+    """
+    now = images_per_step(trainer)
+    if now == images_before:
+        return
+    change = f"a step now has {now} images instead of {images_before}"
+    if trainer.max_steps != -1:
+        rank_zero_info(f"{change}; the run and its schedule go on counting steps, from {trainer.global_step} on")
+        return
+    loop = trainer.fit_loop
+    batches = loop.epoch_loop.batch_progress.current.ready if loop.restarting else 0
+    done = math.ceil(batches / trainer.accumulate_grad_batches)
+    position = loop.epoch_progress.current.processed * steps_per_epoch(trainer) + done
+    for config in trainer.lr_scheduler_configs:
+        if isinstance(config.scheduler, Schedule):
+            config.scheduler.move_to(position)
+    rank_zero_info(f"{change}; the schedule goes on at the same point of its epochs, as in a run with such steps")

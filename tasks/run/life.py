@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from tasks.run.agreement import Agreement
 from tasks.run.checkpoint_files import BEST, LAST
 from tasks.run.guard import NumbersGuard
+from tasks.run.length import align_schedule, images_per_step
 from tasks.run.loop import steps_left
 from tasks.run.stop import StopRequests, StopRun
 
@@ -52,16 +53,22 @@ class RunLife(Checkpoint):
         self.best_score, self.best_step = math.nan, -1
         self.saved_at: tuple[int, int] | None = None
         self.has_begun = False
+        self._images_per_step: int | None = None
         self._saved_time = time.monotonic()
         self._agreed_stop, self._save_is_due = 0, False
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far."""
-        return {"best_score": self.best_score, "best_step": self.best_step}
+        """The best score so far, and the images of a step."""
+        return {
+            "best_score": self.best_score,
+            "best_step": self.best_step,
+            "images_per_step": self._images_per_step,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from the best score of the checkpoint."""
         self.best_score, self.best_step = state_dict["best_score"], state_dict["best_step"]
+        self._images_per_step = state_dict["images_per_step"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the channel over which the processes agree."""
@@ -111,6 +118,9 @@ class RunLife(Checkpoint):
     def before_training(self, trainer: Trainer) -> None:
         """Stops before the first step if it was asked to."""
         self.has_begun = True
+        if self._images_per_step is not None:
+            align_schedule(trainer, self._images_per_step)
+        self._images_per_step = images_per_step(trainer)
         self._agreed_stop = self.agreement.on(self.stop.signal, False, False).stop
         self._stop_if_agreed(trainer)
 

@@ -18,6 +18,7 @@ from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.loops.optimization.automatic import ClosureResult, _AutomaticOptimization
 from lightning.pytorch.loops.training_epoch_loop import RestartStage as BatchRestartStage
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.utilities import rank_zero_info
 
 from tasks.run.stop import StopRun
 
@@ -234,12 +235,13 @@ class RunFitLoop(_FitLoop):
         With another batch size or number of processes the images that are left make another number of batches.
         """
         data = self.trainer.datamodule
-        remaining = getattr(data, "remaining_batches", None)
-        if remaining is None:
+        if not hasattr(data, "remaining_batches"):
             return
-        progress = self.epoch_loop.batch_progress
-        completed = int(self.trainer.num_training_batches) - remaining()
-        progress.is_last_batch = remaining() == 0
+        if words := data.continuation():
+            rank_zero_info(words)
+        progress, remaining = self.epoch_loop.batch_progress, data.remaining_batches()
+        completed = int(self.trainer.num_training_batches) - remaining
+        progress.is_last_batch = remaining == 0
         for name in ("ready", "started", "processed", "completed"):
             setattr(progress.current, name, completed)
 

@@ -24,7 +24,7 @@ SAME_REQUEST = 2.0
 """Seconds within which further signals belong to the first request."""
 
 
-class StopRun(Exception):  # noqa: N818 - a request, not an error
+class StopRun(Exception):
     """The run ends because it was asked to, after it has saved.
 
     Attributes:

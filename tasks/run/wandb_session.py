@@ -121,10 +121,11 @@ class Session:
             return
         self.run.log({**new, STEP: step})
         self._sent.steps.update(dict.fromkeys(new, step))
-        for name in self._maximised & new.keys():
-            if new[name] > self._sent.maxima.get(name, -math.inf):
-                self._sent.maxima[name] = new[name]
-                self._show_maximum(name)
+        for name, value in new.items():
+            if isinstance(value, int | float) and value > self._sent.maxima.get(name, -math.inf):
+                self._sent.maxima[name] = value
+                if name in self._maximised:
+                    self._show_maximum(name)
         if self._is_online:
             self._remember_what_has_arrived()
 

@@ -227,6 +227,17 @@ def test_missing_mask_is_refused(tmp_path: Path) -> None:
         module(root).val_dataset()[key(0)]
 
 
+@pytest.mark.parametrize("linked", ["images/training/one.jpg", "annotations/training/one.png"])
+def test_links_out_of_the_folder(linked: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    root, elsewhere = write(tmp_path), tmp_path_factory.mktemp("elsewhere") / "file"
+    (root / linked).rename(elsewhere)
+    (root / linked).symlink_to(elsewhere)
+    module(root).train_dataset()[key(0)]
+    module(root, follow_links=False).val_dataset()[key(0)]
+    with pytest.raises(DataError, match=rf"{linked} is a link to {re.escape(str(elsewhere))}, expected a file inside"):
+        module(root, follow_links=False).train_dataset()[key(0)]
+
+
 def test_max_images(shapes: Path) -> None:
     ade = ADE20K(shapes / "ade20k", max_images=2, num_workers=0)
     assert len(ade.train_dataset()) == len(ade.val_dataset()) == 2  # type: ignore[arg-type]

@@ -235,6 +235,19 @@ def test_max_images(shapes: Path) -> None:
     assert [coco.val_dataset()[key(index)]["target"]["image_id"] for index in range(3)] == [1, 2, 3]
 
 
+def test_links_out_of_the_folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "1.png"
+    (root / "train2017" / "1.png").rename(elsewhere)
+    (root / "train2017" / "1.png").symlink_to(elsewhere)
+    assert module(root).train_dataset()[key(0)]["image"][0, 0, 0] == 50
+    strict = module(root, follow_links=False).train_dataset()
+    assert strict[key(1)]["image"][0, 0, 0] == 100
+    with pytest.raises(
+        DataError, match=rf"train2017/1\.png is a link to {re.escape(str(elsewhere))}, expected a file in"
+    ):
+        strict[key(0)]
+
+
 def test_subfolders_in_file_names(tmp_path: Path) -> None:
     val = data_set()
     val["images"][0]["file_name"] = "deep/1.png"

@@ -372,7 +372,8 @@ def test_messages_about_weights_are_shown_and_noise_is_not(
     assert logging.getLogger("backbones").handlers == []
 
     message = {
-        text: re.sub(r"\\([()])", r"\1", text).replace(".*", "FOLDER").replace(r"\d+", "74") for text in command_line.QUIET
+        text: re.sub(r"\\([()])", r"\1", text).replace(".*", "FOLDER").replace(r"\d+", "74")
+        for text in command_line.QUIET
     }
     with warnings.catch_warnings(record=True) as recorded:
         warnings.simplefilter("always")

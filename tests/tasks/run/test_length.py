@@ -108,6 +108,23 @@ def test_a_continued_run_has_the_rates_of_its_new_length(
     assert last(folder)["global_step"] == 12
 
 
+def test_with_other_steps_the_schedule_goes_on_at_the_same_point_of_its_epochs(
+    command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
+    """2 of 4 epochs with 3 steps each, then 2 with 6 each: as the second half of a run of 24 steps."""
+    stop = ("--trainer.callbacks+=tests.tasks.stop_probe.StopAfter", "--trainer.callbacks.step=6")
+    options = ("--model.lr_schedule.warmup_steps=2", "--trainer.max_epochs=4", *stop)
+    with pytest.raises(SystemExit) as end:
+        command("detect", "fit", *options)
+    assert end.value.code == 143
+    caplog.set_level("INFO")
+    folder = command("detect", "fit", *options, "--resume=auto", "--data.batch_size=2")
+    found = rates(folder)
+    assert found[:6] == pytest.approx([cosine(step, 12, 2) for step in range(6)])
+    assert found[6:] == pytest.approx([cosine(step, 24, 2) for step in range(12, 24)])
+    assert "a step now has 2 images instead of 4; the schedule goes on at the same point of its epochs" in caplog.text
+
+
 def test_a_run_cut_short_in_an_epoch_goes_on_with_the_images_that_are_left(command: Command) -> None:
     options = ("--trainer.max_epochs=2", "--data.batch_size=2")  # 6 steps an epoch
     whole = command("detect", "fit", *options, name="whole")

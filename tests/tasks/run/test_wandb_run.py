@@ -388,7 +388,13 @@ class TestServer:
     """`auto` goes offline, `online` ends in one line."""
 
     @pytest.mark.parametrize(
-        "fault", ["down", 403, pytest.param("hang", marks=pytest.mark.slow), pytest.param(500, marks=pytest.mark.slow)]
+        "fault",
+        [
+            "down",
+            pytest.param(403, marks=pytest.mark.slow),
+            pytest.param("hang", marks=pytest.mark.slow),
+            pytest.param(500, marks=pytest.mark.slow),
+        ],
     )
     def test_auto_goes_offline(
         self,
@@ -417,7 +423,7 @@ class TestServer:
             ("down", MachineError),
             (403, MachineError),
             ("no key", TaskError),
-            ("short key", TaskError),
+            pytest.param("short key", TaskError, marks=pytest.mark.slow),
             pytest.param("hang", MachineError, marks=pytest.mark.slow),
             pytest.param(500, MachineError, marks=pytest.mark.slow),
         ],
@@ -438,7 +444,7 @@ class TestServer:
         assert time.monotonic() - start < 30
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("fault", ["down", 403, 500])
+    @pytest.mark.parametrize("fault", ["down", 403, pytest.param(500, marks=pytest.mark.slow)])
     def test_lost_in_the_middle_does_not_matter(
         self, tmp_path: Path, serve: Callable[..., Server], lines: list[str], fault: Any
     ) -> None:
@@ -468,7 +474,7 @@ class TestFolders:
         log_steps(run, 0, 1)
         run.finish()
 
-    @pytest.mark.parametrize("home", [None, "/proc/nowhere", "~"])
+    @pytest.mark.parametrize("home", [pytest.param(None, marks=pytest.mark.slow), "/proc/nowhere", "~"])
     def test_home_is_not_needed(
         self, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch, home: str | None
     ) -> None:
@@ -566,7 +572,6 @@ def test_killed_offline_start_is_made_good(tmp_path: Path, serve: Callable[..., 
     run.finish()
     time.sleep(1.1)  # W&B's folders are named after the second
     resumed = make(folder)
-    resumed.keep_maximum("val/mAP")
     resumed.catch_up(CSVMetrics(folder).continue_from(3))
     log_steps(resumed, 3, 4, 5)
     resumed.finish(0)
@@ -592,5 +597,5 @@ def test_online_run_notes_what_has_arrived(tmp_path: Path, serve: Callable[..., 
         assert wandb_session._read_sent(session._file, "x") == wandb_session.Sent()
         time.sleep(0.1)
         session.log({"a": 2.0}, 30)
-    assert wandb_session._read_sent(session._file, "x") == wandb_session.Sent({"a": 10, "b": 10}, {"a": 1.0})
+    assert wandb_session._read_sent(session._file, "x") == wandb_session.Sent({"a": 10, "b": 10}, {"a": 1.0, "b": 2.0})
     assert wandb_session._read_sent(session._file, "another run") == wandb_session.Sent()
