@@ -35,7 +35,7 @@ CASES = {
     "last map of a detector": (
         lambda: SSDLite320(MobileNetV2(0.25, last_conv=True), 5),
         320,
-        "extras.3.1.1 (and 5 more)",
+        "extras.3.1.1 (and 3 more)",
         "SyncBN",
     ),
     "attention": (lambda: FCOS(ResNet(18, BAM), 5, channels=64, num_convs=1), 64, "attention.channel.1", "attention"),
