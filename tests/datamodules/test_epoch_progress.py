@@ -75,7 +75,7 @@ def check_chain(size: int, layouts: list[StepLayout], interruptions: list[int]) 
         part = run.advance(steps)
         assert all(0 < len(batch) <= layout.batch_size for step in part for batch in step)
         assert all(len(step) == layout.world_size for step in part), "every process takes part in every step"
-        seen, state = seen + images(part), run.state()
+        seen, state = seen + images(part), run.progress.state_dict()
         runs.append((run, part))
     run, part = runs[-1]
     assert len(seen) == len(set(seen)), "no image twice"
