@@ -19,7 +19,7 @@ import datamodules
 import tasks.schedules  # noqa: F401
 from tasks.base import VisionTask
 from tasks.callbacks import Performance, Pictures, PredictionWriter, StepSeed, choose_progress
-from tasks.errors import TaskError
+from tasks.errors import MachineError, TaskError
 from tasks.precision import refuse_precision
 from tasks.refused_options import OptionParser
 from tasks.run.checkpoint_files import CHECKPOINTS, CheckpointFiles
@@ -259,7 +259,7 @@ class VisionCLI(LightningCLI):
         """Builds data, model and trainer; what a constructor refuses is the user's to correct."""
         try:
             super().instantiate_classes()
-        except (datamodules.DataError, TaskError):
+        except (datamodules.DataError, TaskError, MachineError):
             raise
         except (ValueError, RuntimeError) as error:  # RuntimeError: weights that cannot be downloaded
             raise TaskError(str(error)) from error

@@ -1,7 +1,7 @@
 """Checkpoints as data: checked and read, and their weights as the start of another run."""
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,7 @@ def verify_checkpoint(path: str | Path) -> None:
             which has no checksums.
         TaskError: There is no file at `path`, or it is not the checkpoint of a run.
     """
-    if not Path(path).is_file():
-        what = "is a folder" if Path(path).is_dir() else "does not exist"
-        raise TaskError(f"{path} {what}; {EXPECTED}")
+    _require_file(path)
     try:
         with open(path, "rb") as file:
             start = file.read(len(_OLD_FORMAT))
@@ -74,8 +72,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         DamagedCheckpoint: The file cannot be read.
-        TaskError: It is something else than a checkpoint, or names foreign code as a part of its model.
+        TaskError: There is none, or it is something else than a checkpoint, or names foreign code as a part of its
+            model.
     """
+    _require_file(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # bytes that are no checkpoint can raise anything
@@ -92,6 +92,21 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "package and of torch.optim, and modules of your own that are imported before"
         )
     return content
+
+
+def arguments_without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a checkpoint's constructor arguments that name weights to start from, without them.
+
+    The checkpoint has weights of its own; the others may be gone, and would be downloaded in vain.
+
+    Args:
+        arguments: `hyper_parameters` of a checkpoint.
+    """
+    changed: dict[str, Any] = {"weights": None} if "weights" in arguments else {}
+    backbone = arguments.get("backbone")
+    if isinstance(backbone, Mapping) and "weights" in backbone.get("init_args", {}):
+        changed["backbone"] = {**backbone, "init_args": {**backbone["init_args"], "weights": None}}
+    return changed
 
 
 def describe_checkpoint_classes(path: str | Path) -> CheckpointClasses:
@@ -201,6 +216,12 @@ def _classes(checkpoint: dict[str, Any]) -> CheckpointClasses | None:
     arguments = checkpoint.get("hyper_parameters", {})
     names, ids = arguments.get("class_names"), arguments.get("category_ids")
     return None if names is None else CheckpointClasses(list(names), None if ids is None else list(ids))
+
+
+def _require_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        what = "is a folder" if Path(path).is_dir() else "does not exist"
+        raise TaskError(f"{path} {what}; {EXPECTED}")
 
 
 def _damaged(path: object, error: Exception) -> DamagedCheckpoint:

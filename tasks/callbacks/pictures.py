@@ -55,7 +55,7 @@ class Pictures(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun) and self._drawn:
                 pictures = [picture.permute(1, 2, 0).numpy() for picture in pad_to_equal(list(self._drawn.values()))]
-                logger.log_pictures("val/pictures", pictures, list(map(str, self._drawn)), trainer.global_step)
+                logger.log_pictures("val/pictures", pictures, list(map(str, self._drawn)), trainer.global_step - 1)
         self._drawn = {}
 
     @abstractmethod

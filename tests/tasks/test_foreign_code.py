@@ -57,6 +57,7 @@ def payloads(marker: Path) -> dict[str, dict[str, Any]]:
         "command": arguments(optimizer=shell),
         "import": arguments(backbone="marking_module.Backbone"),
         "pickle": arguments(note=Payload(marker)),
+        "good": arguments(),
     }
 
 
@@ -151,6 +152,36 @@ def test_load_from_checkpoint(kind: str, checkpoint: Callable[[str], Path], mark
     with pytest.raises((ValueError, UnpicklingError)):  # a TaskError is a ValueError, as are Lightning's own
         DetectionTask.load_from_checkpoint(checkpoint(kind))
     assert not marker.exists()
+
+
+class TestLoadFromCheckpoint:
+    """In Python, without the arguments that make it safe and work by themselves."""
+
+    @pytest.fixture(autouse=True)
+    def own(self) -> None:
+        if "load_from_checkpoint" not in vars(VisionTask):
+            pytest.skip("VisionTask has Lightning's load_from_checkpoint")
+
+    def test_only_plain_data_whatever_the_environment(
+        self, checkpoint: Callable[[str], Path], marker: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+        with pytest.raises(TaskError):
+            DetectionTask.load_from_checkpoint(checkpoint("pickle"))
+        assert not marker.exists()
+
+    def test_weights_to_start_from_are_not_looked_for(self, checkpoint: Callable[[str], Path]) -> None:
+        path = checkpoint("good")
+        content = torch.load(path, weights_only=True)
+        content["hyper_parameters"]["weights"] = "gone.ckpt"
+        content["hyper_parameters"]["backbone"]["init_args"]["weights"] = "imagenet"
+        torch.save(content, path)
+        state = DetectionTask.load_from_checkpoint(path).state_dict()
+        assert all(torch.equal(value, content["state_dict"][name]) for name, value in state.items())
+
+    def test_address(self) -> None:
+        with pytest.raises(TaskError, match="does not exist"):
+            DetectionTask.load_from_checkpoint("http://127.0.0.1:9/best.ckpt")
 
 
 class TestForeignCode:

@@ -19,6 +19,7 @@ from tasks.segmentors import EncoderDecoder
 from tasks.weights import (
     CheckpointClasses,
     DamagedCheckpoint,
+    arguments_without_weights,
     describe_checkpoint_classes,
     load_model_weights,
     read_checkpoint,
@@ -371,9 +372,10 @@ class TestVerify:
             (tmp_path, "is a folder"),
             (tmp_path / "weights.pth", "not the checkpoint of a run"),
         ):
-            with pytest.raises(TaskError, match=expected) as error:
-                verify_checkpoint(path)
-            assert not isinstance(error.value, DamagedCheckpoint)
+            for read in (verify_checkpoint, read_checkpoint):
+                with pytest.raises(TaskError, match=expected) as error:
+                    read(path)
+                assert not isinstance(error.value, DamagedCheckpoint)
 
     def test_damaged_weights_start_no_run(self, good: Path) -> None:
         content = bytearray(good.read_bytes())
@@ -393,3 +395,15 @@ def test_classes_of_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match="names no classes"):
         describe_checkpoint_classes(path)
     assert read_checkpoint(path) == {"state_dict": {}}
+
+
+def test_arguments_without_weights_to_start_from() -> None:
+    backbone = {"class_path": "backbones.ResNet", "init_args": {"depth": 50, "weights": "imagenet"}}
+    arguments = {"backbone": backbone, "weights": "gone.ckpt", "class_names": OLD}
+    expected = {
+        "backbone": {"class_path": "backbones.ResNet", "init_args": {"depth": 50, "weights": None}},
+        "weights": None,
+    }
+    assert arguments_without_weights(arguments) == expected
+    assert backbone["init_args"] == {"depth": 50, "weights": "imagenet"}
+    assert arguments_without_weights({"class_names": OLD, "backbone": {"class_path": "backbones.ResNet"}}) == {}
