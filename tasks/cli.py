@@ -250,8 +250,7 @@ class VisionCLI(LightningCLI):
         """Hands the classes of a checkpoint to the data module, which maps the data set's to them by name."""
         config = self.config[self.subcommand]
         hyperparameters = read_checkpoint(checkpoint).get("hyper_parameters", {})
-        facts = ("class_names", "category_ids") if config.data.init_args.get("images") else ("class_names",)
-        for fact in facts:
+        for fact in ("class_names", "category_ids") if self.name == "detect" else ("class_names",):
             if fact in hyperparameters:
                 config.data.init_args[fact] = hyperparameters[fact]
 

@@ -3,7 +3,6 @@
 import logging
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.class_options import own_defaults
 from tasks.run import exit_codes
-from tasks.run.failures import Failure, explain
-from tasks.run.processes import LEAVE, STOPPED, LocalProcesses
+from tasks.run.processes import LEAVE, LocalProcesses
 from tasks.run.wandb_run import finish_wandb
 
 QUIET = (
@@ -49,9 +47,8 @@ def run(cli: Callable[[], object]) -> None:
         SystemExit: With the exit code, unless that is 0.
     """
     with helpful_output(), own_defaults(), LocalProcesses() as processes:
-        exit_code, failure = _outcome(cli)
-        processes.note(failure)
-        finish_wandb(exit_code, seconds=None if failure is None else LEAVE / 2)
+        exit_code = _exit_code(cli, processes)
+        finish_wandb(exit_code, seconds=None if exit_code == exit_codes.FINISHED else LEAVE / 2)
         failure = processes.end()
     if failure is not None:
         exit_code = failure.exit_code
@@ -61,22 +58,17 @@ def run(cli: Callable[[], object]) -> None:
         sys.exit(exit_code)
 
 
-def _outcome(cli: Callable[[], object]) -> tuple[int, Failure | None]:
-    """The exit code of a command, and how it has failed unless all is well or the run was asked to stop."""
+def _exit_code(cli: Callable[[], object], processes: LocalProcesses) -> int:
     try:
         cli()
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else exit_codes.FINISHED, None
+        return end.code if isinstance(end.code, int) else exit_codes.FINISHED
     except KeyboardInterrupt:
-        return exit_codes.INTERRUPTED, None
+        return exit_codes.INTERRUPTED
     except Exception as error:  # whatever it is, it ends here
-        if (code := getattr(error, "exit_code", None)) in STOPPED:
-            return code, None
-        failure = explain(error)
-        if failure.exit_code == exit_codes.FAILED:
-            traceback.print_exception(error)
-        return failure.exit_code, failure
-    return exit_codes.FINISHED, None
+        failure = processes.failed(error)
+        return error.exit_code if failure is None else failure.exit_code  # type: ignore[attr-defined]  # StopRun
+    return exit_codes.FINISHED
 
 
 @contextmanager

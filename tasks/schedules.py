@@ -74,7 +74,7 @@ class Schedule(LambdaLR):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes to the position of a checkpoint, with this command's length, rates and optimiser options."""
         before = state_dict.get("total_steps")
-        if before != self.total_steps:
+        if before != self.total_steps and state_dict.get("steps_per_epoch") == self.steps_per_epoch:
             rank_zero_info(
                 f"the run is now {self.total_steps} steps long instead of {before}: the learning rate follows the "
                 f"schedule of {self.total_steps} steps from step {state_dict['last_epoch']} on"

@@ -34,6 +34,9 @@ PROJECT_ERRORS = {
 WORDED_ERRORS = (ValueError, RuntimeError, ArithmeticError, ImportError, OSError)
 """Errors that a constructor raises about its arguments; others are errors of the program, and want a traceback."""
 
+STOPPED = (exit_codes.TIME_LIMIT, exit_codes.INTERRUPTED, exit_codes.USER_SIGNAL, exit_codes.TERMINATED)
+"""Exit codes of a run that has ended before its last step as it was told."""
+
 LONGEST = 400
 """Characters of a foreign message that are shown."""
 
@@ -92,6 +95,13 @@ def explain(error: BaseException) -> Failure:
                 f"{folder} does not exist, or no longer: see whether its disk is there{where}", exit_codes.MACHINE
             )
     return Failure(_brief(_text(speaking[0])) + where, exit_codes.FAILED)
+
+
+def failure_of(error: BaseException) -> Failure | None:
+    """The failure behind an exception, or none where the run was only asked to stop, or says itself how it ends."""
+    if isinstance(error, SystemExit | KeyboardInterrupt) or getattr(error, "exit_code", None) in STOPPED:
+        return None
+    return explain(error)
 
 
 def own_words(error: BaseException) -> str:

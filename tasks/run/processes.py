@@ -17,17 +17,21 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from lightning.fabric.strategies.launchers import subprocess_script as fabric_launcher
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies.launchers import subprocess_script as launcher
+from lightning.pytorch.trainer import call as trainer_call
 from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.run import exit_codes
-from tasks.run.failures import Failure
+from tasks.run.failures import STOPPED, Failure, failure_of
 
 POLL = 0.2
 """Seconds between looks at the other processes."""
@@ -35,9 +39,6 @@ NOTICE = 8.0
 """Seconds in which a process learns by itself that another has failed, and in which the other's cause is waited for."""
 LEAVE = 25.0
 """Seconds in which a failed main process cleans up; the whole job ends within 60 s."""
-
-STOPPED = (exit_codes.TIME_LIMIT, exit_codes.INTERRUPTED, exit_codes.USER_SIGNAL, exit_codes.TERMINATED)
-"""Exit codes of a run that has ended before its last step as all processes had agreed."""
 
 _RECORD, _MAIN = "ATTNDENSE_FAILURE", "ATTNDENSE_MAIN_PROCESS"
 
@@ -62,33 +63,46 @@ class LocalProcesses:
             _die_with(int(os.environ[_MAIN]))
         else:
             os.environ.update({_RECORD: str(self._record), _MAIN: str(os.getpid())})
-        self._observers = [(module, module._launch_process_observer) for module in (fabric_launcher, launcher)]
-        for module, _ in self._observers:
-            module._launch_process_observer = self._observe
+        self._patches = ExitStack()
+        for module, name, ours in (
+            (fabric_launcher, "_launch_process_observer", self._observe),
+            (launcher, "_launch_process_observer", self._observe),
+            (trainer_call, "_interrupt", partial(self._interrupt, trainer_call._interrupt)),
+        ):
+            self._patches.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, ours)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._has_ended.set()
-        for module, observer in self._observers:
-            module._launch_process_observer = observer
+        self._patches.close()
         if not self.is_child:
             self._record.unlink(missing_ok=True)
             os.environ.pop(_RECORD, None)
             os.environ.pop(_MAIN, None)
 
-    def note(self, failure: Failure | None) -> None:
-        """Notes how this process has ended, before it cleans up; the first failure of the job counts.
+    def failed(self, error: BaseException) -> Failure | None:
+        """Notes that this process has failed, before it cleans up; the first failure of the job counts.
 
         Args:
-            failure: None if all is well.
+            error: What has ended the command. A traceback is shown where it is an error of the program.
+
+        Returns:
+            The first failure of this process; none where the run was only asked to stop.
         """
-        if failure is None:
-            self._has_ended.set()
-            return
+        if self._failure is None and (failure := failure_of(error)) is not None:
+            if failure.exit_code == exit_codes.FAILED:
+                traceback.print_exception(error)
+            self.note(failure)
+        return self._failure
+
+    def note(self, failure: Failure) -> None:
+        """The same for a failure that is explained already; from now on this process must end within `LEAVE`."""
         self._failure = replace(failure, rank=getattr(rank_zero_only, "rank", None) or 0)
         if not failure.is_echo and (self.children or self.is_child):
             _write_first(self._record, self._failure)
         self._is_leaving.set()
+        threading.Thread(target=self._end_in_time, daemon=True, name="failure-deadline").start()
 
     def end(self) -> Failure | None:
         """Ends the other processes, after having waited for them if all is well.
@@ -101,6 +115,7 @@ class LocalProcesses:
                 _wait(self._record.exists, NOTICE)
             return self._failure
         if self._failure is None:
+            self._has_ended.set()
             _wait(lambda: all(child.poll() is not None for child in self.children), LEAVE)
         elif self._failure.is_echo and self.children:
             _wait(lambda: self._cause() is not None, NOTICE)
@@ -120,16 +135,26 @@ class LocalProcesses:
         threading.Thread(target=self._watch, daemon=True, name="process-observer").start()
 
     def _watch(self) -> None:
-        while not self._is_leaving.wait(POLL) and self._cause() is None:
-            if self._has_ended.is_set():
+        while self._cause() is None:
+            if self._has_ended.wait(POLL):
                 return
-        if self._is_leaving.wait(NOTICE):
-            time.sleep(LEAVE)  # by then the main process has cleaned up and is gone, and this thread with it
-            if self._has_ended.is_set() and threading.main_thread().is_alive():
-                return  # it was called by a program that goes on
-        if (cause := self._cause()) is None:
-            return
-        if not self._has_ended.is_set():
+        if not self._is_leaving.wait(NOTICE):
+            self._end_at_once()
+
+    def _interrupt(self, interrupt: Callable[..., None], trainer: Trainer, exception: BaseException) -> None:
+        """Lightning's handling of an exception, which can wait for other processes; they must know before."""
+        self.failed(exception)
+        interrupt(trainer, exception)
+
+    def _end_in_time(self) -> None:
+        time.sleep(LEAVE)
+        if not (self._has_ended.is_set() and threading.main_thread().is_alive()):  # else a program called, and goes on
+            self._end_at_once()
+
+    def _end_at_once(self) -> None:
+        cause = self._cause()
+        assert cause is not None
+        if self.prints() and not self._has_ended.is_set():
             print(cause.line(), file=sys.stderr, flush=True)  # noqa: T201
         for process in (*self.children, *multiprocessing.active_children()):
             process.kill()  # type: ignore[attr-defined]  # two classes
