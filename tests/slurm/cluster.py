@@ -142,6 +142,10 @@ class Cluster:
         """Process id of a node's slurmd."""
         return int((self.folder / f"{node}.pid").read_text())
 
+    def resume(self, node: str) -> None:
+        """Takes a node back that was down; it may have come back by itself."""
+        _words(self, ["scontrol", "update", f"NodeName={node}", "State=RESUME"])
+
     def end_of(self, job: str, seconds: float = 120) -> str:
         """Waits for the end of a job; gives its final state."""
         wait_for(f"the end of job {job}", lambda: self.fact(job, "JobState") in FINAL, seconds)
