@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from backbones import Backbone
+from tasks.class_tensors import DenseModel
 from tasks.optimization import ParameterRules, group_table
 from tasks.run.length import require_end
 from tasks.schedules import ScheduleBuilder
@@ -47,7 +48,7 @@ class VisionTask(pl.LightningModule):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: DenseModel,
         metric: Metric,
         class_names: list[str],
         image_size: tuple[int, int],

@@ -1,6 +1,7 @@
 """The command line of a task: LightningCLI with the life of a run, two loggers and the callbacks that every run has."""
 
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ class VisionCLI(LightningCLI):
         writer: Callback that writes predictions.
         args: Arguments; default: those of the process.
     """
+
+    config: Any
+    subcommand: str
 
     def __init__(
         self,
@@ -173,7 +177,8 @@ class VisionCLI(LightningCLI):
         request = self._request(config)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             self.run_start = RunStart(request, self.job, self._plain(config), config.new_schedule)
-            self.run_folder, checkpoint = self.run_start.folder, self.run_start.start.checkpoint
+            self.run_folder, chosen = self.run_start.folder, self.run_start.start.checkpoint
+            checkpoint = None if chosen is None else Path(chosen)
             if self.run_start.start.finished is not None:
                 rank_zero_info(self.run_start.start.finished)
                 raise SystemExit(0)
@@ -186,29 +191,24 @@ class VisionCLI(LightningCLI):
             config.trainer.sync_batchnorm = False
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
         if checkpoint is not None:
-            self._take_options_of(Path(checkpoint))
+            self._take_options_of(checkpoint)
         saved = self.config[self.subcommand].clone()
         saved.ckpt_path = None if self.subcommand == "fit" else saved.ckpt_path
         self.saved_config = self._dump(saved)
         if checkpoint is not None:
-            self._take_classes_of(Path(checkpoint))
+            self._take_classes_of(checkpoint)
 
     def _request(self, config: Any) -> Request:
         first_config = Path(str(config.config[0])) if config.get("config") else None
-        command = tuple(map(str, self._given_args()))
+        command = tuple(map(str, self._arguments))
         request = Request(self.name, config.runs, config.name, first_config, None, config.get("resume"), command)
         if not config.get("ckpt_path"):
             return request
         checkpoint = named_checkpoint(request, self.job, str(config.ckpt_path))
         return Request(self.name, config.runs, config.name, first_config, checkpoint, config.get("resume"), command)
 
-    def _given_args(self) -> list[str]:
-        return list(self._arguments)
-
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Remembers the arguments as they were given."""
-        import sys
-
         self._arguments = sys.argv[1:] if args is None else list(args)
         super().parse_arguments(parser, args)
 
@@ -228,7 +228,7 @@ class VisionCLI(LightningCLI):
 
     def _take_options_of(self, checkpoint: Path) -> None:
         """Lets a checkpoint decide about the model, and says what it overrules."""
-        subcommand = str(self.subcommand)
+        subcommand = self.subcommand
         config = self.config[subcommand]
         saved = read_checkpoint(checkpoint).get("hyper_parameters", {})
         foreign = [name for name in saved if name[0] != "_" and name not in inspect.signature(self.task).parameters]
@@ -310,8 +310,8 @@ class VisionCLI(LightningCLI):
             return [*callbacks, config.writer]
         if not config.trainer.fast_dev_run:
             continues = self.run_start is not None and self.run_start.start.continues
-            callbacks.append(SavedConfig(self.saved_config, str(self.subcommand), continues))
-            callbacks += [RunSummary(self.name, str(self.subcommand), seed), config.pictures]
+            callbacks.append(SavedConfig(self.saved_config, self.subcommand, continues))
+            callbacks += [RunSummary(self.name, self.subcommand, seed), config.pictures]
         if self.subcommand != "fit":
             return callbacks
         saves = config.trainer.enable_checkpointing is not False and not config.trainer.fast_dev_run

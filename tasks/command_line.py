@@ -48,6 +48,7 @@ def run(cli: Callable[[], object]) -> None:
     """
     with helpful_output(), own_defaults(), LocalProcesses() as processes:
         exit_code = _exit_code(cli, processes)
+        processes.is_done()
         finish_wandb(exit_code, seconds=None if exit_code == exit_codes.FINISHED else LEAVE / 2)
         failure = processes.end()
     if failure is not None:

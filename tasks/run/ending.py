@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tasks.run import exit_codes
 from tasks.run.checkpoint_files import BEST, CHECKPOINTS
-from tasks.run.folder import read_record
+from tasks.run.folder import Status, read_record
 from tasks.run.length import has_time_limit
 from tasks.run.life import RunLife
 from tasks.run.loop import steps_left
@@ -39,8 +39,7 @@ class Ending:
             return
         reason = _early_stop(trainer)
         out_of_time = reason == "" and has_time_limit(trainer) and _has_length(trainer) and steps_left(trainer) > 0
-        status = "stopped" if out_of_time else "finished"
-        self._close(status, "max_time" if out_of_time else reason)
+        self._close("stopped" if out_of_time else "finished", "max_time" if out_of_time else reason)
         for line in self._last_words(trainer, reason, out_of_time):
             rank_zero_info(line)
         self.start.close()
@@ -66,7 +65,7 @@ class Ending:
             self._close("failed", str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__)
         self.start.close()
 
-    def _close(self, status: str, reason: str) -> None:
+    def _close(self, status: Status, reason: str) -> None:
         assert self.start is not None and self.life is not None
         if self.start.lock is None or read_record(self.start.folder) is None:
             return

@@ -20,6 +20,7 @@ from tasks.run.lock import Owner, RunLock
 
 RECORD = "run.json"
 Resume = Literal["auto", "never", "must"]
+Status = Literal["running", "stopped", "failed", "finished"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class RunRecord:
     command: list[str] = field(default_factory=list)
     job: str | None = None
     restarts: int = 0
-    status: Literal["running", "stopped", "failed", "finished"] = "running"
+    status: Status = "running"
     step: int = 0
     epoch: int = 0
     score: dict[str, float] = field(default_factory=dict)

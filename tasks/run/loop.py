@@ -74,6 +74,8 @@ class RunEpochLoop(_TrainingEpochLoop):
         self._has_trained = False
         self._validated_at = -1
 
+    restarting: bool  # Lightning's property: whether an interrupted epoch is about to go on
+
     def batches_of_group(self) -> int:
         """Batches whose gradients make up the current optimiser step."""
         size, done = self.trainer.accumulate_grad_batches, self.batch_progress.current.ready - 1
@@ -187,11 +189,16 @@ class RunFitLoop(_FitLoop):
 
     epoch_loop: RunEpochLoop
 
-    @_Loop.restarting.setter
+    @property
+    def restarting(self) -> bool:
+        """Whether an interrupted epoch is about to go on."""
+        return bool(self._restarting)
+
+    @restarting.setter
     def restarting(self, restarting: bool) -> None:
         """Only within an epoch is there something to restart."""
         unfinished = self.epoch_progress.current.processed < self.epoch_progress.current.started
-        _Loop.restarting.fset(self, restarting and unfinished)  # type: ignore[attr-defined]
+        _Loop.restarting.fset(self, restarting and unfinished)
 
     @property
     def done(self) -> bool:

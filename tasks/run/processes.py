@@ -104,6 +104,11 @@ class LocalProcesses:
         self._is_leaving.set()
         threading.Thread(target=self._end_in_time, daemon=True, name="failure-deadline").start()
 
+    def is_done(self) -> None:
+        """Takes the deadlines away: what this process still has to do, an upload say, may take its time."""
+        if self._failure is None:
+            self._has_ended.set()
+
     def end(self) -> Failure | None:
         """Ends the other processes, after having waited for them if all is well.
 
@@ -115,7 +120,6 @@ class LocalProcesses:
                 _wait(self._record.exists, NOTICE)
             return self._failure
         if self._failure is None:
-            self._has_ended.set()
             _wait(lambda: all(child.poll() is not None for child in self.children), LEAVE)
         elif self._failure.is_echo and self.children:
             _wait(lambda: self._cause() is not None, NOTICE)
@@ -147,7 +151,10 @@ class LocalProcesses:
         interrupt(trainer, exception)
 
     def _end_in_time(self) -> None:
-        time.sleep(LEAVE)
+        deadline = time.monotonic() + LEAVE
+        if self._has_ended.wait(LEAVE) and not (self.children or self.is_child):
+            return
+        time.sleep(max(0.0, deadline - time.monotonic()))  # leaving a process group can hang, too
         if not (self._has_ended.is_set() and threading.main_thread().is_alive()):  # else a program called, and goes on
             self._end_at_once()
 

@@ -121,6 +121,6 @@ def require_same_options(folder: Path, config: Mapping[str, Any], new_schedule: 
     if differing:
         hint = "" if new_schedule else " (rates and schedule may: --new_schedule true)"
         raise TaskError(
-            f"{folder} was started with other options: {'; '.join(differing)}; continue it with its own{hint}, or start "
-            "a run of its own with another --name"
+            f"{folder} was started with other options: {'; '.join(differing)}; continue it with its own{hint}, or "
+            "start a run of its own with another --name"
         )

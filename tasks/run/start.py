@@ -13,7 +13,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from tasks.errors import TaskError
 from tasks.run.checkpoint_files import BEST, CHECKPOINTS, LAST
 from tasks.run.files import remove_leftovers
-from tasks.run.folder import Claim, Request, RunRecord, claim_run_folder, evaluation_folder, read_record, take_up
+from tasks.run.folder import (
+    Claim,
+    Request,
+    RunRecord,
+    Status,
+    claim_run_folder,
+    evaluation_folder,
+    read_record,
+    take_up,
+)
 from tasks.run.job import Job
 from tasks.run.lock import RunLock
 from tasks.run.rendezvous import agree
@@ -127,7 +136,7 @@ def finished_words(folder: Path, record: RunRecord) -> str:
 
 
 def close_record(
-    folder: Path, status: str, step: int, epoch: int, score: Mapping[str, float], reason: str = ""
+    folder: Path, status: Status, step: int, epoch: int, score: Mapping[str, float], reason: str = ""
 ) -> None:
     """Writes how a run stands at the end of a command."""
     record = read_record(folder) or RunRecord()

@@ -1,7 +1,8 @@
 """Every recipe runs under its own trainer settings, at reduced scale, to its last step, saved and scored.
 
-The recipe's file is untouched. Its lengths and intervals (`max_steps`, `max_epochs`, `check_val_every_n_epoch`, milestones)
-are divided by one factor; steps within an epoch shrink as the data set does: 12 images, batches of 2, inputs of 96 pixels.
+The recipe's file is untouched. Its lengths and intervals (`max_steps`, `max_epochs`, `check_val_every_n_epoch`,
+milestones) are divided by one factor; steps within an epoch shrink as the data set does: 12 images, batches of 2,
+inputs of 96 pixels.
 """
 
 import csv

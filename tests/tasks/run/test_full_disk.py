@@ -49,7 +49,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(trials: int, small: Path, sh
         assert found is not None and found.step >= 2
         assert not list(checkpoints(runs).glob(".*")) and not list((small / "tmp").iterdir())
         subprocess.run(["rm", "-r", runs], check=True)
-        print(f"trial {trial}: exit {code}, step {found.step} is good")
+        print(f"trial {trial}: exit {code}, step {found.step} is good")  # noqa: T201
 
 
 @pytest.mark.slow
@@ -71,5 +71,5 @@ def test_a_kill_in_a_save_leaves_the_checkpoint_before(shapes: Path, tmp_path: P
         found = newest_good_checkpoint(runs / "detect" / "run")
         assert found is not None and found.step >= max(steps) - 1, running.output
         assert not list((small / "tmp").iterdir())
-        print(f"trial {trial}: killed after step {max(steps)}, step {found.step} is good")
+        print(f"trial {trial}: killed after step {max(steps)}, step {found.step} is good")  # noqa: T201
     assert in_a_save >= 5

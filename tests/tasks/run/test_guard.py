@@ -1,4 +1,4 @@
-"""Numbers that are not finite: no step is taken with them, nothing is saved of them, and the step can be taken again."""
+"""Numbers that are not finite: no step is taken, nothing is saved, and the step can be taken again."""
 
 import json
 import math

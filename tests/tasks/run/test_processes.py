@@ -134,6 +134,10 @@ def _is_rank(pid: int) -> bool:
 class TestLocalProcesses:
     """Without a trainer."""
 
+    @pytest.fixture(autouse=True)
+    def short_deadline(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("tasks.run.processes.LEAVE", 5.0)
+
     def test_first_failure_counts(self) -> None:
         """The second process notes its failure before the first one loses its connection to it."""
 
@@ -152,7 +156,6 @@ class TestLocalProcesses:
         with LocalProcesses() as processes:
             child = start_child("import sys, time; time.sleep(1); sys.exit(7)")
             processes._observe([child])
-            processes.note(None)
             cause = processes.end()
             assert cause == Failure(f"left with exit code 7 (pid {child.pid}); what it said stands above", 7, rank=1)
 
@@ -160,7 +163,6 @@ class TestLocalProcesses:
     def test_agreed_ends_are_no_failures(self, code: int) -> None:
         with LocalProcesses() as processes:
             processes._observe([start_child(f"raise SystemExit({code})")])
-            processes.note(None)
             assert processes.end() is None
 
     def test_nothing_is_left_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,9 +185,8 @@ class TestLocalProcesses:
                 processes.note(Failure("no space", 3))
                 return processes.end() == Failure("no space", 3, rank=1) and processes.prints()
 
-        with LocalProcesses() as processes:
+        with LocalProcesses():
             assert as_second_process(fail) == 0
-            processes.note(None)
 
     def test_orphan_ends_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its main process has died before it could ask to end with it."""

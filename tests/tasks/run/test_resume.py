@@ -253,9 +253,15 @@ class TestCommand:
         caplog.set_level("INFO")
         images = f"--data.images={shapes}/coco/val2017/000000000001.jpg"
         few = command(
-            task, "predict", f"--ckpt_path={folder}/checkpoints/best.ckpt", images, "--model.detector.score_threshold=0.0",
-            "--model.detector.max_detections=3", "--model.backbone.width=0.5", name="few",
-        )  # fmt: skip
+            task,
+            "predict",
+            f"--ckpt_path={folder}/checkpoints/best.ckpt",
+            images,
+            "--model.detector.score_threshold=0.0",
+            "--model.detector.max_detections=3",
+            "--model.backbone.width=0.5",
+            name="few",
+        )
         assert len(json.loads((few / "predictions" / "predictions.json").read_text())) == 3
         assert "decides about the model, not the command line: backbone.init_args.width: 0.5 -> 0.25" in caplog.text
 

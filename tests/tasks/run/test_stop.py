@@ -155,5 +155,5 @@ def test_twenty_random_moments(
         code, output = run("detect", [*arguments, "--resume=auto"])
         assert code == 0, output
         require_equal_runs(expected, runs / "detect" / "run")
-        print(f"trial {trial}: exit {codes[-1]}, last line {running.lines[-1]!r}")
+        print(f"trial {trial}: exit {codes[-1]}, last line {running.lines[-1]!r}")  # noqa: T201
     assert set(codes) <= {0, -number, exit_codes.of_signal(number)}
