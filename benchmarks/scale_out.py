@@ -94,19 +94,21 @@ def _tensors(argument: Any) -> list[Tensor]:
 class StepTraffic(pl.Callback):
     """Writes down what one training step sends, from its first hook to that of the next step."""
 
-    traffic: Traffic | None = None
+    def __init__(self) -> None:
+        self.traffic: Traffic | None = None
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: Any) -> None:
-        """Begins and ends."""
+        """Begins with the step, and ends with it."""
         if trainer.global_step == MEASURED_STEP and self.traffic is None:
             self.traffic = Traffic()
             self.traffic.__enter__()
-        elif trainer.global_step == MEASURED_STEP + 1 and self.traffic is not None:
+        elif trainer.global_step > MEASURED_STEP and self.traffic is not None:
             self.traffic.__exit__(None, None, None)
             if trainer.is_global_zero:
                 learnt = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
                 calls = [vars(call) for call in self.traffic.calls]
                 Path(trainer.default_root_dir, "traffic.json").write_text(json.dumps([learnt, calls]))
+            self.traffic = None
 
 
 @dataclass(frozen=True)

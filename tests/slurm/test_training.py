@@ -184,12 +184,13 @@ def test_a_killed_task_ends_the_job(rank: int, cluster: Cluster, shapes: Path, t
 
 @pytest.mark.slow
 def test_a_mistake_ends_the_job_with_its_line(cluster: Cluster, shapes: Path, tmp_path: Path) -> None:
-    """One task of two is asked for: refused, instead of two runs that know nothing of each other."""
-    options = arguments(shapes, tmp_path, "--trainer.num_nodes=1", "--trainer.strategy=auto")
-    job = Submitted(cluster, tmp_path / "log", SCRIPTS / "multi_node.sbatch", options, "--nodes=2")
-    assert job.end(90) == "FAILED 2:0", job.output
+    """One process is asked for where srun has started two: refused, instead of two runs that write one folder."""
+    script = tmp_path / "job.sbatch"
+    script.write_text('#!/bin/bash\nsrun --kill-on-bad-exit=1 "$PYTHON" -m tasks.detect fit "$@"\nexit $?\n')
+    job = Submitted(cluster, tmp_path / "log", script, arguments(shapes, tmp_path)[1:], "--nodes=2")
+    assert job.end() == f"FAILED {exit_codes.MISTAKE}:0", job.output
     assert "give --trainer.devices 1 --trainer.num_nodes 2" in job.output
-    assert not (tmp_path / "detect").exists() or not list((tmp_path / "detect").iterdir())
+    assert not list(tmp_path.glob("detect/*")), job.output
 
 
 @pytest.mark.slow
