@@ -32,6 +32,7 @@ QUIET_LOG = (
     r"Tip: For seamless cloud",  # advertisements
     r"^TPU available: False",
     r"Seed set to \d+",  # of every process; the seed is in the configuration and in summary.json
+    r"^Restoring states from the checkpoint path",  # the line after it says that they are restored
     r"^Loading `train_dataloader` to estimate number of stepping batches",
 )
 """The same for what they log."""

@@ -23,6 +23,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.strategies.launchers import subprocess_script as fabric_launcher
 from lightning.pytorch import Trainer
@@ -46,7 +47,7 @@ _RECORD, _MAIN = "ATTNDENSE_FAILURE", "ATTNDENSE_MAIN_PROCESS"
 class LocalProcesses:
     """This process and those that Lightning starts from it; a context around the command.
 
-    Started by srun or torchrun, a process has no such company: they end the job themselves.
+    Started by srun or torchrun, a process has no such company: they end the job themselves, at the first failure.
     """
 
     def __init__(self) -> None:
@@ -100,7 +101,10 @@ class LocalProcesses:
         """The same for a failure that is explained already; from now on this process must end within `LEAVE`."""
         self._failure = replace(failure, rank=getattr(rank_zero_only, "rank", None) or 0)
         if not failure.is_echo and (self.children or self.is_child):
-            _write_first(self._record, self._failure)
+            _write_first(self._record, asdict(self._failure))
+        if not failure.is_echo and "TORCHELASTIC_ERROR_FILE" in os.environ:  # torchrun shows it at the end
+            file = Path(os.environ["TORCHELASTIC_ERROR_FILE"])
+            _write_first(file, {"message": self._failure.line(), "timestamp": int(time.time())})
         self._is_leaving.set()
         threading.Thread(target=self._end_in_time, daemon=True, name="failure-deadline").start()
 
@@ -201,11 +205,11 @@ def _free_name() -> Path:
     return Path(folder, f"attndense-{secrets.token_hex(8)}.json").absolute()
 
 
-def _write_first(record: Path, failure: Failure) -> None:
+def _write_first(record: Path, content: dict[str, Any]) -> None:
     """Writes the record unless there is one; whole, so that it can be read at any moment."""
     draft = record.with_suffix(f".{os.getpid()}")
     with suppress(OSError):  # there is one, or nothing can be written; then this process prints its line itself
-        draft.write_text(json.dumps(asdict(failure)))
+        draft.write_text(json.dumps(content))
         os.link(draft, record)
     with suppress(OSError):
         draft.unlink()

@@ -1,5 +1,6 @@
 """One process of two fails, in every way: the job ends soon, with its line last, and nothing is left behind."""
 
+import json
 import os
 import re
 import signal
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tasks.run import exit_codes
 from tasks.run.failures import Failure
 from tasks.run.processes import LocalProcesses
-from tests.tasks.running import Running, fit_arguments, two_processes
+from tests.tasks.running import ROOT, Running, fit_arguments, two_processes
 
 SOON = 60
 """Seconds within which a job must end."""
@@ -123,6 +124,36 @@ def test_killed_loader_process(processes: int, start) -> None:
     assert line.startswith(f"error: loader process {workers[0]} was killed, most likely because the machine's memory")
 
 
+@pytest.mark.slow
+def test_torchrun_ends_with_the_cause(shapes: Path, tmp_path: Path) -> None:
+    """It starts the processes, ends them at the first failure, and shows that one's line at the end."""
+    probe = [f"--trainer.callbacks.{option}" for option in ("rank=1", "step=2", "how=error")]
+    arguments = fit_arguments(
+        "detect", shapes, tmp_path / "runs", "run", "--trainer.callbacks+=failure_probe.FailureProbe"
+    )
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "tasks.detect",
+    ]
+    answer = subprocess.run(
+        [*torchrun, *arguments, *probe, *two_processes()],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT / "tests" / "tasks")},
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert answer.returncode == 1
+    assert "error: process 1: the disk is full; make room" in answer.stderr
+    root_cause = answer.stderr.rpartition("Root Cause")[2]
+    assert "traceback : error: process 1: the disk is full; make room" in root_cause
+
+
 def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
@@ -187,6 +218,14 @@ class TestLocalProcesses:
 
         with LocalProcesses():
             assert as_second_process(fail) == 0
+
+    def test_torchrun_is_told(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+        with LocalProcesses() as processes:
+            processes.note(Failure("lost connection", 3, is_echo=True))
+            assert not list(tmp_path.iterdir())
+            processes.note(Failure("no space", 3))
+        assert json.loads((tmp_path / "error.json").read_text())["message"] == "error: no space"
 
     def test_orphan_ends_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its main process has died before it could ask to end with it."""
