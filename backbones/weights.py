@@ -91,11 +91,11 @@ def _fill(backbone: Backbone, loaded: dict[str, Tensor], weights: str) -> None:
             f"the first {_listed(deeper)}; give weights of the same depth"
         )
     if unexpected:
-        _logger.warning("%s: ignored %d unexpected entries: %s", weights, len(unexpected), ", ".join(unexpected))
+        _logger.warning("%s: ignored %d unexpected entries: %s", weights, len(unexpected), _listed(unexpected))
     if inserted:
         partial = any(name.startswith(backbone.inserted_prefixes()) for name in loaded)
         level = logging.WARNING if partial else logging.INFO  # other attention was trained: likely not what was meant
-        places = ", ".join(_outermost(backbone.inserted_prefixes(), inserted))
+        places = _listed(_outermost(backbone.inserted_prefixes(), inserted))
         _logger.log(level, "%s: %d entries of attention stay as initialised, in %s", weights, len(inserted), places)
     backbone.load_state_dict({name: value for name, value in loaded.items() if name in own}, strict=False)
 

@@ -12,11 +12,13 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from backbones import Backbone
+from tasks.batch_norm import explain
 from tasks.class_tensors import DenseModel
+from tasks.errors import TaskError
 from tasks.optimization import ParameterRules, group_table
 from tasks.run.length import require_end
 from tasks.schedules import ScheduleBuilder
-from tasks.weights import load_model_weights
+from tasks.weights import arguments_without_weights, load_model_weights, read_checkpoint
 
 Batch = dict[str, Any]
 Predictions = list[Any]
@@ -45,6 +47,7 @@ class VisionTask(pl.LightningModule):
     """
 
     monitor: str
+    model: DenseModel
 
     def __init__(
         self,
@@ -85,8 +88,17 @@ class VisionTask(pl.LightningModule):
         return self.model(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sums and logs the losses; whether they are finite is asked by `tasks.run.guard`."""
-        losses = {**self.model(batch), **auxiliary_losses(self.model)}
+        """Sums and logs the losses; whether they are finite is asked by `tasks.run.guard`.
+
+        Raises:
+            TaskError: A batch norm gets one value per channel.
+        """
+        try:
+            losses = {**self.model(batch), **auxiliary_losses(self.model)}
+        except ValueError as error:
+            if words := explain(self.model, error):
+                raise TaskError(words) from error
+            raise
         loss = sum_losses(losses)
         self.loss_parts = {name: value.detach() for name, value in losses.items()}
         scalars = {f"train/{name}": value.detach().mean() for name, value in losses.items()}
@@ -142,6 +154,13 @@ class VisionTask(pl.LightningModule):
         rank_zero_info(group_table(optimizer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Lightning's, but as plain data whatever the environment says, and of parts of a model only."""
+        saved = read_checkpoint(checkpoint_path).get("hyper_parameters", {})
+        arguments = {"weights_only": True, **arguments_without_weights(saved), **kwargs}
+        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
+
     def forget_live_hyperparameters(self) -> None:
         """Takes modules and functions out of the saved constructor arguments: a checkpoint must hold plain data only.
 
@@ -151,6 +170,8 @@ class VisionTask(pl.LightningModule):
         live = [name for name, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]
         for name in live:
             del self.hparams[name]
+        if "weights" in self.hparams:
+            self.hparams["weights"] = None  # a checkpoint has weights of its own
 
 
 def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:

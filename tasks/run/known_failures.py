@@ -25,7 +25,7 @@ class KnownFailure:
     is_echo: bool = False
 
 
-SMALLER = "lower --data.batch_size (with --trainer.accumulate_grad_batches the step stays as large), the image size"
+SMALLER = "lower --data.batch_size (--trainer.accumulate_grad_batches keeps the step as large) or the image size"
 
 KNOWN_FAILURES = (
     KnownFailure(

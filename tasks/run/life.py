@@ -19,6 +19,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from tasks.batch_norm import refuse_one_value
 from tasks.run.agreement import Agreement
 from tasks.run.checkpoint_files import BEST, LAST
 from tasks.run.guard import NumbersGuard
@@ -71,8 +72,9 @@ class RunLife(Checkpoint):
         self._images_per_step = state_dict["images_per_step"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the channel over which the processes agree."""
+        """Opens the channel over which the processes agree, and refuses a batch norm over one value."""
         self.agreement = Agreement()
+        refuse_one_value(pl_module.model, pl_module.image_size, getattr(trainer.datamodule, "batch_size", 2))
 
     # What is agreed on, in every step and in every batch of an evaluation.
 

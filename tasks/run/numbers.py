@@ -28,8 +28,11 @@ def _all_finite(tensors: Iterable[Tensor]) -> Tensor:
             groups.setdefault((tensor.device, tensor.dtype), []).append(tensor)
     if not groups:
         return torch.tensor(True)
-    norms = [torch.stack(torch._foreach_norm(group, dtype=torch.float32)) for group in groups.values()]
-    return torch.isfinite(torch.cat([each.to(norms[0].device) for each in norms]).square().sum())
+    norms = [
+        torch.stack(torch._foreach_norm(group, dtype=torch.promote_types(dtype, torch.float32)))
+        for (_, dtype), group in groups.items()
+    ]
+    return torch.isfinite(torch.cat([each.to(norms[0].device, norms[0].dtype) for each in norms]).square().sum())
 
 
 class DelayedFlag:

@@ -169,6 +169,8 @@ class LocalProcesses:
             print(cause.line(), file=sys.stderr, flush=True)  # noqa: T201
         for process in (*self.children, *multiprocessing.active_children()):
             process.kill()  # type: ignore[attr-defined]  # two classes
+        if not self.is_child:
+            self._record.unlink(missing_ok=True)
         os._exit(cause.exit_code)
 
     def _cause(self) -> Failure | None:

@@ -47,6 +47,7 @@ TRIES = (
     Try("strategy=fsdp accelerator=cpu", refused="(?i)fsdp"),
     Try("num_nodes=2", refused="srun|MASTER_ADDR"),
     Try("precision=bf16-mixed"),
+    Try("precision=64-true"),
     Try("precision=bf16-true", refused="too small to change them; use bf16-mixed"),
     Try("precision=transformer-engine", refused="linear layers"),
     Try("logger=false"),
