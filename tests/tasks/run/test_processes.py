@@ -34,13 +34,15 @@ def start(shapes: Path, tmp_path: Path):
             "--trainer.callbacks.step=2",
             f"--trainer.callbacks.how={how}",
         )
-        running.append(Running("detect", fit_arguments("detect", shapes, tmp_path / "runs", "run", *probe, *options)))
+        arguments = fit_arguments("detect", shapes, tmp_path / "runs", "run", *probe, *options)
+        running.append(Running("detect", arguments, TMPDIR=str(tmp_path)))
         return running[-1]
 
     yield start
     for one in running:
         if one.process.poll() is None:
             one.kill()
+    assert not list(tmp_path.glob("attndense-*")), "the note of the failure is left behind"
 
 
 def end_of(run: Running) -> tuple[int, str]:
