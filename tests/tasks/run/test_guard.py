@@ -12,6 +12,7 @@ from torch import nn
 from tasks import repeat
 from tasks.run.guard import Step, describe
 from tasks.run.numbers import DelayedFlag, gradients_are_finite, weights_are_finite
+from tests.tasks.running import fit_arguments, run, two_processes
 
 Command = Callable[..., Path]
 BROKEN = "--trainer.callbacks+=tests.tasks.nan_probe.BrokenGradient"
@@ -123,3 +124,15 @@ def test_an_undefined_score_never_blocks_best(command: Command, monkeypatch: pyt
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["val/mAP"], summary["step"]) == (0.25, 6)
     assert json.loads((folder / "run.json").read_text())["score"] == {"val/mAP": 0.25}
+
+
+@pytest.mark.slow
+def test_a_bad_gradient_in_one_of_two_processes_ends_both(shapes: Path, tmp_path: Path) -> None:
+    broken = (BROKEN, "--trainer.callbacks.step=4", "--trainer.callbacks.rank=1")
+    code, output = run("detect", fit_arguments("detect", shapes, tmp_path, "run", *two_processes(), *broken))
+    assert code == 4, output
+    assert "gradients are not finite under a finite loss at step 4 on process 0, 1" in output.splitlines()[-1]
+    folder = tmp_path / "detect" / "run"
+    assert all_finite(weights(folder, "last"))
+    kept = json.loads((folder / "not_finite" / "step-4.json").read_text())
+    assert len(kept["processes"]) == 2

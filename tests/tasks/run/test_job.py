@@ -40,6 +40,7 @@ TORCHRUN = {
     "WORLD_SIZE": "4",
     "MASTER_ADDR": "node1",
     "MASTER_PORT": "38651",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
 }
 ARRAY = {"SLURM_ARRAY_JOB_ID": "4711", "SLURM_ARRAY_TASK_ID": "3", "SLURM_JOB_ID": "4714"}
 
@@ -111,7 +112,7 @@ def test_ports_differ_between_jobs_and_steps() -> None:
 
 def test_torchrun() -> None:
     job = current_job(TORCHRUN)
-    assert job == Job("torchrun", "77", None, 2, 3, 1, 4, True, 1, (2, 2), "node1", 38651)
+    assert job == Job("torchrun", "77", None, 2, 3, 1, 4, True, 1, (2, 2), "node1", 38651, True)
     assert current_job(TORCHRUN | {"TORCHELASTIC_RUN_ID": "none"}).key == "none_2e2_nksx"
     environment = cluster_environment(job)
     assert environment is not None and environment.creates_processes_externally

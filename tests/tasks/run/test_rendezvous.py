@@ -137,25 +137,33 @@ def test_alone_it_is_just_the_choice() -> None:
 TORCHRUN_SCRIPT = """
 import json, os, sys
 from pathlib import Path
+import torch.distributed as dist
+from tasks.run.cluster import cluster_environment
 from tasks.run.job import current_job
 from tasks.run.rendezvous import agree
 job = current_job()
 choice = agree(job, lambda: f"chosen by {job.rank} at start {job.restarts}")
+environment = cluster_environment(job)
+os.environ["MASTER_PORT"] = str(environment.main_port)
+dist.init_process_group("gloo", rank=job.rank, world_size=job.world_size)
+dist.barrier()
 Path(sys.argv[1], f"{job.rank}-{job.restarts}.json").write_text(json.dumps([choice, job.key, job.world_size]))
 sys.exit(1 if job.restarts == 0 and job.rank == 1 else 0)
 """
 
 
-def test_torchrun_and_its_restart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("disable_store", ["0", pytest.param("1", marks=pytest.mark.slow)])
+def test_torchrun_and_its_restart(disable_store: str, tmp_path: Path) -> None:
+    """The processes agree, and are then joined, in each start; with the agent's store and without."""
     script = tmp_path / "script.py"
     script.write_text(TORCHRUN_SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
     command = [*torchrun, "--monitor-interval=0.1", str(script), str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": disable_store}
+    answer = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=200)
     assert answer.returncode == 0, answer.stderr[-3000:]
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
-    assert set(found) >= {"0-1", "1-1"}
-    keys = {key for _, key, _ in found.values()}
-    assert len(keys) == 1 and "none" not in keys
-    assert found["0-1"] == found["1-1"] == ["chosen by 0 at start 1", keys.pop(), 2]
+    assert set(found) >= {"1-0", "0-1", "1-1"}
+    (key,) = {key for _, key, _ in found.values()}
+    assert key != "none"
+    assert found["0-1"] == found["1-1"] == ["chosen by 0 at start 1", key, 2]
