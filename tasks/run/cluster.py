@@ -1,9 +1,14 @@
 """What Lightning is told about the processes of Slurm and torchrun, and whether the trainer's options fit them."""
 
+import os
+from functools import cached_property
+
 from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, TorchElasticEnvironment
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
 
 from tasks.errors import TaskError
 from tasks.run.job import Job
+from tasks.run.rendezvous import agree
 
 
 def check_processes(job: Job, devices: int, num_nodes: int) -> None:
@@ -62,11 +67,23 @@ class _SlurmShell(LightningEnvironment):
 
 
 class _Torchrun(TorchElasticEnvironment):
-    """A process of torchrun."""
+    """A process of torchrun.
+
+    The process group gets a store of its own. torchrun's agent offers one, but keeps in it what the processes before a
+    restart have left: with their addresses the new ones do not find each other (pytorch issue 135712, PyTorch 2.14).
+    """
 
     def __init__(self, job: Job) -> None:
         super().__init__()
         self.job = job
+
+    @cached_property
+    def main_port(self) -> int:
+        assert self.job.main_port is not None
+        if not self.job.has_agent_store:
+            return self.job.main_port
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "False"
+        return int(agree(self.job, lambda: str(find_free_network_port()), "process group", arrive_within=600))
 
     def validate_settings(self, num_devices: int, num_nodes: int) -> None:
         check_processes(self.job, num_devices, num_nodes)

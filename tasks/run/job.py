@@ -37,7 +37,9 @@ class Job:
         node_rank: Number of this machine.
         processes_per_node: Number of processes on each machine.
         main_address: Machine of process 0.
-        main_port: Port at which process 0 (under torchrun: its agent) listens; None: a free one is looked for.
+        main_port: Port of the process group, where process 0 listens, or torchrun's agent; None: a free one is looked
+            for.
+        has_agent_store: torchrun's agent keeps a store at this port, through all starts.
     """
 
     scheduler: Literal["slurm", "torchrun"] | None = None
@@ -52,6 +54,7 @@ class Job:
     processes_per_node: tuple[int, ...] = (1,)
     main_address: str = "127.0.0.1"
     main_port: int | None = None
+    has_agent_store: bool = False
 
 
 def current_job(environment: Mapping[str, str] = os.environ) -> Job:
@@ -124,6 +127,7 @@ def _started_by_torchrun(job: Job, environment: Mapping[str, str]) -> Job:
         processes_per_node=(per_node,) * (world_size // per_node),
         main_address=environment["MASTER_ADDR"],
         main_port=int(environment["MASTER_PORT"]),
+        has_agent_store=environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True",
     )
 
 

@@ -18,10 +18,15 @@ from tasks.errors import MachineError, NumbersError, TaskError
 from tasks.run.job import Job
 
 _ERRORS = {kind.__name__: kind for kind in (TaskError, MachineError, NumbersError)} | {"DataError": TaskError}
-_PORT = "attndense/port"
 
 
-def agree(job: Job, choose: Callable[[], str], arrive_within: float = 60, choose_within: float = 600) -> str:
+def agree(
+    job: Job,
+    choose: Callable[[], str],
+    subject: str = "run folder",
+    arrive_within: float = 60,
+    choose_within: float = 600,
+) -> str:
     """Hands what the first process chooses to all others that srun or torchrun has started.
 
     Elsewhere it is just the choice: processes that Lightning starts inherit it through the environment.
@@ -29,6 +34,7 @@ def agree(job: Job, choose: Callable[[], str], arrive_within: float = 60, choose
     Args:
         job: The job of this process.
         choose: Called in process 0 only.
+        subject: What is chosen; each only once in a process.
         arrive_within: Seconds in which all processes must have come here.
         choose_within: Seconds that `choose` may take; the death of process 0 is seen at once.
 
@@ -43,21 +49,20 @@ def agree(job: Job, choose: Callable[[], str], arrive_within: float = 60, choose
     if not job.started_outside:
         return choose()
     if job.rank > 0:
-        return _understand(_ask(job, arrive_within, choose_within))
-    with _listen(job) as server:
+        return _understand(_ask(job, subject, arrive_within, choose_within))
+    with _listen(job, subject) as server:
         try:
             choice = choose()
         except BaseException as error:
             with suppress(MachineError):
-                _answer(job, server, _in_words(error), arrive_within)
+                _answer(job, server, _in_words(error), subject, arrive_within)
             raise
-        _answer(job, server, {"choice": choice}, arrive_within)
+        _answer(job, server, {"choice": choice}, subject, arrive_within)
     return choice
 
 
-def _listen(job: Job) -> socket.socket:
-    """A listening socket: under Slurm beside the port of the process group, under torchrun any, left with its agent."""
-    port = _slurm_port(job) if job.scheduler == "slurm" else 0
+def _listen(job: Job, subject: str) -> socket.socket:
+    port = _port(job)
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
@@ -67,14 +72,27 @@ def _listen(job: Job) -> socket.socket:
             f"port {port} on {job.main_address} cannot be used ({error.strerror}); give another with MASTER_PORT in "
             "the job's environment"
         ) from error
-    if job.scheduler == "torchrun":
-        _agents_store(job).set(_PORT, str(server.getsockname()[1]))
+    if job.has_agent_store:
+        _agents_store(job).set(_store_key(subject), str(server.getsockname()[1]))
     return server
 
 
-def _slurm_port(job: Job) -> int:
+def _port(job: Job) -> int:
+    """Where process 0 listens.
+
+    Under Slurm it is the second of the job's two ports; under torchrun any, whose number is left with the agent, or, if
+    that keeps no store, the process group's, which does not exist yet.
+    """
     assert job.main_port is not None
-    return job.main_port + (1 if job.main_port < 65535 else -1)
+    if job.has_agent_store:
+        return 0
+    if job.scheduler == "slurm":
+        return job.main_port + (1 if job.main_port < 65535 else -1)
+    return job.main_port
+
+
+def _store_key(subject: str) -> str:
+    return f"attndense/port/{subject}"
 
 
 def _agents_store(job: Job) -> TCPStore:
@@ -82,7 +100,7 @@ def _agents_store(job: Job) -> TCPStore:
     return TCPStore(job.main_address, job.main_port, is_master=False, timeout=timedelta(seconds=30))
 
 
-def _answer(job: Job, server: socket.socket, answer: dict[str, Any], arrive_within: float) -> None:
+def _answer(job: Job, server: socket.socket, answer: dict[str, Any], subject: str, arrive_within: float) -> None:
     """Answers all other processes of this job; whoever else connects gets nothing."""
     waiting, end = set(range(1, job.world_size)), time.monotonic() + arrive_within
     while waiting:
@@ -92,7 +110,7 @@ def _answer(job: Job, server: socket.socket, answer: dict[str, Any], arrive_with
         except TimeoutError as error:
             raise MachineError(
                 f"processes {sorted(waiting)} of {job.world_size} did not come within {arrive_within:g} s to learn the "
-                "run folder; look at their messages"
+                f"{subject}; look at their messages"
             ) from error
         with connection, suppress(OSError, ValueError, TypeError):
             connection.settimeout(5)
@@ -102,28 +120,30 @@ def _answer(job: Job, server: socket.socket, answer: dict[str, Any], arrive_with
                 waiting.discard(rank)
 
 
-def _ask(job: Job, arrive_within: float, choose_within: float) -> dict[str, Any]:
-    with _connect(job, arrive_within) as connection:
+def _ask(job: Job, subject: str, arrive_within: float, choose_within: float) -> dict[str, Any]:
+    with _connect(job, subject, arrive_within) as connection:
         connection.settimeout(choose_within)
         try:
             connection.sendall((json.dumps([_name(job), job.rank]) + "\n").encode())
             answer: dict[str, Any] = json.loads(connection.makefile().read())
         except TimeoutError as error:
             raise MachineError(
-                f"process 0 on {job.main_address} chose no run folder within {choose_within:g} s; look at its messages"
+                f"process 0 on {job.main_address} chose no {subject} within {choose_within:g} s; look at its messages"
             ) from error
         except (OSError, ValueError) as error:
             raise MachineError(
-                f"process 0 on {job.main_address} ended before the run folder was chosen; look at its messages"
+                f"process 0 on {job.main_address} ended before the {subject} was chosen; look at its messages"
             ) from error
     return answer
 
 
-def _connect(job: Job, arrive_within: float) -> socket.socket:
-    store = _agents_store(job) if job.scheduler == "torchrun" else None
+def _connect(job: Job, subject: str, arrive_within: float) -> socket.socket:
+    store = _agents_store(job) if job.has_agent_store else None
     end = time.monotonic() + arrive_within
     while True:
-        port = _slurm_port(job) if store is None else int(store.get(_PORT)) if store.check([_PORT]) else 0
+        port = _port(job)
+        if store is not None and store.check([_store_key(subject)]):
+            port = int(store.get(_store_key(subject)))
         try:
             return socket.create_connection((job.main_address, port), timeout=5)
         except OSError as error:  # not there yet
