@@ -129,7 +129,7 @@ def claim_run_folder(request: Request, job: Job) -> Claim:
     resume = request.resume or ("auto" if job.restarts > 0 else "never")
     if request.checkpoint is not None:
         own = request.checkpoint.parent.parent
-        if request.name is None and request.checkpoint.parent.name == CHECKPOINTS:
+        if request.checkpoint.parent.name == CHECKPOINTS and (request.name is None or own.resolve() == base.resolve()):
             return _claim_existing(own)
         return _claim_new(base, request, job)
     if resume != "never":
