@@ -7,7 +7,8 @@ that `python -m tasks.repeat RUN` needs to take the same step again.
 """
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,6 @@ class Step:
         keys: Sample keys (epoch, index) of each batch.
         images: Names of the images.
         losses: Parts of the loss of the last batch.
-        gradients: Whether the gradients are finite.
     """
 
     step: int
@@ -43,12 +43,22 @@ class Step:
     keys: list[list[tuple[int, int]]]
     images: list[str]
     losses: dict[str, float]
-    gradients: bool
 
     @property
     def is_finite(self) -> bool:
         """Whether this process's own losses are finite."""
-        return all(torch.isfinite(torch.tensor(value)) for value in self.losses.values())
+        return all(math.isfinite(value) for value in self.losses.values())
+
+
+@dataclass
+class _Step:
+    """The same while it is taken: the losses are still on their device."""
+
+    step: int
+    batches: list[int] = field(default_factory=list)
+    keys: list[list[tuple[int, int]]] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 class NumbersGuard:
@@ -70,20 +80,20 @@ class NumbersGuard:
         self.skip_steps, self.waits = skip_steps, check_every_step or skip_steps > 0
         self.skipped = self.skipped_in_a_row = 0
         self._flag = DelayedFlag()
-        self._batches: list[tuple[int, dict[str, Any]]] = []
-        self._losses: dict[str, Tensor] = {}
         self._is_finite: Tensor | None = None
-        self._gradients_overflowed = False
+        self._step = self._asked = _Step(0)
 
-    def begin_batch(self, number: int, batch: dict[str, Any], begins_step: bool) -> None:
-        """Remembers a batch of the current step."""
+    def begin_batch(self, step: int, number: int, batch: dict[str, Any], begins_step: bool) -> None:
+        """Remembers where a batch of the current step comes from."""
         if begins_step:
-            self._batches, self._is_finite = [], None
-        self._batches.append((number, batch))
+            self._step, self._is_finite = _Step(step), None
+        self._step.batches.append(number)
+        self._step.keys.append([(key.epoch, key.index) for key in batch.get("keys", [])])
+        self._step.images += [str(target.get("file_name", target["image_id"])) for target in batch["targets"]]
 
     def see_losses(self, losses: dict[str, Tensor]) -> None:
         """Takes the loss parts of a batch."""
-        self._losses = losses
+        self._step.losses = losses
         values = [value.detach().float().mean() for value in losses.values()]
         finite = torch.isfinite(torch.stack(values)).all() if values else torch.tensor(True)
         self._is_finite = finite if self._is_finite is None else self._is_finite & finite
@@ -102,8 +112,10 @@ class NumbersGuard:
         finite = gradients if self._is_finite is None else gradients & self._is_finite.to(gradients.device)
         answer = bool(finite) if self.waits else self._flag.put(finite)
         decision = agreement.on(stop, save, answer is False)
+        is_late = not self.waits and finite.device.type == "cuda"  # the answer is that of the step before
+        asked, self._asked = self._asked if is_late else self._step, self._step
         if decision.broken:
-            self._refuse(trainer, module, agreement, bool(gradients))
+            self._refuse(trainer, asked, agreement)
         else:
             self.skipped_in_a_row = 0
         return decision
@@ -116,25 +128,20 @@ class NumbersGuard:
         """
         pending = self._flag.read()
         if agreement.on(0, False, pending is False).broken:
-            self._refuse(trainer, module, agreement, False)
+            self._refuse(trainer, self._asked, agreement)
         if agreement.on(0, False, not bool(weights_are_finite(module))).broken:
             raise NumbersError(
                 f"weights are no longer finite, or nearly, after step {trainer.global_step}; nothing of it is saved; "
                 f"{REMEDY}, then continue from the last checkpoint with --resume auto --new_schedule true"
             )
 
-    def _refuse(self, trainer: Trainer, module: LightningModule, agreement: Agreement, gradients: bool) -> None:
+    def _refuse(self, trainer: Trainer, asked: "_Step", agreement: Agreement) -> None:
         mine = Step(
-            trainer.global_step,
-            [number for number, _ in self._batches],
-            [[(key.epoch, key.index) for key in batch.get("keys", [])] for _, batch in self._batches],
-            [
-                str(target.get("file_name", target["image_id"]))
-                for _, batch in self._batches
-                for target in batch["targets"]
-            ],
-            {name: float(value.detach().float().mean()) for name, value in self._losses.items()},
-            gradients,
+            asked.step,
+            asked.batches,
+            asked.keys,
+            asked.images,
+            {name: float(value.detach().float().mean()) for name, value in asked.losses.items()},
         )
         steps = [Step(**json.loads(words)) for words in agreement.gather(json.dumps(asdict(mine)))]
         report = describe(steps)
@@ -160,7 +167,10 @@ class NumbersGuard:
             trainer.save_checkpoint(folder / f"{name}.ckpt", weights_only=False)
         if trainer.is_global_zero:
             seed = getattr(trainer.datamodule, "seed", None)
-            content = {"task": self.task, "step": steps[0].step, "seed": seed, "processes": [asdict(s) for s in steps]}
+            processes = [asdict(step) for step in steps]
+            for process in processes:  # JSON has no infinity
+                process["losses"] = {n: v if math.isfinite(v) else str(v) for n, v in process["losses"].items()}
+            content = {"task": self.task, "step": steps[0].step, "seed": seed, "processes": processes}
             write_text(folder / f"{name}.json", json.dumps(content, indent=2) + "\n")
             write_text(folder / f"{name}.yaml", self.config)
 

@@ -82,7 +82,7 @@ class RunLife(Checkpoint):
         """Remembers the batch."""
         loop = trainer.fit_loop.epoch_loop
         begins = batch_idx % trainer.accumulate_grad_batches == 0 or batch_idx == loop.first_batch
-        self.guard.begin_batch(loop.total_batch_idx, batch, begins)
+        self.guard.begin_batch(trainer.global_step, loop.total_batch_idx, batch, begins)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the loss parts."""

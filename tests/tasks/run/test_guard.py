@@ -51,8 +51,8 @@ def test_a_flag_on_the_cpu_is_read_at_once() -> None:
 
 
 def test_the_line_names_the_guilty_process() -> None:
-    good = Step(7, [7], [[(0, 1)]], ["a.jpg"], {"loss_cls": 0.5}, gradients=False)
-    bad = Step(7, [7], [[(0, 2)]], ["b.jpg"], {"loss_cls": math.nan}, gradients=False)
+    good = Step(7, [7], [[(0, 1)]], ["a.jpg"], {"loss_cls": 0.5})
+    bad = Step(7, [7], [[(0, 2)]], ["b.jpg"], {"loss_cls": math.nan})
     assert describe([good, bad]) == ("the loss is not finite at step 7 on process 1 (loss_cls nan; images b.jpg)")
     assert describe([good]) == "gradients are not finite under a finite loss at step 7 (loss_cls 0.5; images a.jpg)"
 
