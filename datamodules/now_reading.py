@@ -14,7 +14,7 @@ _memory = mmap.mmap(-1, SLOTS * SLOT_SIZE)  # shared with all processes that are
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Notes that this process is reading a file until the context ends; takes 2 microseconds.
+    """Notes that this process is reading a file until the context ends; takes a few microseconds.
 
     Args:
         path: The file.
