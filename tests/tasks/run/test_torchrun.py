@@ -34,10 +34,11 @@ def under_torchrun(arguments: list[str], when: str, act: Callable[[int], None]) 
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     output, has_acted = "", False
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
         assert process.stdout is not None
-        timer = threading.Timer(400, process.kill)
+        timer = threading.Timer(400, os.killpg, (process.pid, signal.SIGKILL))
         timer.start()
         for line in process.stdout:
             output += line
