@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.class_options import own_defaults
 from tasks.run import exit_codes
+from tasks.run.failures import Failure
 from tasks.run.processes import LEAVE, LocalProcesses
 from tasks.run.wandb_run import finish_wandb
 
@@ -64,7 +65,10 @@ def _exit_code(cli: Callable[[], object], processes: LocalProcesses) -> int:
     try:
         cli()
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else exit_codes.FINISHED
+        if not isinstance(end.code, str):
+            return end.code or exit_codes.FINISHED
+        processes.note(Failure(end.code, exit_codes.FAILED))  # Python's own meaning of a text
+        return exit_codes.FAILED
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     except Exception as error:  # whatever it is, it ends here

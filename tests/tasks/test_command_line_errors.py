@@ -252,6 +252,7 @@ class TestRun:
             (KeyError("x"), 1, "error: KeyError: 'x'"),
             (StopRun(15), 143, ""),
             (SystemExit(124), 124, ""),
+            (SystemExit("no such preset"), 1, "error: no such preset"),
             (KeyboardInterrupt(), 130, ""),
         ],
     )
@@ -266,7 +267,7 @@ class TestRun:
         shown = capsys.readouterr().err
         assert end.value.code == code
         assert shown.splitlines()[-1:] == ([line] if line else [])
-        assert ("Traceback" in shown) == (code == 1)
+        assert ("Traceback" in shown) == isinstance(error, KeyError)
 
     def test_success_returns(self) -> None:
         run(lambda: None)
