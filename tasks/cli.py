@@ -91,6 +91,10 @@ class VisionCLI(LightningCLI):
             Ending(self.name, self.run_start, self.life).failed(error)
             raise
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "VisionCLI":
+        """Itself: a task's optimiser refers to it, and is copied with the task where weights are averaged."""
+        return self
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the options that every run has, and hands the data set's facts to the model."""
         parser.add_argument("--name", type=str | None, default=None, help="Name of the run. Default: the config's.")

@@ -99,7 +99,7 @@ def painted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, AnnotationF
 
 def samples(painted: tuple[Path, AnnotationFile], pipeline: DetectionPipeline) -> Iterator[dict[str, Any]]:
     folder, file = painted
-    dataset = COCODataset(folder, file, pipeline.training(), seed=0, training=True)
+    dataset = COCODataset(folder, file, np.arange(len(file.class_names)), pipeline.training(), seed=0, training=True)
     return (dataset[SampleKey(epoch, index, False)] for epoch in range(EPOCHS) for index in range(len(dataset)))
 
 
