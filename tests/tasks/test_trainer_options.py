@@ -66,7 +66,7 @@ TRIES = (
     Try("limit_val_batches=0", scored=False),
     Try("limit_test_batches=1 limit_predict_batches=1"),
     Try("overfit_batches=2", steps=2),
-    Try("overfit_batches=0.34", steps=1),
+    Try("overfit_batches=1.0"),
     Try("val_check_interval=2"),
     Try("val_check_interval=0.5 num_sanity_val_steps=-1"),
     Try("val_check_interval=2 check_val_every_n_epoch=null"),
