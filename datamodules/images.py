@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import DataError
+from datamodules.now_reading import reading
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 """File name endings (lower case) that a folder of images is searched for."""
@@ -44,14 +45,15 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is missing, truncated, too large or not an image.
     """
-    pixels = _read_jpeg(path)
-    if pixels is not None:
-        return pixels
-    with _open("image", path, "check the images folder or the file_name in the json") as image:
-        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            grey = _highest_bits(np.asarray(image), path)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        return np.asarray(image.convert("RGB"))
+    with reading(path):
+        pixels = _read_jpeg(path)
+        if pixels is not None:
+            return pixels
+        with _open("image", path, "check the images folder or the file_name in the json") as image:
+            if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+                grey = _highest_bits(np.asarray(image), path)
+                return np.repeat(grey[:, :, None], 3, axis=2)
+            return np.asarray(image.convert("RGB"))
 
 
 def _read_jpeg(path: Path) -> NDArray[np.uint8] | None:
@@ -82,7 +84,7 @@ def read_mask(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file is missing, cannot be decoded or has several channels.
     """
-    with _open("mask", path, "every image needs a mask of the same name ending in .png") as mask:
+    with reading(path), _open("mask", path, "every image needs a mask of the same name ending in .png") as mask:
         if mask.mode not in ("L", "P"):
             raise DataError(f"mask {path} has mode {mask.mode}, expected one 8-bit channel (L) or a palette (P)")
         return np.asarray(mask)
