@@ -35,20 +35,23 @@ class TestLayouts:
         "options",
         [
             ("--data.batch_size=4",),
-            ("--data.batch_size=1", "--model.backbone.norms=frozen"),
-            ("--data.batch_size=2", "--trainer.accumulate_grad_batches=2"),
-            ("--data.batch_size=2", "--data.num_workers=2"),
-            ("--data.batch_size=3",),
-            pytest.param(two_processes(), marks=pytest.mark.slow),
+            *(
+                pytest.param(options, marks=pytest.mark.slow)
+                for options in (
+                    ("--data.batch_size=1", "--model.backbone.norms=frozen"),
+                    ("--data.batch_size=2", "--trainer.accumulate_grad_batches=2"),
+                    ("--data.batch_size=2", "--data.num_workers=2"),
+                    ("--data.batch_size=3",),
+                    two_processes(),
+                )
+            ),
         ],
         ids=lambda options: " ".join(option.removeprefix("--") for option in options),
     )
     @pytest.mark.parametrize("grouped", [False, True], ids=["", "grouped"])
     def test_the_remaining_images_are_seen_once(
-        self, options: tuple[str, ...], grouped: bool, shapes: Path, tmp_path: Path, request: pytest.FixtureRequest
+        self, options: tuple[str, ...], grouped: bool, shapes: Path, tmp_path: Path
     ) -> None:
-        if grouped and options != ("--data.batch_size=4",) and "slow" not in str(request.config.getoption("-m")):
-            pytest.skip("one layout with groups is enough here; -m slow runs all")
         base = ("--data.batch_size=2", "--trainer.max_epochs=3", f"--data.group_by_orientation={str(grouped).lower()}")
         if "--model.backbone.norms=frozen" in options:
             base += ("--model.backbone.norms=frozen",)
