@@ -25,7 +25,7 @@ from tasks.precision import refuse_precision
 from tasks.refused_options import OptionParser
 from tasks.run.checkpoint_files import CHECKPOINTS, CheckpointFiles
 from tasks.run.checkpoint_options import merge_options
-from tasks.run.cluster import cluster_environment
+from tasks.run.cluster import check_processes, cluster_environment
 from tasks.run.ending import Ending
 from tasks.run.folder import Request, Resume, evaluation_folder
 from tasks.run.guard import NumbersGuard
@@ -73,7 +73,7 @@ class VisionCLI(LightningCLI):
         self.run_start: RunStart | None = None
         self.life: RunLife | None = None
         try:
-            with listening(self.stop):
+            with listening(self.stop, leaves=self.job.started_outside):
                 super().__init__(
                     task,
                     datamodules.VisionDataModule,
@@ -283,7 +283,7 @@ class VisionCLI(LightningCLI):
         files.lock = None if self.run_start is None else self.run_start.lock
         given = config.trainer.plugins or []
         cluster = cluster_environment(self.job)
-        return super().instantiate_trainer(
+        trainer = super().instantiate_trainer(
             default_root_dir=self.run_folder,
             logger=loggers,
             callbacks=callbacks,
@@ -292,6 +292,8 @@ class VisionCLI(LightningCLI):
             enable_checkpointing=self.life is not None,
             **kwargs,
         )
+        check_processes(self.job, trainer.num_devices, trainer.num_nodes)
+        return trainer
 
     def _loggers(self, config: Any) -> list[Any]:
         given = config.trainer.logger

@@ -93,11 +93,16 @@ def end_children() -> None:
 
 
 @contextmanager
-def listening(requests: StopRequests) -> Iterator[None]:
+def listening(requests: StopRequests, leaves: bool = False) -> Iterator[None]:
     """Hands the stop signals of this process to `requests` until the context ends; only in the main thread.
 
     Forked children (loader workers) start with the signals ignored: a cluster sends them to every process of a step,
     and the training process decides.
+
+    Args:
+        requests: Takes the signals.
+        leaves: The process ends with the context, and ignores the signals while it cleans up: srun sends SIGTERM to the
+            other tasks as soon as the first has left.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -115,7 +120,7 @@ def listening(requests: StopRequests) -> Iterator[None]:
         _listening.discard(os.getpid())
         signal.set_wakeup_fd(wakeup)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if leaves else handler)
         os.close(writer)  # ends the thread
 
 
