@@ -3,6 +3,7 @@
 import inspect
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tasks.callbacks import Performance, Pictures, PredictionWriter, StepSeed, c
 from tasks.errors import MachineError, TaskError
 from tasks.precision import refuse_precision
 from tasks.refused_options import OptionParser
-from tasks.run.checkpoint_files import CHECKPOINTS, CheckpointFiles
+from tasks.run.checkpoint_files import BEST, CHECKPOINTS, CheckpointFiles
 from tasks.run.checkpoint_options import merge_options
 from tasks.run.cluster import check_processes, cluster_environment
 from tasks.run.ending import Ending
@@ -206,10 +207,9 @@ class VisionCLI(LightningCLI):
         first_config = Path(str(config.config[0])) if config.get("config") else None
         command = tuple(map(str, self._arguments))
         request = Request(self.name, config.runs, config.name, first_config, None, config.get("resume"), command)
-        if not config.get("ckpt_path"):
-            return request
-        checkpoint = named_checkpoint(request, self.job, str(config.ckpt_path))
-        return Request(self.name, config.runs, config.name, first_config, checkpoint, config.get("resume"), command)
+        if config.get("ckpt_path"):
+            return replace(request, checkpoint=named_checkpoint(request, self.job, str(config.ckpt_path)))
+        return request
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Remembers the arguments as they were given."""
@@ -226,7 +226,7 @@ class VisionCLI(LightningCLI):
         return str(parser.dump(config, skip_none=False, skip_link_targets=True, skip_validation=True))
 
     def _without_weights(self, request: Request) -> str:
-        best = evaluation_folder(request, self.job) / CHECKPOINTS / "best.ckpt"
+        best = evaluation_folder(request, self.job) / CHECKPOINTS / BEST
         remedy = f"--ckpt_path {best}" if best.is_file() else "--ckpt_path FILE, such as RUN/checkpoints/best.ckpt"
         return f"{self.subcommand} without weights would score a network that has learnt nothing; give {remedy}"
 

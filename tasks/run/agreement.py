@@ -34,7 +34,7 @@ class Agreement:
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             self._group = dist.new_group(backend="gloo")
 
-    def on(self, stop: int, save: bool, broken: bool) -> Decision:
+    def on(self, stop: int, save: bool = False, broken: bool = False) -> Decision:
         """The decision of all processes; a collective call."""
         if self._group is None:
             return Decision(stop, save, broken)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from tasks.run.resume import flatten
+from tasks.run.resume import SCHEDULE, flatten
 
 AT_INFERENCE = (
     "detector.init_args.score_threshold",
@@ -17,7 +17,6 @@ AT_INFERENCE = (
 OF_THE_MACHINE = ("channels_last", "compile_backbone")
 """Options of how the same numbers are computed: always the command line's."""
 
-SCHEDULE = ("optimizer", "lr_schedule", "parameter_rules")
 STARTING_WEIGHTS = ("weights", "backbone.init_args.weights")
 """Files that a model starts from: a checkpoint has weights of its own."""
 LINKED = ("class_names", "category_ids", "image_size")

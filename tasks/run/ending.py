@@ -1,7 +1,5 @@
 """How a run ends: its record, its last words, and the exit code of what is not a failure."""
 
-from pathlib import Path
-
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.utilities import rank_zero_info
@@ -69,10 +67,9 @@ class Ending:
         assert self.start is not None and self.life is not None
         if self.start.lock is None or read_record(self.start.folder) is None:
             return
-        step, epoch = self.life.saved_at or (0, 0)
         best = self.life.best_score
         score = {self.life.monitor: best} if best == best else {}  # not a number: undefined
-        close_record(self.start.folder, status, step, epoch, score, reason)
+        close_record(self.start.folder, status, self.life.saved_at, score, reason)
 
     def _last_words(self, trainer: Trainer, reason: str, out_of_time: bool) -> list[str]:
         assert self.start is not None and self.life is not None
@@ -96,7 +93,7 @@ class Ending:
 
     def _command(self, subcommand: str) -> str:
         assert self.start is not None
-        return f"python -m tasks.{self.task} {subcommand} --config {Path(self.start.folder) / SAVED_CONFIG}"
+        return f"python -m tasks.{self.task} {subcommand} --config {self.start.folder / SAVED_CONFIG}"
 
     def _step(self) -> int:
         return self.life.saved_at[0] if self.life is not None and self.life.saved_at else 0

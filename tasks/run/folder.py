@@ -106,11 +106,13 @@ class Claim:
         folder: The folder.
         lock: Its lock, held by this process.
         found: What was there before; none for a new run.
+        is_made: Whether the folder was not there before.
     """
 
     folder: Path
     lock: RunLock
     found: RunRecord | None
+    is_made: bool = False
 
 
 def claim_run_folder(request: Request, job: Job) -> Claim:
@@ -185,6 +187,7 @@ def _claim_new(base: Path, request: Request, job: Job) -> Claim:
         folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
         if is_run(folder):
             continue
+        is_made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
         lock = RunLock(folder)
         if lock.claim() is not None:
@@ -193,7 +196,7 @@ def _claim_new(base: Path, request: Request, job: Job) -> Claim:
             lock.release()
             continue
         RunRecord(command=list(request.command), job=job.key, restarts=job.restarts).write(folder)
-        return Claim(folder, lock, None)
+        return Claim(folder, lock, None, is_made)
     raise AssertionError("unreachable")
 
 

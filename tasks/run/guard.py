@@ -78,7 +78,7 @@ class NumbersGuard:
     ) -> None:
         self.folder, self.task, self.config = folder, task, config
         self.skip_steps, self.waits = skip_steps, check_every_step or skip_steps > 0
-        self.skipped = self.skipped_in_a_row = 0
+        self.skipped_in_a_row = 0
         self._flag = DelayedFlag()
         self._is_finite: Tensor | None = None
         self._step = self._asked = _Step(0)
@@ -127,9 +127,9 @@ class NumbersGuard:
             NumbersError: Gradients of the last steps, or the weights, are not finite.
         """
         pending = self._flag.read()
-        if agreement.on(0, False, pending is False).broken:
+        if agreement.on(0, broken=pending is False).broken:
             self._refuse(trainer, self._asked, agreement)
-        if agreement.on(0, False, not bool(weights_are_finite(module))).broken:
+        if agreement.on(0, broken=not bool(weights_are_finite(module))).broken:
             raise NumbersError(
                 f"weights are no longer finite, or nearly, after step {trainer.global_step}; nothing of it is saved; "
                 f"{REMEDY}, then continue from the last checkpoint with --resume auto --new_schedule true"
@@ -146,7 +146,6 @@ class NumbersGuard:
         steps = [Step(**json.loads(words)) for words in agreement.gather(json.dumps(asdict(mine)))]
         report = describe(steps)
         if self.skipped_in_a_row < self.skip_steps:
-            self.skipped += 1
             self.skipped_in_a_row += 1
             trainer.optimizers[0].zero_grad(set_to_none=True)  # an optimiser leaves parameters without gradients alone
             rank_zero_warn(

@@ -96,7 +96,7 @@ class RunLife(Checkpoint):
 
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Leaves the validation if it is time to stop."""
-        self._agreed_stop = self.agreement.on(self.stop.signal, False, False).stop
+        self._agreed_stop = self.agreement.on(self.stop.signal).stop
         if self._agreed_stop:
             raise StopRun(self._agreed_stop)
 
@@ -123,7 +123,7 @@ class RunLife(Checkpoint):
         if self._images_per_step is not None:
             align_schedule(trainer, self._images_per_step)
         self._images_per_step = images_per_step(trainer)
-        self._agreed_stop = self.agreement.on(self.stop.signal, False, False).stop
+        self._agreed_stop = self.agreement.on(self.stop.signal).stop
         self._stop_if_agreed(trainer)
 
     def stop_is_due(self) -> bool:
@@ -144,7 +144,7 @@ class RunLife(Checkpoint):
         """Saves at the end of every epoch, and where the run ends."""
         self.save_last(trainer)
         if complete and not trainer.should_stop and steps_left(trainer) > 0:
-            self._agreed_stop = self.agreement.on(self.stop.signal, False, False).stop
+            self._agreed_stop = self.agreement.on(self.stop.signal).stop
             self._stop_if_agreed(trainer)
 
     def save_last(self, trainer: Trainer) -> None:
@@ -190,7 +190,7 @@ class EvaluationStop(Callback):
 
     def _look(self, *_: Any) -> None:
         self.agreement = self.agreement or Agreement()
-        agreed = self.agreement.on(self.stop.signal, False, False).stop
+        agreed = self.agreement.on(self.stop.signal).stop
         if agreed:
             raise StopRun(agreed)
 

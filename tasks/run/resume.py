@@ -30,8 +30,8 @@ MAY_DIFFER = (
 """Options in which a start may differ from the one that it continues: length, devices, workers, batch, paths, logging,
 and what this package does around a run."""
 
-SCHEDULE = ("model.optimizer", "model.lr_schedule", "model.parameter_rules")
-"""Options that may differ as well with `--new_schedule true`."""
+SCHEDULE = ("optimizer", "lr_schedule", "parameter_rules")
+"""Options of the model that may differ as well with `--new_schedule true`."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def differing_options(folder: Path, config: Mapping[str, Any], new_schedule: boo
     if not file.exists():
         return []
     before, now = flatten(yaml.safe_load(file.read_text())), flatten(config)
-    allowed = MAY_DIFFER + (SCHEDULE if new_schedule else ())
+    allowed = MAY_DIFFER + (tuple(f"model.{name}" for name in SCHEDULE) if new_schedule else ())
     names = sorted(
         name
         for name in before.keys() | now.keys()

@@ -62,7 +62,7 @@ class RunStart:
     def __init__(self, request: Request, job: Job, config: Mapping[str, Any], new_schedule: bool) -> None:
         self.request, self.job, self.config, self.new_schedule = request, job, config, new_schedule
         self.lock: RunLock | None = None
-        self._is_new_folder = False
+        self._is_made = False
         inherited = os.environ.get(_HANDED_DOWN)
         words = inherited if inherited is not None else agree(job, self._choose)
         self.start = Start(**json.loads(words))
@@ -72,7 +72,7 @@ class RunStart:
 
     def abandon(self) -> None:
         """Leaves no trace of a run that has not begun to train: its folder goes if it came with it."""
-        if self.lock is not None and self._is_new_folder:
+        if self.lock is not None and self._is_made:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
@@ -83,10 +83,8 @@ class RunStart:
             self.lock.release()
 
     def _choose(self) -> str:
-        existed = self.request.base(self.job).exists()
         claim = claim_run_folder(self.request, self.job)
-        self.lock = claim.lock
-        self._is_new_folder = claim.found is None and not (existed and claim.folder == self.request.base(self.job))
+        self.lock, self._is_made = claim.lock, claim.is_made
         try:
             start = self._begin(claim)
         except BaseException:
@@ -136,10 +134,11 @@ def finished_words(folder: Path, record: RunRecord) -> str:
 
 
 def close_record(
-    folder: Path, status: Status, step: int, epoch: int, score: Mapping[str, float], reason: str = ""
+    folder: Path, status: Status, saved_at: tuple[int, int] | None, score: Mapping[str, float], reason: str = ""
 ) -> None:
-    """Writes how a run stands at the end of a command."""
+    """Writes how a run stands at the end of a command; step and epoch stay where this start has saved nothing."""
     record = read_record(folder) or RunRecord()
+    step, epoch = saved_at or (record.step, record.epoch)
     replace(record, status=status, step=step, epoch=epoch, score=dict(score), reason=reason).write(folder)
 
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
@@ -28,16 +27,3 @@ class BrokenGradient(Callback):
         if self.handle is not None:
             self.handle.remove()
             self.handle = None
-
-
-class BrokenLoss(Callback):
-    """Makes the images of a batch infinite: the loss is not finite."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if trainer.global_step == self.step:
-            with torch.no_grad():
-                for parameter in list(pl_module.model.backbone.parameters())[:1]:
-                    parameter.fill_(float("inf"))

@@ -11,11 +11,10 @@ class SeenImages(Callback):
 
     Args:
         file: Where to; every process appends a file of its own, with its rank behind the name.
-        kill_at: Optimiser steps after which the process kills itself, like a node that is lost.
     """
 
-    def __init__(self, file: str, kill_at: int | None = None) -> None:
-        self.file, self.kill_at = file, kill_at
+    def __init__(self, file: str) -> None:
+        self.file = file
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
-
-from tasks import detect
 
 Command = Callable[..., Path]
 MONITOR = {"detect": "val/mAP", "segment": "val/mIoU"}
@@ -96,7 +95,7 @@ TRIES = (
 
 def test_every_option_is_tried() -> None:
     parser = LightningArgumentParser()
-    parser.add_lightning_class_args(detect.VisionCLI.__init__.__globals__["pl"].Trainer, "trainer")
+    parser.add_lightning_class_args(Trainer, "trainer")
     offered = {action.dest.split(".")[1] for action in parser._actions if action.dest.startswith("trainer.")}
     assert offered - set().union(*(each.names for each in TRIES)) == set()
 

@@ -11,6 +11,7 @@ import pytest
 from tasks.errors import TaskError
 from tasks.run.folder import Claim, Request, RunRecord, claim_run_folder, evaluation_folder, read_record, take_up
 from tasks.run.job import Job
+from tasks.run.start import close_record
 
 CONFIG = Path("configs/detect/recipe.yaml")
 ALONE = Job()
@@ -123,6 +124,21 @@ class TestJobs:
     def test_a_foreign_run_of_the_same_name_is_not_taken_by_a_restart(self, tmp_path: Path) -> None:
         claim(tmp_path, name="mine")
         assert claim(tmp_path, SECOND_LIFE, name="mine").folder.name == "mine-2"
+
+
+def test_only_a_folder_that_the_claim_has_made_may_go_again(tmp_path: Path) -> None:
+    assert claim(tmp_path).is_made
+    (tmp_path / "detect" / "recipe-2" / "predictions").mkdir(parents=True)  # of `predict --name recipe-2`
+    beside = claim(tmp_path)
+    assert beside.folder.name == "recipe-2" and beside.found is None and not beside.is_made
+
+
+def test_a_start_that_saves_nothing_leaves_the_step_of_the_record(tmp_path: Path) -> None:
+    RunRecord(step=7, epoch=2).write(tmp_path)
+    close_record(tmp_path, "failed", None, {}, "lost")
+    assert read_record(tmp_path) == RunRecord(step=7, epoch=2, status="failed", reason="lost")
+    close_record(tmp_path, "stopped", (9, 3), {"val/mAP": 0.5})
+    assert read_record(tmp_path) == RunRecord(step=9, epoch=3, status="stopped", score={"val/mAP": 0.5})
 
 
 def test_starts_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
