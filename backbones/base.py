@@ -124,7 +124,8 @@ class Backbone(nn.Module, ABC):
         """Freezes the first `stages` entries of `stages()` and thaws those which an earlier call froze beyond them.
 
         Frozen modules get no gradients and stay in evaluation mode whatever `train()` says, so that the running
-        statistics of their batch normalisations do not move either.
+        statistics of their batch normalisations do not move either. What was inserted into them learns all the same:
+        published weights lack it, so there is nothing that could be kept.
 
         Args:
             stages: 0 freezes nothing, 1 the stem, 2 the stem and stage 1, and so on up to the whole backbone.
@@ -137,6 +138,8 @@ class Backbone(nn.Module, ABC):
         for index, stage in enumerate(modules[: max(stages, self.frozen_stages)]):
             for module in stage:
                 module.requires_grad_(index >= stages)
+        for part in self._inserted_parts():
+            part.requires_grad_(True)
         self.frozen_stages = stages
         self.set_norms(self.norms)
 
@@ -166,7 +169,14 @@ class Backbone(nn.Module, ABC):
         for stage in self.stages()[: self.frozen_stages] if self.frozen_stages else []:
             for module in stage:
                 module.eval()
+        for part in self._inserted_parts() if self.frozen_stages else []:
+            part.train(mode)
         return self
+
+    def _inserted_parts(self) -> list[nn.Module]:
+        """What published weights of the host lack."""
+        prefixes = set(self.inserted_prefixes())
+        return [module for name, module in self.named_modules() if f"{name}." in prefixes]
 
 
 def host_norms(module: nn.Module) -> Iterator[nn.Module]:

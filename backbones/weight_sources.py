@@ -28,9 +28,12 @@ def read_weights(weights: str, published: WeightsEnum | str | None, network: str
         published: What `imagenet` means for the network: weights of torchvision's, or a name of timm's.
         network: Name of the network, for messages.
     """
-    if weights == "imagenet":
+    if weights in ("imagenet", "imagenet_v1"):
         if published is None:
-            raise ValueError(f"weights='imagenet': no published weights for this {network}; give the path of a file")
+            raise ValueError(f"weights={weights!r}: no published weights for this {network}; give the path of a file")
+        if weights == "imagenet_v1" and isinstance(published, WeightsEnum):
+            published = type(published)["IMAGENET1K_V1"]
+        _logger.info("%s: %s", weights, published)
         return _of_timm(published) if isinstance(published, str) else _of_torchvision(published, weights)
     if urlparse(weights).scheme in ("http", "https", "file"):
         return read_file(_download(weights, weights), weights)

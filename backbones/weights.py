@@ -33,7 +33,8 @@ def load_weights(backbone: Backbone, weights: str) -> None:
 
     Args:
         backbone: Network to fill.
-        weights: `imagenet` for the weights torchvision publishes for this host; the path of a .pth, .pt or .safetensors
+        weights: `imagenet` for the newest weights that torchvision (or timm) publishes for this host, `imagenet_v1` for
+            the first ones of torchvision, which published baselines start from; the path of a .pth, .pt or .safetensors
             file, or its address (http, https, file; `#sha256=...` checks it, as does torch.hub's file-1a2b3c4d.pth); a
             name of torchvision's such as `ResNet50_Weights.IMAGENET1K_V2`, or of timm's such as `seresnet50.ra2_in1k`.
             Downloads are kept in torch.hub's (timm's: the Hugging Face hub's) cache.

@@ -33,10 +33,10 @@ from tasks.metrics import COCODetectionMetric, SegmentationMetric
 RECIPES = (
     "detect/quickstart",
     "segment/quickstart",
-    "detect/ssdlite320_mobilenet_v2_ca",
-    "segment/deeplabv3_mobilenet_v2_ca_160k",
-    "detect/retinanet_resnet50_1x",
-    "segment/upernet_resnet50_160k",
+    "detect/ssdlite320",
+    "segment/deeplabv3_160k",
+    "detect/retinanet_1x",
+    "segment/upernet_160k",
 )
 MEASURED_STEP = 2  # the first builds the buckets in order of use, the second is the first with them
 COCO_IMAGES, ADE20K_IMAGES, ADE20K_CLASSES = 5000, 2000, 150

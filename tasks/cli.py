@@ -22,7 +22,9 @@ import tasks.schedules  # noqa: F401
 from tasks.base import VisionTask
 from tasks.callbacks import Performance, Pictures, PredictionWriter, StepSeed, choose_progress
 from tasks.errors import MachineError, TaskError
+from tasks.host_options import HostOptions, complete_backbone
 from tasks.precision import refuse_precision
+from tasks.recipe_parts import with_files
 from tasks.refused_options import OptionParser
 from tasks.run.checkpoint_files import BEST, CHECKPOINTS, CheckpointFiles
 from tasks.run.checkpoint_options import merge_options
@@ -114,6 +116,7 @@ class VisionCLI(LightningCLI):
             default=False,
             help="With a checkpoint: take optimiser, rate and schedule from here instead of from the checkpoint.",
         )
+        parser.add_class_arguments(HostOptions, "host")
         parser.add_class_arguments(WandbOptions, "wandb")
         parser.add_argument(
             "--save_every_n_steps",
@@ -178,6 +181,7 @@ class VisionCLI(LightningCLI):
         refuse_trainer_options(config.trainer, self.job)
         refuse_precision(config.trainer.precision, fits=self.subcommand == "fit")
         check_loggers(config.trainer.logger)
+        config = self._complete_backbone()
         self.stop.seconds = config.stop_within
         request = self._request(config)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
@@ -203,6 +207,17 @@ class VisionCLI(LightningCLI):
         if checkpoint is not None:
             self._take_classes_of(checkpoint)
 
+    def _complete_backbone(self) -> Any:
+        """Fills in what the recipe asks of the chosen backbone, and remembers what has been written down of the model."""
+        config = self.config[self.subcommand]
+        arguments = [*self._arguments, f"--seed_everything={config.seed_everything}"]  # a link needs it
+        explicit = self.parser.parse_args(arguments, defaults=False)[self.subcommand].get("model")
+        self._explicit: dict[str, Any] = {} if explicit is None else explicit.as_dict()
+        asked = HostOptions(**config.host.as_dict())
+        backbone = complete_backbone(asked, self._plain(config)["model"]["backbone"], self._explicit, self._arguments)
+        self.config = self.parser.parse_object({self.subcommand: {"model": {"backbone": backbone}}}, self.config)
+        return self.config[self.subcommand]
+
     def _request(self, config: Any) -> Request:
         first_config = Path(str(config.config[0])) if config.get("config") else None
         command = tuple(map(str, self._arguments))
@@ -212,9 +227,9 @@ class VisionCLI(LightningCLI):
         return request
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Remembers the arguments as they were given."""
-        self._arguments = sys.argv[1:] if args is None else list(args)
-        super().parse_arguments(parser, args)
+        """Remembers the arguments, with the files of named parts in place of their names."""
+        self._arguments = with_files(sys.argv[1:] if args is None else args)
+        super().parse_arguments(parser, self._arguments)
 
     def _plain(self, config: Any) -> dict[str, Any]:
         """The configuration as plain data."""
@@ -241,11 +256,7 @@ class VisionCLI(LightningCLI):
                 f"{checkpoint} is the checkpoint of another task: python -m tasks.{self.name} has no model option "
                 f"{foreign[0]!r}"
             )
-        arguments = [*self._arguments, f"--seed_everything={config.seed_everything}"]  # a link needs it
-        explicit = self.parser.parse_args(arguments, defaults=False)[subcommand].get("model")
-        merged, overruled = merge_options(
-            saved, self._plain(config)["model"], {} if explicit is None else explicit.as_dict(), config.new_schedule
-        )
+        merged, overruled = merge_options(saved, self._plain(config)["model"], self._explicit, config.new_schedule)
         if overruled:
             rank_zero_info(f"{checkpoint} decides about the model, not the command line: {'; '.join(overruled)}")
         self.config = self.parser.parse_object({subcommand: {"model": merged}}, self.config)

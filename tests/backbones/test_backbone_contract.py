@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from attention import CBAM, CoordinateAttention, SqueezeExcitation
+from attention.base import Operator
 from backbones import Backbone, MobileNetV2, ResNet
 
 BACKBONES = [
@@ -68,6 +69,12 @@ def test_layer_groups_partition_the_parameters_from_shallow_to_deep(make):
     assert flat == list(names.values())  # the hosts register their modules in the order of the data flow
 
 
+def parts_of_operators(module: nn.Module) -> list[nn.Module]:
+    """Every module of the inserted operators: these learn in frozen stages, too."""
+    operators = [operator for operator in module.modules() if isinstance(operator, Operator)]
+    return [part for operator in operators for part in operator.modules()]
+
+
 @every_backbone
 def test_frozen_stages_survive_training(make):
     torch.manual_seed(0)
@@ -82,19 +89,27 @@ def test_frozen_stages_survive_training(make):
     optimizer.step()
     for index, (stage, state) in enumerate(zip(stages, before, strict=True)):
         frozen = index < 3
-        assert all(module.training != frozen for module in stage.modules() if module is not stage)
-        assert all((p.grad is None) == frozen for p in stage.parameters())
-        assert all(torch.equal(value, state[name]) == frozen for name, value in stage.state_dict().items())
+        inserted = parts_of_operators(stage)
+        learning = {id(parameter) for part in inserted for parameter in part.parameters()}
+        assert all(part.training != frozen for part in stage.modules() if part is not stage and part not in inserted)
+        assert all(part.training for part in inserted)
+        assert all((p.grad is None) == (frozen and id(p) not in learning) for p in stage.parameters())
+        for name, parameter in stage.named_parameters():
+            assert torch.equal(parameter, state[name]) == (frozen and id(parameter) not in learning), name
+        for name, statistic in stage.named_buffers():
+            owner = stage.get_submodule(name.rpartition(".")[0])
+            assert torch.equal(statistic, state[name]) == (frozen and owner not in inserted), name
 
 
 @every_backbone
 def test_freeze_is_absolute_and_checks_its_range(make):
     backbone = make()
     backbone.freeze(5)
-    assert not any(p.requires_grad for p in backbone.parameters())
+    inserted = {id(parameter) for part in parts_of_operators(backbone) for parameter in part.parameters()}
+    assert all(p.requires_grad == (id(p) in inserted) for p in backbone.parameters())
     backbone.freeze(1)
     stem, *rest = backbone.stages()
-    assert not any(p.requires_grad for module in stem for p in module.parameters())
+    assert not any(p.requires_grad for module in stem for p in module.parameters() if id(p) not in inserted)
     assert all(p.requires_grad for stage in rest for module in stage for p in module.parameters())
     assert all(m.training for stage in rest for module in stage for m in module.modules())
     backbone.freeze(0)

@@ -1,0 +1,99 @@
+"""What a recipe asks of whatever backbone is chosen: where it starts from, what it freezes, its stride and drop path.
+
+A backbone's file says which network it is; these options belong to the pair of recipe and backbone, so that any recipe
+takes any backbone. They fill in what the backbone's own options leave unsaid.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+from attention import IdentityStart
+from tasks.errors import TaskError
+
+Start = Literal["pretrained_host", "pretrained", "scratch"]
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """What a recipe asks of whatever backbone is chosen; null leaves an option to the backbone.
+
+    An option that is written in the backbone's own file, or as `--model.backbone.OPTION` on the command line, is taken
+    instead of the recipe's.
+
+    Attributes:
+        start: `pretrained_host`: `weights` are those of the network without the inserted attention, and a refinement
+            starts as the identity (`attention.IdentityStart`), so that step 0 computes what the pretrained network
+            does; `pretrained`: `weights` hold the attention, too; `scratch`: random weights, whatever `weights` says.
+        weights: What the backbone starts from, see `backbones.load_weights`: `imagenet` the newest published weights,
+            `imagenet_v1` those behind the published baselines, a name of torchvision's or timm's, or a file.
+        frozen_stages: Stages of the host that do not learn; attention that was inserted into them does.
+        norms: What the host's batch normalisations learn; nothing to choose where it has none.
+        output_stride: Stride of the last feature map in pixels.
+        last_conv: Whether the classification network's last convolution belongs to the last map, in networks with one.
+        drop_path: Probability at which the deepest residual branch is dropped: one for every backbone that has the
+            option, or one for each name (`swin_t`); a name that is not listed keeps the backbone's own.
+    """
+
+    start: Start | None = None
+    weights: str | None = None
+    frozen_stages: int | None = None
+    norms: Literal["train", "eval", "frozen"] | None = None
+    output_stride: Literal[8, 16, 32] | None = None
+    last_conv: bool | None = None
+    drop_path: float | dict[str, float] | None = None
+
+    def asked_of(self, name: str) -> dict[str, Any]:
+        """The options that the recipe sets, by their names, for the backbone of this name."""
+        asked = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "start"}
+        if self.start == "scratch":
+            asked["weights"] = None
+        if isinstance(self.drop_path, Mapping):
+            asked["drop_path"] = self.drop_path.get(name)
+        return {option: value for option, value in asked.items() if value is not None}
+
+
+NOTHING_TO_CHOOSE = ("norms", "drop_path", "last_conv")
+"""A backbone without these options has no batch normalisation, no residual branch that is dropped, no such convolution."""
+
+
+def complete_backbone(
+    asked: HostOptions, backbone: dict[str, Any], explicit: dict[str, Any], arguments: Sequence[str]
+) -> dict[str, Any]:
+    """The backbone of a configuration, with what its recipe asks for wherever nobody has written anything else.
+
+    Args:
+        asked: What the recipe asks for.
+        backbone: `class_path` and `init_args`, defaults included.
+        explicit: What has been written down of the model, in files or on the command line. What is filled in is added.
+        arguments: The command line, where `--host.OPTION` is taken instead of what a backbone's file says.
+
+    Raises:
+        TaskError: The backbone has no such option.
+    """
+    class_path, options = backbone["class_path"], dict(backbone.get("init_args", {}))
+    written = explicit.setdefault("backbone", {}).setdefault("init_args", {})
+    for option, value in asked.asked_of(class_path.rpartition(".")[2]).items():
+        if option in written and not _is_commanded(option, arguments):
+            continue
+        if option in options:
+            options[option] = written[option] = value
+        elif option not in NOTHING_TO_CHOOSE:
+            raise TaskError(
+                f"{class_path} has no {option}, and the recipe asks for {option}={value}; take another backbone, or go "
+                f"without: --host.{option} null"
+            )
+    attention = options.get("attention")
+    starts_plain = attention and attention["class_path"].rpartition(".")[2] != IdentityStart.__name__
+    if asked.start == "pretrained_host" and options.get("weights") and starts_plain:
+        options["attention"] = written["attention"] = {
+            "class_path": f"attention.{IdentityStart.__name__}",
+            "init_args": {"operator": attention},
+        }
+    return {"class_path": class_path, "init_args": options}
+
+
+def _is_commanded(option: str, arguments: Sequence[str]) -> bool:
+    """Whether the command line gives the option of the host, and not that of the backbone."""
+    names = [argument.partition("=")[0] for argument in arguments]
+    return f"--host.{option}" in names and f"--model.backbone.{option}" not in names
