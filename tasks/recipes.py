@@ -1,0 +1,88 @@
+"""`python -m tasks.recipes`: one table of all recipes, from their files, `configs/published.csv` and `docs/results`."""
+
+import csv
+import json
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "recipes.md"
+COLUMNS = ("recipe", "backbone", "images a step", "hardware", "length", "published", "source", "reached here")
+
+
+def page() -> str:
+    """The page about all recipes, in Markdown."""
+    lines = [
+        "# Recipes",
+        "",
+        "Written by `python -m tasks.recipes --write docs/recipes.md` from the recipes, `configs/published.csv` and the",
+        "summaries in `docs/results`; change those.",
+        "",
+        "A recipe is what a paper fixes: data, detector or segmentor, optimiser, schedule, length. Any of them takes any",
+        "backbone, by the name of a file in `configs/backbones` or a published network ([backbones.md](backbones.md)):",
+        "",
+        "```",
+        "python -m tasks.detect  fit --config configs/detect/retinanet_1x.yaml  --model.backbone resnet50_cbam --data.root COCO",
+        "python -m tasks.segment fit --config configs/segment/upernet_160k.yaml --model.backbone backbones.swin_t --data.root ADE20K",
+        "```",
+        "",
+        "The learning rate is stated for the images of a step and follows their number, so that 1, 8 or 16 GPUs are right",
+        "without editing. What a recipe asks of every backbone (weights, frozen stages, norms, stride, drop path) stands",
+        "under `host`; a backbone that cannot have it says so in one line. Published scores are those of the named",
+        "source, in percent, and never ours.",
+        "",
+    ]
+    with (ROOT / "configs" / "published.csv").open(newline="") as file:
+        rows = [_row(line) for line in csv.DictReader(file)]
+    lines += ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(line: dict[str, str]) -> list[str]:
+    """The cells of one recipe with one backbone."""
+    recipe = yaml.safe_load((ROOT / "configs" / f"{line['recipe']}.yaml").read_text())
+    trainer, images = recipe["trainer"], recipe["model"]["parameter_rules"]["base_batch_size"]
+    steps = trainer.get("max_steps")
+    length = f"{steps:,} steps" if steps else f"{trainer['max_epochs']} epochs"
+    published, source = line["published"] or "none known", line["source"]
+    return [line["recipe"], line["backbone"], str(images), line["hardware"], length, published, source, _reached(line)]
+
+
+def _reached(line: dict[str, str]) -> str:
+    """The score of the run of this recipe that is kept in `docs/results`."""
+    for file in sorted((ROOT / "docs" / "results").rglob("summary.json")):
+        summary: dict[str, Any] = json.loads(file.read_text())
+        if summary["run"] == f"runs/{line['recipe']}":
+            name = "val/mAP" if summary["task"] == "detect" else "val/mIoU"
+            return f"{summary[name]:.3f} {name.removeprefix('val/')}"
+    return "not trained here"
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        args: Arguments; default: those of the process.
+    """
+    parser = ArgumentParser(
+        prog="python -m tasks.recipes",
+        description="Prints the table of all recipes: images a step, hardware, length, published and reached scores.",
+    )
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file instead")
+    parser.add_argument("--check", action="store_true", help=f"exit code 1 when {PAGE.relative_to(ROOT)} is outdated")
+    options = parser.parse_args(args)
+    text = page()
+    if options.check and (not PAGE.is_file() or PAGE.read_text() != text):
+        sys.exit(f"error: {PAGE} is outdated; run python -m tasks.recipes --write {PAGE.relative_to(ROOT)}")
+    if options.write:
+        options.write.write_text(text)
+    elif not options.check:
+        print(text, end="")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
