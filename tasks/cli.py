@@ -2,8 +2,9 @@
 
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class VisionCLI(LightningCLI):
         args: list[str] | None,
     ) -> None:
         self.name, self.task, self.data, self.pictures, self.writer = name, task, data, pictures, writer
+        self.subcommands = partial(_commands, with_files(sys.argv[1:] if args is None else args))
         self.job = current_job()
         self.stop = StopRequests()
         self.run_start: RunStart | None = None
@@ -208,15 +210,23 @@ class VisionCLI(LightningCLI):
             self._take_classes_of(checkpoint)
 
     def _complete_backbone(self) -> Any:
-        """Fills in what the recipe asks of the chosen backbone, and remembers what has been written down of the model."""
+        """Fills in what the recipe asks of the chosen backbone."""
+        config = self.config[self.subcommand]
+        asked = HostOptions(**config.host.as_dict())
+        if asked != HostOptions():
+            chosen = self._plain(config)["model"]["backbone"]
+            backbone = complete_backbone(asked, chosen, self._explicit, self._arguments)
+            self.config = self.parser.parse_object({self.subcommand: {"model": {"backbone": backbone}}}, self.config)
+        return self.config[self.subcommand]
+
+    @cached_property
+    def _explicit(self) -> dict[str, Any]:
+        """What has been written down of the model, in files or on the command line, or filled in by the recipe."""
         config = self.config[self.subcommand]
         arguments = [*self._arguments, f"--seed_everything={config.seed_everything}"]  # a link needs it
-        explicit = self.parser.parse_args(arguments, defaults=False)[self.subcommand].get("model")
-        self._explicit: dict[str, Any] = {} if explicit is None else explicit.as_dict()
-        asked = HostOptions(**config.host.as_dict())
-        backbone = complete_backbone(asked, self._plain(config)["model"]["backbone"], self._explicit, self._arguments)
-        self.config = self.parser.parse_object({self.subcommand: {"model": {"backbone": backbone}}}, self.config)
-        return self.config[self.subcommand]
+        model = self.parser.parse_args(arguments, defaults=False)[self.subcommand].get("model")
+        explicit: dict[str, Any] = {} if model is None else model.as_dict()
+        return explicit
 
     def _request(self, config: Any) -> Request:
         first_config = Path(str(config.config[0])) if config.get("config") else None
@@ -364,6 +374,12 @@ class VisionCLI(LightningCLI):
     def _stop_if_asked(self) -> None:
         if self.stop.signal:
             raise StopRun(self.stop.signal)
+
+
+def _commands(arguments: Sequence[str]) -> dict[str, set[str]]:
+    """The commands that a command line may mean: one where it begins with that; their parsers take long to build."""
+    commands = LightningCLI.subcommands()
+    return {name: skipped for name, skipped in commands.items() if not {*arguments[:1]} & {*commands} - {name}}
 
 
 def trains_on_gpu(accelerator: Any) -> bool:

@@ -124,7 +124,7 @@ def _unknown_option(place: Place, found: re.Match[str]) -> str:
         return f"{typed!r} stands alone; an option is written --NAME VALUE or --NAME=VALUE"
     option = typed if re.match("-[^-]", typed) else place.option(typed.lstrip("-"))
     if (commands := place.parser._subcommands_action) is not None:
-        place.parser = commands.choices["fit"]
+        place.parser = next(iter(commands.choices.values()))
         if place.text.startswith("unrecognized") and find_parent_action(place.parser, typed.lstrip("-")):
             return f"{option} belongs behind the command: fit {option}"
     known = [place.option(dest) for dest in _destinations(place.parser, nested=not place.owner)]
