@@ -166,9 +166,16 @@ class RunEpochLoop(_TrainingEpochLoop):
         for callback in self.trainer.callbacks:
             if isinstance(callback, WeightAveraging) and callback._average_model is not None:
                 callback._swap_models(self.trainer.lightning_module)  # validation had put the average in place
+        self._forget_batches_of_validation()
         self.owes_validation = True
         self._close_batch()
         self.boundaries.stop_in_validation(self.trainer)
+
+    def _forget_batches_of_validation(self) -> None:
+        progress = self.val_loop.batch_progress
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress.total, name, getattr(progress.total, name) - getattr(progress.current, name))
+        progress.reset_on_run()
 
     def _should_check_val_fx(self, data_fetcher: Any) -> bool:
         if not self.trainer.enable_validation or self._validated_at == self.total_batch_idx:

@@ -79,7 +79,8 @@ def stopped_and_continued(
     running.signal(number, everybody)
     code = running.end(60)
     running.require_no_orphans()
-    assert (runs / "detect" / "run" / "checkpoints" / "last.ckpt").exists(), running.output
+    has_nothing = moment == MOMENTS["before the first step"] and "nothing was to be saved" in running.output
+    assert (runs / "detect" / "run" / "checkpoints" / "last.ckpt").exists() != has_nothing, running.output
     again, output = run("detect", [*arguments, "--resume=auto", *resume])
     assert again == 0, output
     return code, running.output
