@@ -79,7 +79,12 @@ class DetectionWriter(PredictionWriter):
         rows = zip(boxes.tolist(), prediction["scores"].tolist(), prediction["labels"].tolist(), strict=True)
         self._files.append({"id": target["image_id"], "file_name": target["file_name"]})
         self._results += [
-            {"image_id": target["image_id"], "category_id": task.category_ids[label], "bbox": box, "score": score}
+            {
+                "image_id": target["image_id"],
+                "category_id": task.options.category_ids[label],
+                "bbox": box,
+                "score": score,
+            }
             for box, score, label in rows
         ]
 
