@@ -6,7 +6,7 @@ each curve shows each step once:
 - It cannot take points back, and a resumed run repeats steps: what W&B surely has is not sent again.
 - It holds back what an offline run has logged (100 steps and more), and `wandb sync` stops at a file that a kill has
   cut, and doubles its points when tried again: such a file is set aside, and its steps are sent again (`catch_up`).
-- It forgets the maximum of the parts before: maxima are kept here.
+- It forgets the best of the parts before: maxima and minima are kept here.
 """
 
 import contextlib
