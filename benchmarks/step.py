@@ -26,8 +26,9 @@ from datamodules import ADE20K, COCO, FixedSize, RandomRatioCrop
 from datamodules.shapes import write_shapes
 from tasks.callbacks import Performance, StepSeed
 from tasks.callbacks.progress import LineProgress
-from tasks.detection import DetectionTask
+from tasks.detection import DetectionOptions, DetectionTask
 from tasks.detectors import SSDLite320
+from tasks.headline import Headline
 from tasks.run.checkpoint_files import CheckpointFiles
 from tasks.run.guard import NumbersGuard
 from tasks.run.life import RunLife
@@ -35,7 +36,7 @@ from tasks.run.loop import install
 from tasks.run.stop import StopRequests
 from tasks.run.summary import RunSummary
 from tasks.run.table import CSVMetrics
-from tasks.segmentation import SegmentationTask
+from tasks.segmentation import SegmentationOptions, SegmentationTask
 from tasks.segmentors import EncoderDecoder
 
 STEPS, ROUNDS, IMAGES = 8, 5, 16
@@ -74,7 +75,7 @@ class Repeat(torch.utils.data.Dataset[Any]):
 def through_lightning(task: pl.LightningModule, batch: dict[str, Any], folder: Path) -> float:
     """CPU seconds of an epoch through the trainer, with every callback, check and logger of a run but W&B."""
     stopwatch = Stopwatch()
-    life = RunLife(folder, "val/mAP", StopRequests(), NumbersGuard(folder), every_n_minutes=30)
+    life = RunLife(folder, Headline("mAP"), StopRequests(), NumbersGuard(folder), every_n_minutes=30)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -172,7 +173,15 @@ def main() -> None:
 
     def detection() -> DetectionTask:
         backbone = MobileNetV2(attention=CoordinateAttention, last_conv=True)
-        return DetectionTask(backbone, SSDLite320, coco_names, list(range(6)), (320, 320), optimizer)
+        options = DetectionOptions(
+            backbone=backbone,
+            detector=SSDLite320,
+            class_names=coco_names,
+            category_ids=list(range(6)),
+            image_size=(320, 320),
+            optimizer=optimizer,
+        )
+        return DetectionTask(options)
 
     def segmentation() -> SegmentationTask:
         head = {"type": "FCNHead", "channels": 64, "num_convs": 1}
@@ -180,7 +189,14 @@ def main() -> None:
         def segmentor(backbone: MobileNetV2, num_classes: int) -> EncoderDecoder:
             return EncoderDecoder(backbone, num_classes, head)
 
-        return SegmentationTask(MobileNetV2(attention=CoordinateAttention), segmentor, names, (256, 256), optimizer)
+        options = SegmentationOptions(
+            backbone=MobileNetV2(attention=CoordinateAttention),
+            segmentor=segmentor,
+            class_names=names,
+            image_size=(256, 256),
+            optimizer=optimizer,
+        )
+        return SegmentationTask(options)
 
     def optimizer(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=1e-9, momentum=0.9, weight_decay=1e-4)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from datamodules.base import Batch, VisionDataModule
+from datamodules.base import VisionDataModule
 from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.collate import collate_images, pad_images
 from datamodules.errors import DataError
@@ -135,9 +135,9 @@ class ADE20K(VisionDataModule):
         annotations = self.root / "annotations" / split
         return ADE20KDataset(paths, annotations, self._labels, transforms, self.seed, training, self.follow_links)
 
-    def collate(self, samples: list[Sample], training: bool) -> Batch:
+    def collate(self, samples: list[Sample], training: bool) -> dict[str, Any]:
         """Pads the images of a batch to one size, and the masks in training."""
-        batch: Batch = collate_images(samples, self.pipeline.frame if training else None, multiple=1)
+        batch = collate_images(samples, self.pipeline.frame if training else None, multiple=1)
         if "mask" in samples[0]:
             masks = [sample["mask"] for sample in samples]
             batch["mask"] = pad_images(masks, frame=self.pipeline.frame, value=IGNORE) if training else masks

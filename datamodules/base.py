@@ -19,9 +19,6 @@ from datamodules.sampling import KeySampler, SampleKey
 from datamodules.shared_memory import check_shared_memory
 from datamodules.workers import start_worker
 
-Batch = dict[str, Any]
-"""What a task receives; the keys are documented at each data module."""
-
 
 class VisionDataModule(pl.LightningDataModule, ABC):
     """Builds the loaders of training, validation, test and prediction from datasets that a subclass names.
@@ -107,10 +104,10 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         return None
 
     @abstractmethod
-    def collate(self, samples: list[Any], training: bool) -> Batch:
+    def collate(self, samples: list[Any], training: bool) -> dict[str, Any]:
         """Makes a batch of samples."""
 
-    def batch_of(self, keys: Sequence[SampleKey]) -> Batch:
+    def batch_of(self, keys: Sequence[SampleKey]) -> dict[str, Any]:
         """Makes a training batch again, from its `keys`."""
         dataset = self.train_dataset()
         return self.collate([dataset[SampleKey(*key)] for key in keys], training=True)
@@ -221,4 +218,4 @@ def _check_at_least(least: int, **values: int) -> None:
             raise DataError(f"{name} is {value}, expected at least {least}")
 
 
-__all__ = ["Batch", "SampleKey", "VisionDataModule"]
+__all__ = ["SampleKey", "VisionDataModule"]

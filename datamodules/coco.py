@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from datamodules.base import Batch, VisionDataModule
+from datamodules.base import VisionDataModule
 from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.coco_annotations import AnnotationFile, clipped_corners
 from datamodules.collate import collate_images
@@ -161,7 +161,7 @@ class COCO(VisionDataModule):
         """Images without annotations."""
         return ImageDataset(paths, self.pipeline.evaluation())
 
-    def collate(self, samples: list[Sample], training: bool) -> Batch:
+    def collate(self, samples: list[Sample], training: bool) -> dict[str, Any]:
         """Pads the images of a batch to one size."""
         return collate_images(samples, self.pipeline.frame, multiple=32)
 

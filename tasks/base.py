@@ -1,87 +1,84 @@
-"""What detection and segmentation share: the steps of a LightningModule over batches, losses and one metric object."""
+"""What detection and segmentation share: the steps of a LightningModule over batches, losses and metrics."""
 
 from abc import abstractmethod
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from backbones import Backbone
+from tasks.batch import Batch
 from tasks.batch_norm import explain
 from tasks.class_tensors import DenseModel
 from tasks.errors import TaskError
-from tasks.optimization import ParameterRules, group_table
+from tasks.headline import Headline
+from tasks.metrics import Metric, NamedMetrics
+from tasks.optimization import group_table
 from tasks.run.length import require_end
-from tasks.schedules import ScheduleBuilder
-from tasks.weights import arguments_without_weights, load_model_weights, read_checkpoint
+from tasks.task_options import TaskOptions, build_options, saved_options
+from tasks.weights import FORMAT, FORMAT_KEY, arguments_without_weights, load_model_weights, read_checkpoint
 
-Batch = dict[str, Any]
 Predictions = list[Any]
 
 
-class Metric(Protocol):
-    """One object that scores a whole split: updated in every step, computed once, equal for any number of processes."""
-
-    def update(self, predictions: Predictions, targets: list[Any]) -> None:
-        """Takes the predictions and the ground truth of some images."""
-
-    def compute(self) -> dict[str, float]:
-        """Scores everything since the last reset; a collective call in a distributed run."""
-
-    def reset(self) -> None:
-        """Forgets everything."""
-
-
 class VisionTask(pl.LightningModule):
-    """Base of tasks.
+    """Base of tasks: a subclass names its options and its headline, and builds a model and its metrics from them.
+
+    Args:
+        options: What the task is made from.
 
     Attributes:
-        monitor: Logged name of the number by which the best checkpoint is chosen, larger is better.
+        options_class: The options, as the command line offers them.
+        headline: The number by which the best checkpoint is chosen and runs are compared.
         results: All numbers of the last complete evaluation, per-class ones included, by their logged names.
         loss_parts: Parts of the loss of the last training batch, by name.
+        saved_options: The options as a checkpoint keeps them. From the command line these are class paths with their
+            arguments, from which `load_from_checkpoint` rebuilds the task; one built in Python needs `options` again.
+
+    Raises:
+        ValueError: Two metrics give a number of the same name, or none gives the headline.
     """
 
-    monitor: str
-    model: DenseModel
+    options_class: ClassVar[type[TaskOptions]]
+    headline: ClassVar[Headline]
 
-    def __init__(
-        self,
-        model: DenseModel,
-        metric: Metric,
-        class_names: list[str],
-        image_size: tuple[int, int],
-        optimizer: OptimizerCallable,
-        lr_schedule: ScheduleBuilder,
-        parameter_rules: ParameterRules,
-        weights: Path | None,
-        channels_last: bool,
-        compile_backbone: bool,
-    ) -> None:
+    def __init__(self, options: TaskOptions) -> None:
         super().__init__()
-        self.model = model
-        self.metric = metric
-        self.class_names = class_names
-        self.image_size = image_size
-        self.optimizer = optimizer
-        self.lr_schedule = lr_schedule
-        self.parameter_rules = parameter_rules
+        self.options = options
+        self.class_names = options.class_names
+        self.image_size = options.image_size
+        self.model = self.build_model()
+        self.metrics = NamedMetrics(self.build_metrics())
+        if self.headline.score not in self.metrics.scores:
+            raise ValueError(f"the headline {self.headline.score} is none of {', '.join(self.metrics.scores)}")
         self.results: dict[str, float] = {}
         self.loss_parts: dict[str, Tensor] = {}
-        if weights is not None:
-            load_model_weights(self.model, class_names, weights)
-        if channels_last:
+        self.saved_options = options.plain()
+        if options.weights is not None:
+            load_model_weights(self.model, self.class_names, options.weights)
+        if options.channels_last:
             self.model.to(memory_format=torch.channels_last)  # features follow the layout of the weights
-        if compile_backbone:
-            next(module for module in model.modules() if isinstance(module, Backbone)).compile()
+        if options.compile_backbone:
+            options.backbone.compile()
+
+    @abstractmethod
+    def build_model(self) -> DenseModel:
+        """The model, around the backbone of the options."""
+
+    @abstractmethod
+    def build_metrics(self) -> dict[str, Metric]:
+        """The metrics by what they score; all of them get the same predictions and ground truth."""
+
+    @abstractmethod
+    def describe_head(self) -> tuple[str, str]:
+        """What the model puts on the backbone, for the summary of a run: its kind (`detector`) and its class."""
 
     @abstractmethod
     def metric_inputs(self, batch: Batch, predictions: Predictions) -> tuple[Predictions, list[Any]]:
-        """Predictions and ground truth in the metric's form, one entry per image."""
+        """Predictions and ground truth in the form of the metrics, one entry per image."""
 
     def forward(self, batch: Batch) -> Any:
         """Losses in training mode, predictions otherwise."""
@@ -131,17 +128,17 @@ class VisionTask(pl.LightningModule):
         predictions: Predictions = self.model(batch)
         found, expected = self.metric_inputs(batch, predictions)
         counted = [position for position, repeated in enumerate(batch["repeated"].tolist()) if not repeated]
-        self.metric.update([found[position] for position in counted], [expected[position] for position in counted])
+        self.metrics.update([found[position] for position in counted], [expected[position] for position in counted])
         return predictions
 
-    def _score(self, prefix: str) -> None:
-        self.results = {f"{prefix}/{name}": value for name, value in self.metric.compute().items()}
-        self.metric.reset()
+    def _score(self, split: str) -> None:
+        numbers = self.metrics.compute()
+        self.metrics.reset()
+        self.results = {f"{split}/{name}": value for name, value in numbers.items()}
         # Per-class numbers would flood the curves: they are in `results`, which the run summary reads.
-        curves = {name: value for name, value in self.results.items() if name.count("/") == 1}
-        headline = f"{prefix}/{self.monitor.split('/')[1]}"
-        self.log_dict({name: value for name, value in curves.items() if name != headline}, rank_zero_only=True)
-        self.log(headline, curves[headline], prog_bar=True)
+        others = [name for name in self.metrics.scores if name != self.headline.score]
+        self.log_dict({f"{split}/{name}": numbers[name] for name in others}, rank_zero_only=True)
+        self.log(self.headline.logged(split), numbers[self.headline.score], prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser over all parameters that are not frozen, and a schedule over the run's steps."""
@@ -149,29 +146,29 @@ class VisionTask(pl.LightningModule):
         accumulated = trainer.accumulate_grad_batches
         batch_size = getattr(trainer.datamodule, "batch_size", 1)
         images_per_step = batch_size * trainer.world_size * accumulated
-        optimizer = self.parameter_rules.build(self.optimizer, self.model, images_per_step)
-        schedule = self.lr_schedule(optimizer, require_end(trainer))
+        optimizer = self.options.parameter_rules.build(self.options.optimizer, self.model, images_per_step)
+        schedule = self.options.lr_schedule(optimizer, require_end(trainer))
         rank_zero_info(group_table(optimizer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the options, but for weights to start from: a checkpoint has weights of its own."""
+        checkpoint[FORMAT_KEY] = FORMAT
+        checkpoint["hyper_parameters"] = {**self.saved_options, "weights": None}
+
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """As Lightning's, but as plain data whatever the environment says, and of parts of a model only."""
-        saved = read_checkpoint(checkpoint_path).get("hyper_parameters", {})
-        arguments = {"weights_only": True, **arguments_without_weights(saved), **kwargs}
-        return super().load_from_checkpoint(checkpoint_path, *args, **arguments)
+        """As Lightning's, but as plain data whatever the environment says, and of parts of a model only.
 
-    def forget_live_hyperparameters(self) -> None:
-        """Takes modules and functions out of the saved constructor arguments: a checkpoint must hold plain data only.
-
-        Under the command line there are none: arguments are saved as class paths with their arguments, from which
-        `load_from_checkpoint` rebuilds the task. A task that was built in Python needs them again.
+        Raises:
+            TaskError: The file is no checkpoint of this task, or names foreign code as a part of its model.
         """
-        live = [name for name, value in self.hparams.items() if isinstance(value, nn.Module) or callable(value)]
-        for name in live:
-            del self.hparams[name]
-        if "weights" in self.hparams:
-            self.hparams["weights"] = None  # a checkpoint has weights of its own
+        checkpoint = read_checkpoint(checkpoint_path)
+        if "options" not in kwargs:
+            saved = saved_options(checkpoint, checkpoint_path, cls.options_class)
+            kwargs["options"] = build_options(cls.options_class, saved | arguments_without_weights(saved))
+        own = {"weights_only": True, "_instantiator": None}  # the latter is what format 1 was built with
+        return super().load_from_checkpoint(checkpoint_path, *args, **own | kwargs)
 
 
 def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:

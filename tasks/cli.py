@@ -1,6 +1,5 @@
 """The command line of a task: LightningCLI with the life of a run, two loggers and the callbacks that every run has."""
 
-import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ import backbones  # noqa: F401
 import datamodules
 import tasks.schedules  # noqa: F401
 from tasks.base import VisionTask
-from tasks.callbacks import Performance, Pictures, PredictionWriter, StepSeed, choose_progress
+from tasks.callbacks import Performance, PredictionWriter, Report, StepSeed, choose_progress
 from tasks.errors import MachineError, TaskError
 from tasks.host_options import HostOptions, complete_backbone
 from tasks.precision import refuse_precision
@@ -44,6 +43,7 @@ from tasks.run.summary import RunSummary
 from tasks.run.table import CSVMetrics
 from tasks.run.trainer_options import refuse_trainer_options
 from tasks.run.wandb_run import WandbOptions, WandbRun, make_wandb_run
+from tasks.task_options import TaskOptions, saved_options
 from tasks.weights import read_checkpoint
 
 
@@ -54,7 +54,7 @@ class VisionCLI(LightningCLI):
         name: `detect` or `segment`: the folder below `runs`.
         task: The LightningModule.
         data: Data module that is used unless the configuration names another.
-        pictures: Callback that draws validation images.
+        reports: Reports that every run has, by the names of their options.
         writer: Callback that writes predictions.
         args: Arguments; default: those of the process.
     """
@@ -67,12 +67,12 @@ class VisionCLI(LightningCLI):
         name: str,
         task: type[VisionTask],
         data: type[datamodules.VisionDataModule],
-        pictures: type[Pictures],
+        reports: Mapping[str, type[Report]],
         writer: type[PredictionWriter],
         args: list[str] | None,
     ) -> None:
-        self.name, self.task, self.data, self.pictures, self.writer = name, task, data, pictures, writer
-        self.subcommands = partial(_commands, with_files(sys.argv[1:] if args is None else args))
+        self.name, self.task, self.data, self.reports, self.writer = name, task, data, reports, writer
+        self.subcommands = partial(_commands, sys.argv[1:] if args is None else args)
         self.job = current_job()
         self.stop = StopRequests()
         self.run_start: RunStart | None = None
@@ -159,7 +159,11 @@ class VisionCLI(LightningCLI):
             default=None,
             help="Average the weights with this decay per step (0.999, say); validation and best.ckpt use the average.",
         )
-        parser.add_subclass_arguments(Pictures, "pictures", default=lazy_instance(self.pictures))
+        for name, report in self.reports.items():  # another of its kind may take its place
+            parser.add_subclass_arguments(report.__base__, name, default=lazy_instance(report))
+        parser.add_argument(
+            "--reports", type=list[Report], default=[], help="Reports of your own besides: classes derived from Report."
+        )
         parser.add_subclass_arguments(PredictionWriter, "writer", default=lazy_instance(self.writer))
         for fact in ("class_names", "category_ids", "image_size"):
             if fact != "category_ids" or self.name == "detect":
@@ -259,13 +263,7 @@ class VisionCLI(LightningCLI):
         """Lets a checkpoint decide about the model, and says what it overrules."""
         subcommand = self.subcommand
         config = self.config[subcommand]
-        saved = read_checkpoint(checkpoint).get("hyper_parameters", {})
-        foreign = [name for name in saved if name[0] != "_" and name not in inspect.signature(self.task).parameters]
-        if foreign:
-            raise TaskError(
-                f"{checkpoint} is the checkpoint of another task: python -m tasks.{self.name} has no model option "
-                f"{foreign[0]!r}"
-            )
+        saved = saved_options(read_checkpoint(checkpoint), checkpoint, self.task.options_class)
         merged, overruled = merge_options(saved, self._plain(config)["model"], self._explicit, config.new_schedule)
         if overruled:
             rank_zero_info(f"{checkpoint} decides about the model, not the command line: {'; '.join(overruled)}")
@@ -278,6 +276,19 @@ class VisionCLI(LightningCLI):
         for fact in ("class_names", "category_ids") if self.name == "detect" else ("class_names",):
             if fact in hyperparameters:
                 config.data.init_args[fact] = hyperparameters[fact]
+
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        self.parser.add_instantiator(self._build_task, self.task.options_class, subclasses=False)
+
+    def _build_task(
+        self, options: type[TaskOptions], applied_instantiation_links: Mapping[str, Any], **values: Any
+    ) -> VisionTask:
+        """Makes the task of its options, and lets it keep them as they are written."""
+        task = self.task(options(**values))
+        linked = {name.removeprefix("model."): value for name, value in applied_instantiation_links.items()}
+        task.saved_options = self._plain(self.config[self.subcommand])["model"] | linked
+        return task
 
     def instantiate_classes(self) -> None:
         """Builds data, model and trainer; what a constructor refuses is the user's to correct."""
@@ -338,13 +349,14 @@ class VisionCLI(LightningCLI):
         if not config.trainer.fast_dev_run:
             continues = self.run_start is not None and self.run_start.start.continues
             callbacks.append(SavedConfig(self.saved_config, self.subcommand, continues))
-            callbacks += [RunSummary(self.name, self.subcommand, seed), config.pictures]
+            callbacks.append(RunSummary(self.name, self.subcommand, seed))
+            callbacks += [*(config[name] for name in self.reports), *config.reports]
         if self.subcommand != "fit":
             return callbacks
         saves = config.trainer.enable_checkpointing is not False and not config.trainer.fast_dev_run
         self.life = RunLife(
             self.run_folder / CHECKPOINTS if saves else None,
-            self.task.monitor,
+            self.task.headline,
             self.stop,
             NumbersGuard(self.run_folder, self.name, self.saved_config, config.skip_bad_steps, config.check_every_step),
             config.save_every_n_steps,

@@ -9,36 +9,42 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError
+from tasks.run.summary_file import SUMMARY, read_summary
 
-SCORES = {"detect": "val/mAP", "segment": "val/mIoU"}
 MARKS = re.compile(r"(<!-- runs -->\n).*?(<!-- /runs -->)", re.DOTALL)
 COLUMNS = ("task", "backbone", "attention", "model", "parameters", "MACs", "score", "seconds", "run")
 
 
 def find_summaries(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Reads `summary.json` of every run at or below the folders, ordered by task and score.
+    """Reads `summary.json` of every run at or below the folders, ordered by task and from best to worst.
 
     Raises:
-        TaskError: There is none.
+        TaskError: There is none, or one that cannot be compared.
     """
-    files = sorted({file for folder in folders for file in folder.rglob("summary.json")})
+    files = sorted({file for folder in folders for file in folder.rglob(SUMMARY)})
     if not files:
         raise TaskError(
-            f"no summary.json below {', '.join(map(str, folders))}; expected run folders such as runs/detect/NAME"
+            f"no {SUMMARY} below {', '.join(map(str, folders))}; expected run folders such as runs/detect/NAME"
         )
-    summaries = [json.loads(file.read_text()) for file in files]
-    return sorted(summaries, key=lambda summary: (summary["task"], -(summary.get(SCORES[summary["task"]]) or 0.0)))
+    return sorted(map(read_summary, files), key=_rank)
+
+
+def _rank(summary: dict[str, Any]) -> tuple[Any, ...]:
+    value = summary.get(summary["headline"])
+    if value is None:  # not defined, or nothing was scored
+        return summary["task"], summary["headline"], 1, 0.0
+    return summary["task"], summary["headline"], 0, value if summary["direction"] == "min" else -value
 
 
 def table_row(summary: dict[str, Any]) -> list[str]:
     """The cells of one run, in the order of `COLUMNS`."""
-    score = SCORES[summary["task"]]
+    score = summary["headline"]
     value = summary.get(score)
     cells = summary | {
-        "model": summary.get("detector", summary.get("segmentor")),
+        "model": summary["head"],
         "parameters": f"{summary['parameters']:,}",
         "MACs": f"{summary['MACs']:,} @ {summary['image_size']}",
-        "score": f"{score.split('/')[1]} {'not defined' if value is None else f'{value:.3f}'}",
+        "score": f"{score.partition('/')[2]} {'not defined' if value is None else f'{value:.3f}'}",
         "seconds": f"{summary['seconds']:.0f}",
     }
     return [str(cells[column]) for column in COLUMNS]
@@ -73,7 +79,7 @@ def main(args: list[str] | None = None) -> None:
     """
     parser = ArgumentParser(
         prog="python -m tasks.compare",
-        description="Prints a table of runs: task, backbone, attention, cost, best mAP or mIoU, seconds, folder.",
+        description="Prints a table of runs: task, backbone, attention, cost, best score, seconds, folder.",
     )
     parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
     parser.add_argument("--write", type=Path, help="put the table into this document, between <!-- runs --> marks")

@@ -13,7 +13,8 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    run(lambda: VisionCLI("detect", DetectionTask, COCO, DetectionPictures, DetectionWriter, args))
+    reports = {"pictures": DetectionPictures}
+    run(lambda: VisionCLI("detect", DetectionTask, COCO, reports, DetectionWriter, args))
 
 
 if __name__ == "__main__":

@@ -1,72 +1,58 @@
 """Object detection as a LightningModule."""
 
-from pathlib import Path
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 
-from backbones import Backbone
-from tasks.base import Batch, Predictions, VisionTask
+from tasks.base import VisionTask
+from tasks.batch import Batch
 from tasks.detectors import DetectorBuilder
-from tasks.metrics.coco import COCODetectionMetric
-from tasks.optimization import ParameterRules
+from tasks.detectors.base import Detections, Detector
+from tasks.headline import Headline
+from tasks.metrics import COCODetectionMetric, GroundTruth, Metric
 from tasks.schedules import MultiStep, ScheduleBuilder
+from tasks.task_options import TaskOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionOptions(TaskOptions):
+    """Trains a detector and scores it with COCO's 12 numbers and per-class AP.
+
+    Attributes:
+        detector: Detector; it gets the backbone and the number of classes.
+        category_ids: Original category ids of the classes. The command line takes them from the data set.
+        lr_schedule: Learning rate over the steps of the run. Default: the 1x schedule of the COCO baselines.
+    """
+
+    detector: DetectorBuilder
+    category_ids: list[int]
+    image_size: tuple[int, int] = (800, 1333)
+    optimizer: OptimizerCallable = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=1e-4)
+    lr_schedule: ScheduleBuilder = partial(MultiStep, warmup_steps=500)
 
 
 class DetectionTask(VisionTask):
-    """Trains a detector and scores it with COCO's 12 numbers and per-class AP.
+    """A detector, scored by the boxes that it finds."""
 
-    Args:
-        backbone: Features for the detector.
-        detector: Detector; it gets the backbone and the number of classes.
-        class_names: Names of the classes 0..K-1. The command line takes them from the data set.
-        category_ids: Original category ids of the classes. The command line takes them from the data set.
-        image_size: Height and width at which multiply-accumulates are counted. Linked to the data set.
-        optimizer: Optimiser.
-        lr_schedule: Learning rate over the steps of the run. Default: the 1x schedule of the COCO baselines.
-        parameter_rules: Weight decay and learning rate per kind of parameter.
-        weights: Checkpoint of another run whose weights this run starts from. To continue a run use --ckpt_path.
-        channels_last: Keep weights and features in channels_last memory layout, which is faster on many devices.
-        compile_backbone: Run the backbone through torch.compile; the first steps take minutes.
-    """
+    options: DetectionOptions
+    options_class = DetectionOptions
+    headline = Headline("mAP")
 
-    monitor = "val/mAP"
+    def build_model(self) -> Detector:
+        """The detector on the backbone."""
+        return self.options.detector(self.options.backbone, len(self.options.class_names))
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        detector: DetectorBuilder,
-        class_names: list[str],
-        category_ids: list[int],
-        image_size: tuple[int, int] = (800, 1333),
-        optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(
-            parameters, lr=0.01, momentum=0.9, weight_decay=1e-4
-        ),
-        lr_schedule: ScheduleBuilder = lambda optimizer, length: MultiStep(optimizer, length, 500),
-        parameter_rules: ParameterRules = ParameterRules(),  # noqa: B008 - frozen
-        weights: Path | None = None,
-        channels_last: bool = False,
-        compile_backbone: bool = False,
-    ) -> None:
-        model = detector(backbone, len(class_names))
-        metric = COCODetectionMetric(class_names)
-        super().__init__(
-            model,
-            metric,
-            class_names,
-            image_size,
-            optimizer,
-            lr_schedule,
-            parameter_rules,
-            weights,
-            channels_last,
-            compile_backbone,
-        )
-        self.category_ids = category_ids
-        self.save_hyperparameters(logger=False)
-        self.forget_live_hyperparameters()
+    def build_metrics(self) -> dict[str, Metric]:
+        """COCO's numbers of the boxes."""
+        return {"boxes": COCODetectionMetric(self.options.class_names)}
 
-    def metric_inputs(self, batch: Batch, predictions: Predictions) -> tuple[Predictions, list[object]]:
+    def describe_head(self) -> tuple[str, str]:
+        """The detector."""
+        return "detector", type(self.model).__name__
+
+    def metric_inputs(self, batch: Batch, predictions: Detections) -> tuple[Detections, list[GroundTruth]]:
         """Adds image ids to the detections; the ground truth is what stands in the annotation file."""
         found = [
             {**detections, "image_id": target["image_id"]}

@@ -19,8 +19,10 @@ from jsonargparse._subcommands import find_action, find_parent_action
 from jsonargparse._typehints import get_all_subclass_paths, get_class_types
 from lightning.pytorch.cli import LightningArgumentParser
 
+from tasks.base import VisionTask
 from tasks.errors import TaskError
 from tasks.near_names import instead, listed, missing_file
+from tasks.task_options import add_task_options
 
 COMMANDS = ("fit", "validate", "test", "predict")
 
@@ -42,6 +44,12 @@ class OptionParser(LightningArgumentParser):
         if not self.exit_on_error:
             raise Refused(self, message) from ex
         raise TaskError(explain_refusal(self, message, ex)) from ex
+
+    def add_lightning_class_args(self, lightning_class: Any, nested_key: str, *args: Any, **kwargs: Any) -> list[str]:
+        """Adds the options of a class; those of a task stand in a class of their own."""
+        if isinstance(lightning_class, type) and issubclass(lightning_class, VisionTask):
+            return add_task_options(self, lightning_class.options_class, nested_key)
+        return super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
 
     def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Any:
         """Parses a configuration file; what it refuses is said with the file's name."""

@@ -13,7 +13,8 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    run(lambda: VisionCLI("segment", SegmentationTask, ADE20K, SegmentationPictures, LabelMapWriter, args))
+    reports = {"pictures": SegmentationPictures}
+    run(lambda: VisionCLI("segment", SegmentationTask, ADE20K, reports, LabelMapWriter, args))
 
 
 if __name__ == "__main__":

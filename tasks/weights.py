@@ -16,11 +16,18 @@ from tasks.errors import TaskError
 from tasks.foreign_code import foreign_code
 
 EXPECTED = "expected a checkpoint such as RUN/checkpoints/best.ckpt or last.ckpt"
+FORMAT_KEY, FORMAT = "attndense_format", 2
+"""Number of what a checkpoint holds besides Lightning's own: 1 (none is written) has Lightning's constructor arguments
+in `hyper_parameters`, 2 the options of the task, which are the same but for `_instantiator`."""
 _OLD_FORMAT = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the pickled number that torch.save began with before PyTorch 1.6
 
 
 class DamagedCheckpoint(TaskError):
     """The bytes of a checkpoint are not those that were written; another file may be good."""
+
+
+class NewerCheckpoint(TaskError):
+    """A later version has written the checkpoint; one before it would be older than it seems."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         DamagedCheckpoint: The file cannot be read.
+        NewerCheckpoint: Its format is that of a later version.
         TaskError: There is none, or it is something else than a checkpoint, or names foreign code as a part of its
             model.
     """
@@ -84,6 +92,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise TaskError(
             f"{path} is not the checkpoint of a run, such as RUN/checkpoints/best.ckpt; weights of a backbone alone go "
             "to --model.backbone.weights"
+        )
+    written = content.get(FORMAT_KEY, 1)
+    if written not in range(1, FORMAT + 1):
+        raise NewerCheckpoint(
+            f"{path} has checkpoint format {written}, expected 1 to {FORMAT}; use the version that wrote it"
         )
     foreign = foreign_code(content)
     if foreign is not None:

@@ -4,6 +4,7 @@ from tasks.callbacks.performance import Performance
 from tasks.callbacks.pictures import DetectionPictures, Pictures, SegmentationPictures
 from tasks.callbacks.prediction_writer import DetectionWriter, LabelMapWriter, PredictionWriter
 from tasks.callbacks.progress import choose_progress
+from tasks.callbacks.report import Report
 from tasks.callbacks.step_seed import StepSeed
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "Performance",
     "Pictures",
     "PredictionWriter",
+    "Report",
     "SegmentationPictures",
     "StepSeed",
     "choose_progress",

@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchvision.io import write_png
 from torchvision.transforms.v2.functional import resize
 
 from tasks.base import VisionTask
+from tasks.batch import Batch
+from tasks.callbacks.report import Report
 from tasks.drawing import draw_detections, draw_label_map, pad_to_equal, side_by_side
 from tasks.run.wandb_run import WandbRun
 
 
-class Pictures(Callback):
+class Pictures(Report):
     """Writes `pictures/<image id>.png` (ground truth left, prediction right), and sends the same to W&B.
 
     The first images of the validation split are taken, so every epoch and every run shows the same ones.
@@ -59,14 +61,14 @@ class Pictures(Callback):
         self._drawn = {}
 
     @abstractmethod
-    def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: dict[str, Any], position: int) -> Tensor:
+    def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: Batch, position: int) -> Tensor:
         """Ground truth and prediction of one image (3, H, W), side by side."""
 
 
 class DetectionPictures(Pictures):
     """Boxes with class names and scores."""
 
-    def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: dict[str, Any], position: int) -> Tensor:
+    def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: Batch, position: int) -> Tensor:
         """Annotated boxes, and detections of score 0.3 and above."""
         truth = batch["targets"][position]["ground_truth"]
         boxes = torch.as_tensor(truth["boxes"])
@@ -78,7 +80,7 @@ class DetectionPictures(Pictures):
 class SegmentationPictures(Pictures):
     """Classes in colours, with a legend."""
 
-    def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: dict[str, Any], position: int) -> Tensor:
+    def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: Batch, position: int) -> Tensor:
         """The mask, and the predicted label map."""
         expected = draw_label_map(image, batch["mask"][position].cpu(), task.class_names)
         return side_by_side(expected, draw_prediction(task, image, prediction))
@@ -92,7 +94,7 @@ def draw_prediction(task: VisionTask, image: Tensor, prediction: Any) -> Tensor:
     return draw_detections(image, boxes, labels, task.class_names, scores)
 
 
-def original_image(batch: dict[str, Any], position: int) -> Tensor:
+def original_image(batch: Batch, position: int) -> Tensor:
     """One image of a batch as (3, H, W) uint8, without padding and resized back to its original size."""
     height, width = batch["size"][position].tolist()
     image = batch["image"][position, :, :height, :width].cpu()

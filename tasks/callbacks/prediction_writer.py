@@ -78,9 +78,9 @@ class DetectionWriter(PredictionWriter):
         boxes[:, 2:] -= boxes[:, :2]
         rows = zip(boxes.tolist(), prediction["scores"].tolist(), prediction["labels"].tolist(), strict=True)
         self._files.append({"id": target["image_id"], "file_name": target["file_name"]})
+        ids, image_id = task.options.category_ids, target["image_id"]
         self._results += [
-            {"image_id": target["image_id"], "category_id": task.category_ids[label], "bbox": box, "score": score}
-            for box, score, label in rows
+            {"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score} for box, score, label in rows
         ]
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -9,11 +9,11 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 
 from backbones import Backbone
+from tasks.batch import Batch
 from tasks.class_tensors import DenseModel
 from tasks.normalization import Normalization
 from tasks.precision import at_least_float32
 
-Batch = dict[str, Any]
 Losses = dict[str, Tensor]
 Detections = list[dict[str, Tensor]]
 

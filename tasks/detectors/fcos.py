@@ -7,8 +7,9 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 
 from backbones import Backbone
+from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
-from tasks.detectors.base import Batch, Detections, Detector, Losses, anchors_per_level, split_levels
+from tasks.detectors.base import Detections, Detector, Losses, anchors_per_level, split_levels
 from tasks.detectors.pyramid import FeaturePyramid
 from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic

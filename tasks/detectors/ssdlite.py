@@ -11,8 +11,9 @@ from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block, _nor
 from torchvision.ops import box_iou
 
 from backbones import Backbone
+from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
-from tasks.detectors.base import Batch, Detections, Detector, Losses, match_nothing
+from tasks.detectors.base import Detections, Detector, Losses, match_nothing
 from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
 

@@ -2,5 +2,6 @@
 
 from tasks.metrics.coco import RLE, COCODetectionMetric, GroundTruth, Prediction
 from tasks.metrics.confusion import SegmentationMetric
+from tasks.metrics.named import Metric, NamedMetrics
 
-__all__ = ["RLE", "COCODetectionMetric", "GroundTruth", "Prediction", "SegmentationMetric"]
+__all__ = ["RLE", "COCODetectionMetric", "GroundTruth", "Metric", "NamedMetrics", "Prediction", "SegmentationMetric"]

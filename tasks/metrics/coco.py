@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import torch.distributed as dist
 
-from tasks.metrics.coco_backends import choose_backend, evaluate, summarize
-from tasks.metrics.coco_records import RLE, GroundTruth, ImageRecord, Prediction, pack
+from tasks.metrics.coco_backends import COCO_NUMBERS, choose_backend, evaluate, summarize
 from tasks.metrics.coco_transport import join, split
+from tasks.metrics.packed_images import RLE, GroundTruth, ImageRecord, Prediction, pack
 
 __all__ = ["RLE", "COCODetectionMetric", "GroundTruth", "Prediction"]
 
@@ -24,7 +24,12 @@ class COCODetectionMetric:
     Args:
         class_names: K distinct names; position is the label.
         iou_type: Overlap of boxes ("bbox") or of masks ("segm").
+        prefix: Put in front of the name of every number, so that masks can be scored beside boxes: `mask_`.
         backend: "hotcoco", "faster_coco_eval", "pycocotools", or "auto" for the first of them that can be imported.
+
+    Attributes:
+        scores: Names of the 12 numbers, and "images", the number of distinct images.
+        class_scores: "AP/<class>" of every class.
 
     Raises:
         ValueError: No class names, repeated class names, or an unknown ``iou_type`` or ``backend``.
@@ -35,6 +40,7 @@ class COCODetectionMetric:
         self,
         class_names: Sequence[str],
         iou_type: Literal["bbox", "segm"] = "bbox",
+        prefix: str = "",
         backend: Literal["auto", "hotcoco", "faster_coco_eval", "pycocotools"] = "auto",
     ) -> None:
         self.class_names = tuple(class_names)
@@ -43,6 +49,9 @@ class COCODetectionMetric:
         if iou_type not in ("bbox", "segm"):
             raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
         self.iou_type = iou_type
+        self.prefix = prefix
+        self.scores = [f"{prefix}{name}" for name in (*COCO_NUMBERS, "images")]
+        self.class_scores = [f"{prefix}AP/{name}" for name in self.class_names]
         self.backend = choose_backend(backend)
         self._records: dict[int, ImageRecord] = {}
 
@@ -68,9 +77,7 @@ class COCODetectionMetric:
         Process 0 evaluates, the others wait for its numbers (for val2017 hotcoco needs seconds, pycocotools minutes).
 
         Returns:
-            In 0..1, or nan where the ground truth leaves the number undefined: "mAP", "mAP50", "mAP75", "mAP_small",
-            "mAP_medium", "mAP_large", "AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large" and "AP/<class>"
-            for every class; and "images", the number of distinct images.
+            ``scores`` and ``class_scores``: in 0..1, or nan where the ground truth leaves the number undefined.
 
         Raises:
             RuntimeError: The evaluation failed in process 0 (where the original error is raised).
@@ -108,7 +115,8 @@ class COCODetectionMetric:
         # Equal scores rank in image order, so that order must not depend on how images were spread over processes.
         in_order = [images[image_id] for image_id in sorted(images)]
         curves = evaluate(in_order, len(self.class_names), self.iou_type, self.backend)
-        return summarize(curves, self.class_names) | {"images": float(len(images))}
+        numbers = summarize(curves, self.class_names) | {"images": float(len(images))}
+        return {f"{self.prefix}{name}": value for name, value in numbers.items()}
 
 
 def _keep_first(images: dict[int, ImageRecord], records: Iterable[ImageRecord]) -> None:

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.metrics.coco_records import ImageRecord
+from tasks.metrics.packed_images import ImageRecord
 
 IoUType = Literal["bbox", "segm"]
 BackendName = Literal["hotcoco", "faster_coco_eval", "pycocotools"]
@@ -31,6 +31,11 @@ MODULES: dict[BackendName, str] = {  # fastest first
     "faster_coco_eval": "faster_coco_eval.core.faster_eval_api",
     "pycocotools": "pycocotools.cocoeval",
 }
+COCO_NUMBERS = (
+    *("mAP", "mAP50", "mAP75", "mAP_small", "mAP_medium", "mAP_large"),
+    *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
+)
+"""Names of COCOeval's numbers, in its order."""
 DETECTIONS_AT_ONCE = 125_000  # about 60 MB with boxes, 120 MB with masks
 
 
@@ -97,11 +102,12 @@ def evaluate(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType
 def summarize(curves: Curves, class_names: Sequence[str]) -> dict[str, float]:
     """COCO's twelve numbers and one AP per class, in 0..1; nan where there is no ground truth to define them."""
     precision, recall = curves.precision, curves.recall
-    areas = {"small": 1, "medium": 2, "large": 3}
-    numbers = {"mAP": precision[..., 0, 2], "mAP50": precision[0, ..., 0, 2], "mAP75": precision[5, ..., 0, 2]}
-    numbers |= {f"mAP_{name}": precision[..., area, 2] for name, area in areas.items()}
-    numbers |= {f"AR{limit}": recall[..., 0, m] for m, limit in enumerate((1, 10, 100))}
-    numbers |= {f"AR_{name}": recall[..., area, 2] for name, area in areas.items()}
+    small, medium, large = 1, 2, 3
+    tables = [precision[..., 0, 2], precision[0, ..., 0, 2], precision[5, ..., 0, 2]]
+    tables += [precision[..., area, 2] for area in (small, medium, large)]
+    tables += [recall[..., 0, limit] for limit in range(3)]
+    tables += [recall[..., area, 2] for area in (small, medium, large)]
+    numbers = dict(zip(COCO_NUMBERS, tables, strict=True))
     numbers |= {f"AP/{name}": precision[:, :, k, 0, 2] for k, name in enumerate(class_names)}
     return {name: _mean_of_defined(values) for name, values in numbers.items()}
 

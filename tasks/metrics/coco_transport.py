@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.metrics.coco_records import DETECTION, GROUND_TRUTH, ImageRecord
+from tasks.metrics.packed_images import DETECTION, GROUND_TRUTH, ImageRecord
 
 
 @dataclass(frozen=True, eq=False)

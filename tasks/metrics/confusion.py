@@ -21,11 +21,16 @@ class SegmentationMetric:
         ignore_index: Target value of pixels that do not count, in -256..65535 (it sets the size of a table).
 
     Attributes:
+        scores: "mIoU"; "mAcc" (mean recall of classes in the ground truth); "aAcc" (share of pixels that are right);
+            "classes": number of classes in the mIoU; "images": number of images.
+        class_scores: "IoU/<class>" of every class.
         confusion: int64 (K, K) on the CPU, pixels of this process; rows are ground truth, columns prediction.
 
     Raises:
         ValueError: No class names, repeated class names, or ``ignore_index`` out of range.
     """
+
+    scores = ("mIoU", "mAcc", "aAcc", "classes", "images")
 
     def __init__(self, class_names: Sequence[str], ignore_index: int = 255) -> None:
         self.class_names = tuple(class_names)
@@ -34,6 +39,7 @@ class SegmentationMetric:
         if not -256 <= ignore_index <= 65535:
             raise ValueError(f"ignore_index must be in -256..65535, got {ignore_index}")
         self.ignore_index = ignore_index
+        self.class_scores = [f"IoU/{name}" for name in self.class_names]
         self.reset()
 
     def reset(self) -> None:
@@ -65,9 +71,8 @@ class SegmentationMetric:
         """Scores all images of all processes; in a distributed run every process must call it.
 
         Returns:
-            In 0..1: "mIoU"; "mAcc" (mean recall of classes in the ground truth); "aAcc" (share of pixels that are
-            right); "IoU/<class>", nan for a class in neither ground truth nor prediction, which the mean leaves out.
-            "classes": number of classes in the mIoU. "images": number of images. Without a pixel all scores are nan.
+            ``scores`` and ``class_scores``, IoU and accuracies in 0..1. The IoU of a class in neither ground truth nor
+            prediction is nan, and the mean leaves it out. Without a pixel all are nan.
         """
         confusion, images = self._sum_over_processes()
         right = confusion.diagonal().double()  # (K,)
@@ -81,7 +86,7 @@ class SegmentationMetric:
             "classes": float(iou.isfinite().sum()),
             "images": float(images),
         }
-        return scores | {f"IoU/{name}": value for name, value in zip(self.class_names, iou.tolist(), strict=True)}
+        return scores | dict(zip(self.class_scores, iou.tolist(), strict=True))
 
     def _count(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Confusion matrix (K, K) of one image on the CPU."""

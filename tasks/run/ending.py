@@ -68,8 +68,9 @@ class Ending:
         if self.start.lock is None or read_record(self.start.folder) is None:
             return
         best = self.life.best_score
-        score = {self.life.monitor: best} if best == best else {}  # not a number: undefined
-        close_record(self.start.folder, status, self.life.saved_at, score, reason)
+        headline = self.life.headline
+        score = {headline.logged(): best} if best == best else {}  # not a number: undefined
+        close_record(self.start.folder, status, self.life.saved_at, score, reason, headline.direction)
 
     def _last_words(self, trainer: Trainer, reason: str, out_of_time: bool) -> list[str]:
         assert self.start is not None and self.life is not None
@@ -85,7 +86,8 @@ class Ending:
             return lines
         if self.life.best_step >= 0:
             best = self.start.folder / CHECKPOINTS / BEST
-            lines.append(f"best {self.life.monitor} {self.life.best_score:.4g} at step {self.life.best_step}: {best}")
+            name = self.life.headline.logged()
+            lines.append(f"best {name} {self.life.best_score:.4g} at step {self.life.best_step}: {best}")
         which = "best" if self.life.best_step >= 0 else "last"
         lines.append(f"evaluate: {self._command('validate')} --ckpt_path {which}")
         lines.append(f"predict:  {self._command('predict')} --ckpt_path {which} --data.images 'FOLDER/*.jpg'")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from tasks.errors import TaskError
+from tasks.headline import Direction
 from tasks.run.checkpoint_files import CHECKPOINTS
 from tasks.run.files import write_text
 from tasks.run.job import Job
@@ -34,7 +35,8 @@ class RunRecord:
         status: `running`, `stopped` (saved, to be continued), `failed` or `finished`.
         step: Optimiser steps that are saved.
         epoch: Epochs that are complete.
-        score: Best monitored number, by its name; empty where there is none.
+        score: Best number by which the run is judged, by its name; empty where there is none.
+        direction: Whether the largest (`max`) or the smallest (`min`) such number is the best.
         reason: Why it ended.
     """
 
@@ -45,6 +47,7 @@ class RunRecord:
     step: int = 0
     epoch: int = 0
     score: dict[str, float] = field(default_factory=dict)
+    direction: Direction = "max"
     reason: str = ""
 
     def write(self, folder: Path) -> None:

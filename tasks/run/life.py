@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from tasks.batch_norm import refuse_one_value
+from tasks.headline import Headline
 from tasks.run.agreement import Agreement
 from tasks.run.checkpoint_files import BEST, LAST
 from tasks.run.guard import NumbersGuard
@@ -33,7 +34,7 @@ class RunLife(Checkpoint):
 
     Args:
         folder: The run's checkpoint folder; none saves nothing.
-        monitor: Logged name of the number by which the best checkpoint is chosen, larger is better.
+        headline: The number by which the best checkpoint is chosen.
         stop: The stop signals of this process.
         guard: Watches the numbers.
         every_n_steps: Optimiser steps between saves within an epoch.
@@ -43,13 +44,13 @@ class RunLife(Checkpoint):
     def __init__(
         self,
         folder: Path | None,
-        monitor: str,
+        headline: Headline,
         stop: StopRequests,
         guard: NumbersGuard,
         every_n_steps: int | None = None,
         every_n_minutes: float | None = None,
     ) -> None:
-        self.folder, self.monitor, self.stop, self.guard = folder, monitor, stop, guard
+        self.folder, self.headline, self.stop, self.guard = folder, headline, stop, guard
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self.best_score, self.best_step = math.nan, -1
         self.saved_at: tuple[int, int] | None = None
@@ -107,10 +108,10 @@ class RunLife(Checkpoint):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `best.ckpt`; an undefined score counts as the worst of all."""
-        score = trainer.callback_metrics.get(self.monitor)
+        score = trainer.callback_metrics.get(self.headline.logged())
         if trainer.sanity_checking or self.folder is None or score is None:
             return
-        if math.isnan(self.best_score) or float(score) > self.best_score:
+        if self.headline.improves(float(score), self.best_score):
             self.best_score, self.best_step = float(score), trainer.global_step
             self.guard.require_finite(trainer, pl_module, self.agreement)
             trainer.save_checkpoint(self.folder / BEST, weights_only=False)

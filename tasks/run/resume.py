@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tasks.errors import TaskError
 from tasks.run.checkpoint_files import CHECKPOINTS
-from tasks.weights import read_checkpoint, verify_checkpoint
+from tasks.weights import NewerCheckpoint, read_checkpoint, verify_checkpoint
 
 SAVED_CONFIG = "config.fit.yaml"
 
@@ -23,7 +23,7 @@ MAY_DIFFER = (
     "data.init_args.train_annotations", "data.init_args.val_annotations", "model.weights", "runs", "name",
     "trainer.default_root_dir",
     "trainer.logger", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary",
-    "trainer.profiler", "wandb", "pictures", "writer",
+    "trainer.profiler", "wandb", "pictures", "reports", "writer",
     "config", "ckpt_path", "resume", "new_schedule", "save_every_n_steps", "save_every_n_minutes", "stop_within",
     "skip_bad_steps", "check_every_step", "weights_only",
 )  # fmt: skip
@@ -71,6 +71,8 @@ def _candidates(folder: Path) -> Iterator[Candidate]:
     for path in [*(folder / CHECKPOINTS).glob("*.ckpt"), *folder.glob("hpc_ckpt_*.ckpt")]:
         try:
             content = read_checkpoint(path)
+        except NewerCheckpoint:
+            raise
         except TaskError as error:
             rank_zero_info(f"{error}; taking the one before")
             continue

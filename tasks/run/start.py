@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from tasks.errors import TaskError
+from tasks.headline import Direction
 from tasks.run.checkpoint_files import BEST, CHECKPOINTS, LAST
 from tasks.run.files import remove_leftovers
 from tasks.run.folder import (
@@ -134,12 +135,18 @@ def finished_words(folder: Path, record: RunRecord) -> str:
 
 
 def close_record(
-    folder: Path, status: Status, saved_at: tuple[int, int] | None, score: Mapping[str, float], reason: str = ""
+    folder: Path,
+    status: Status,
+    saved_at: tuple[int, int] | None,
+    score: Mapping[str, float],
+    reason: str = "",
+    direction: Direction = "max",
 ) -> None:
     """Writes how a run stands at the end of a command; step and epoch stay where this start has saved nothing."""
     record = read_record(folder) or RunRecord()
     step, epoch = saved_at or (record.step, record.epoch)
-    replace(record, status=status, step=step, epoch=epoch, score=dict(score), reason=reason).write(folder)
+    closed = replace(record, status=status, step=step, epoch=epoch, reason=reason)
+    replace(closed, score=dict(score), direction=direction).write(folder)
 
 
 def named_checkpoint(request: Request, job: Job, name: str) -> Path:

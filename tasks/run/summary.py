@@ -17,14 +17,16 @@ from backbones import Backbone
 from tasks.base import VisionTask
 from tasks.macs import count_macs
 from tasks.run.files import write_text
+from tasks.run.summary_file import SUMMARY
 from tasks.run.wandb_run import WandbRun
 
 
 class RunSummary(Callback):
     """Keeps the numbers of the best evaluation, with the facts that runs are compared by.
 
-    `summary.json` of training holds the epoch with the best monitored number; `validate` and `test` write
+    `summary.json` of training holds the epoch with the best headline; `validate` and `test` write
     `summary.validate.json` and `summary.test.json`. Not-a-number (a class without ground truth) is written as null.
+    Each names its `headline` and the `direction` in which it improves.
 
     Args:
         task: `detect` or `segment`.
@@ -52,23 +54,25 @@ class RunSummary(Callback):
         assert isinstance(pl_module, VisionTask)
         if not trainer.is_global_zero:
             return
+        split = "test" if self.subcommand == "test" else "val"
         self._facts = describe_model(pl_module) | {
             "task": self.task,
+            "headline": pl_module.headline.logged(split),
+            "direction": pl_module.headline.direction,
             "seed": self.seed,
             "git": git_revision(),
             "torch": str(torch.__version__),
             "processes": trainer.world_size,
         }
         facts = self._facts
-        head = facts.get("detector", facts.get("segmentor"))
         rank_zero_info(
-            f"{head} on {facts['backbone']}, attention: {facts['attention']}, {facts['parameters']:,} parameters, "
-            f"{facts['MACs']:,} MACs at {facts['image_size']}; run folder {trainer.default_root_dir}"
+            f"{facts['head']} on {facts['backbone']}, attention: {facts['attention']}, {facts['parameters']:,} "
+            f"parameters, {facts['MACs']:,} MACs at {facts['image_size']}; run folder {trainer.default_root_dir}"
         )
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
                 logger.update_config(self._facts)
-                logger.keep_maximum(pl_module.monitor)
+                logger.keep_best(pl_module.headline.logged(), pl_module.headline.direction)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -79,10 +83,10 @@ class RunSummary(Callback):
         assert isinstance(pl_module, VisionTask)
         if trainer.sanity_checking:
             return
-        results, monitor = pl_module.results, pl_module.monitor
+        results, name = pl_module.results, pl_module.headline.logged()
         if self.subcommand != "fit":
             self._write(trainer, results)
-        elif not self.best or math.isnan(self.best[monitor]) or results[monitor] > self.best[monitor]:
+        elif pl_module.headline.improves(results[name], self.best.get(name, math.nan)):
             self.best = {**results, "epoch": trainer.current_epoch, "step": trainer.global_step}
             self._write(trainer, self.best)
 
@@ -93,10 +97,13 @@ class RunSummary(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the whole training time, and per-class numbers to W&B."""
+        assert isinstance(pl_module, VisionTask)
         self._write(trainer, self.best)
+        curves = {f"val/{name}" for name in pl_module.metrics.scores}
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
-                logger.update_summary({name: value for name, value in self.best.items() if name.count("/") > 1})
+                others = {name: value for name, value in self.best.items() if "/" in name and name not in curves}
+                logger.update_summary(others)
 
     def _seconds(self) -> float:
         return self.seconds_before + (time.monotonic() - self.started if self.started else 0.0)
@@ -107,7 +114,7 @@ class RunSummary(Callback):
         finite = {
             name: None if isinstance(value, float) and math.isnan(value) else value for name, value in content.items()
         }
-        name = "summary.json" if self.subcommand == "fit" else f"summary.{self.subcommand}.json"
+        name = SUMMARY if self.subcommand == "fit" else f"summary.{self.subcommand}.json"
         write_text(f"{trainer.default_root_dir}/{name}", json.dumps(finite, indent=2) + "\n")
 
 
@@ -115,16 +122,17 @@ def describe_model(task: VisionTask) -> dict[str, Any]:
     """Names and costs of a task's model.
 
     Returns:
-        `backbone`, `attention` (class names of the operators in it, or none), `detector` or `segmentor`,
-        `parameters`, `MACs` (multiply-accumulates of one image of `image_size`, convolutions and matrix products only)
-        and `image_size`.
+        `backbone`, `attention` (class names of the operators in it, or none), `head` (the detector or decode head; also
+        under its kind, `detector` or `segmentor`), `parameters`, `MACs` (multiply-accumulates of one image of
+        `image_size`, convolutions and matrix products only) and `image_size`.
     """
     backbone = next(module for module in task.model.modules() if isinstance(module, Backbone))
-    head = getattr(task.model, "decode_head", None)
+    kind, head = task.describe_head()
     return {
         "backbone": backbone.label,
         "attention": attention_names(backbone),
-        "detector" if head is None else "segmentor": type(task.model if head is None else head).__name__,
+        kind: head,
+        "head": head,
         "parameters": sum(parameter.numel() for parameter in task.model.parameters()),
         "MACs": macs_of_an_image(task),
         "image_size": "x".join(map(str, task.image_size)),

@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.errors import MachineError, TaskError
+from tasks.headline import Direction
 from tasks.run.wandb_messenger import Messenger
 
 _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
@@ -169,9 +170,9 @@ class WandbRun(Logger):
         self._send("update_config", json.loads(json.dumps(content, default=str)))
 
     @rank_zero_only
-    def keep_maximum(self, name: str) -> None:
-        """Compares runs by the maximum of a curve, not by its last point; over all starts of the run."""
-        self._send("keep_maximum", name)
+    def keep_best(self, name: str, direction: Direction) -> None:
+        """Compares runs by the `max` or `min` of a curve, not by its last point; over all starts of the run."""
+        self._send("keep_best", name, direction)
 
     @rank_zero_only
     def update_summary(self, content: dict[str, float]) -> None:

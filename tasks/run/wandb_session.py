@@ -6,7 +6,7 @@ each curve shows each step once:
 - It cannot take points back, and a resumed run repeats steps: what W&B surely has is not sent again.
 - It holds back what an offline run has logged (100 steps and more), and `wandb sync` stops at a file that a kill has
   cut, and doubles its points when tried again: such a file is set aside, and its steps are sent again (`catch_up`).
-- It forgets the maximum of the parts before: maxima are kept here.
+- It forgets the best of the parts before: maxima and minima are kept here.
 """
 
 import contextlib
@@ -24,6 +24,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from tasks.headline import Direction
 
 STEP = "trainer/global_step"
 """The horizontal axis of every curve, as Lightning's own logger calls it."""
@@ -64,10 +66,11 @@ class Start:
 
 @dataclass
 class Sent:
-    """What W&B has of the run: the last step of every curve, and the maxima."""
+    """What W&B has of the run: the last step of every curve, its maximum and its minimum."""
 
     steps: dict[str, int] = field(default_factory=dict)
     maxima: dict[str, float] = field(default_factory=dict)
+    minima: dict[str, float] = field(default_factory=dict)
 
 
 class Session:
@@ -112,7 +115,7 @@ class Session:
         self._file = start.folder / SENT
         self._sent = _read_sent(self._file, self.run.id)
         self._on_its_way: tuple[float, Sent] | None = None
-        self._maximised: set[str] = set()
+        self._shown_best: dict[str, Direction] = {}
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         """Adds points to curves, those left out that W&B has."""
@@ -122,10 +125,10 @@ class Session:
         self.run.log({**new, STEP: step})
         self._sent.steps.update(dict.fromkeys(new, step))
         for name, value in new.items():
-            if isinstance(value, int | float) and value > self._sent.maxima.get(name, -math.inf):
-                self._sent.maxima[name] = value
-                if name in self._maximised:
-                    self._show_maximum(name)
+            if isinstance(value, int | float) and not math.isnan(value):
+                self._sent.maxima[name] = max(value, self._sent.maxima.get(name, -math.inf))
+                self._sent.minima[name] = min(value, self._sent.minima.get(name, math.inf))
+                self._show_best(name)
         if self._is_online:
             self._remember_what_has_arrived()
 
@@ -143,12 +146,11 @@ class Session:
         """Sets options that runs are filtered and compared by."""
         self.run.config.update(content, allow_val_change=True)
 
-    def keep_maximum(self, name: str) -> None:
-        """Shows a curve's maximum, not its last point, in W&B's table of runs."""
+    def keep_best(self, name: str, direction: Direction) -> None:
+        """Shows a curve's maximum or minimum, not its last point, in W&B's table of runs."""
         self.run.define_metric(name, step_metric=STEP, summary="none")
-        self._maximised.add(name)
-        if name in self._sent.maxima:
-            self._show_maximum(name)
+        self._shown_best[name] = direction
+        self._show_best(name)
 
     def update_summary(self, content: dict[str, Any]) -> None:
         """Sets columns of W&B's table of runs."""
@@ -167,8 +169,11 @@ class Session:
             (self.folder / WHOLE).touch()
         self._remember(self._sent)
 
-    def _show_maximum(self, name: str) -> None:
-        self.run.summary.update({name: {"max": self._sent.maxima[name]}})
+    def _show_best(self, name: str) -> None:
+        direction = self._shown_best.get(name)
+        best = self._sent.minima if direction == "min" else self._sent.maxima
+        if direction is not None and name in best:
+            self.run.summary.update({name: {direction: best[name]}})
 
     def _remember_what_has_arrived(self) -> None:
         """Notes what was sent a while ago; what a killed run has sent since then is sent again."""

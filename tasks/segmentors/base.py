@@ -2,14 +2,13 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
 from backbones import Backbone
+from tasks.batch import Batch
 from tasks.class_tensors import DenseModel
 
-Batch = dict[str, Any]
 Losses = dict[str, Tensor]
 LabelMaps = list[Tensor]
 

@@ -11,10 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from backbones import Backbone
+from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
 from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
-from tasks.segmentors.base import Batch, LabelMaps, Losses, Segmentor
+from tasks.segmentors.base import LabelMaps, Losses, Segmentor
 from tasks.segmentors.inference import Inference, WholeInference
 from tasks.segmentors.upsampling import argmax_at
 

@@ -18,8 +18,8 @@ RECIPES = sorted([*CONFIGS.glob("detect/*.yaml"), *CONFIGS.glob("segment/*.yaml"
 BACKBONES = sorted(CONFIGS.glob("backbones/*.yaml"))
 DATA = {"detect": "coco", "segment": "ade20k"}
 COMMANDS: dict[str, tuple[Any, ...]] = {
-    "detect": (DetectionTask, COCO, DetectionPictures, DetectionWriter),
-    "segment": (SegmentationTask, ADE20K, SegmentationPictures, LabelMapWriter),
+    "detect": (DetectionTask, COCO, {"pictures": DetectionPictures}, DetectionWriter),
+    "segment": (SegmentationTask, ADE20K, {"pictures": SegmentationPictures}, LabelMapWriter),
 }
 
 

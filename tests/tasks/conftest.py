@@ -1,9 +1,10 @@
 """Command lines on the sample data set, in this process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tasks import detect, segment
 from tasks.run import exit_codes
@@ -41,6 +42,13 @@ def command(shapes: Path, tmp_path: Path) -> Command:
         return tmp_path / "runs" / task / name
 
     return run
+
+
+@pytest.fixture
+def own_determinism() -> Iterator[None]:
+    """Takes back what `--trainer.deterministic` has asked of PyTorch, which would hold for later tests."""
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture

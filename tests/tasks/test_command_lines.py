@@ -271,7 +271,7 @@ def test_wandb_compares_runs_by_their_best_number(command: Command, monkeypatch:
     monkeypatch.setattr(WandbRun, "_send", lambda self, method, *arguments: sent.append((method, *arguments)))
     monkeypatch.setattr(cli, "make_wandb_run", lambda *_: WandbRun(Path(), "offline", {"name": "", "project": ""}, 1.0))
     command("detect", "fit", "--pictures.images=0")
-    assert ("keep_maximum", "val/mAP") in sent
+    assert ("keep_best", "val/mAP", "max") in sent
     configured: dict = {}
     for method, *arguments in sent:
         if method == "update_config":

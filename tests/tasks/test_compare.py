@@ -17,6 +17,9 @@ def write_summary(folder: Path, **values: object) -> None:
         "backbone": "ResNet-50",
         "attention": "none",
         "detector": "FCOS",
+        "head": "FCOS",
+        "headline": "val/mAP",
+        "direction": "max",
         "parameters": 1234567,
         "MACs": 89,
         "image_size": "8x8",
@@ -30,7 +33,7 @@ def test_table_orders_by_score(tmp_path: Path, capsys: pytest.CaptureFixture[str
     write_summary(tmp_path / "detect" / "a", **{"val/mAP": 0.1})
     write_summary(tmp_path / "detect" / "b", **{"val/mAP": 0.25, "attention": "CBAM"})
     write_summary(tmp_path / "detect" / "c", **{"val/mAP": None})
-    write_summary(tmp_path / "segment" / "d", **{"val/mIoU": 0.5, "task": "segment"})
+    write_summary(tmp_path / "segment" / "d", **{"val/mIoU": 0.5, "task": "segment", "headline": "val/mIoU"})
     compare.main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 6 and len({len(line) for line in lines}) == 1
@@ -38,6 +41,41 @@ def test_table_orders_by_score(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "mAP 0.100" in lines[3] and "not defined" in lines[4] and "mIoU 0.500" in lines[5]
     compare.main([str(tmp_path / "detect" / "a"), "--json"])
     assert json.loads(capsys.readouterr().out)[0]["val/mAP"] == 0.1
+
+
+def test_the_run_names_its_score_and_direction(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = {"task": "depth", "headline": "val/error/far", "direction": "min", "head": "Plane", "val/mAP": 0.9}
+    for name, value in (("a", 3.0), ("b", None), ("c", 0.0), ("d", 1.5)):
+        write_summary(tmp_path / name, **facts, **{"val/error/far": value})
+    compare.main([str(tmp_path)])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[6] for row in rows] == [
+        *("error/far 0.000", "error/far 1.500", "error/far 3.000"),
+        "error/far not defined",
+    ]
+    assert {row[3] for row in rows} == {"Plane"}
+
+
+def test_summaries_that_name_no_score(tmp_path: Path) -> None:
+    """Those of the version before are read, others refused in one line."""
+    old = {"headline": None, "direction": None, "head": None}
+    write_summary(tmp_path / "a", **{"val/mAP": 0.1})
+    write_summary(tmp_path / "b", **{"val/mIoU": 0.2, "task": "segment", "segmentor": "UPerHead"})
+    for name in ("a", "b"):
+        path = tmp_path / name / "summary.json"
+        path.write_text(
+            json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in old})
+        )
+    rows = [compare.table_row(summary) for summary in compare.find_summaries([tmp_path])]
+    assert [(row[3], row[6]) for row in rows] == [("FCOS", "mAP 0.100"), ("UPerHead", "mIoU 0.200")]
+    path.write_text(json.dumps({"task": "depth"}))
+    with pytest.raises(SystemExit) as error:
+        compare.main([str(tmp_path)])
+    words = "does not say which number runs of 'depth' are compared by: it has no `headline`"
+    assert str(error.value) == f"error: {path} {words}"
+    path.write_text("[]")
+    with pytest.raises(SystemExit, match=r"summary\.json is not the summary of a run"):
+        compare.main([str(tmp_path)])
 
 
 def test_no_run_is_an_error(tmp_path: Path) -> None:

@@ -102,5 +102,5 @@ def test_learning_rate_is_that_of_the_images_of_a_step(shapes: Path) -> None:
     """1, 8 or 16 GPUs are right without editing."""
     task = build_task(CONFIGS / "detect" / "retinanet_1x.yaml", shapes, "--host.start=scratch")
     for images, rate in ((2, 0.00125), (16, 0.01), (32, 0.02)):
-        optimizer = task.parameter_rules.build(task.optimizer, task.model, images)
+        optimizer = task.options.parameter_rules.build(task.options.optimizer, task.model, images)
         assert {group["lr"] for group in optimizer.param_groups} == {rate}

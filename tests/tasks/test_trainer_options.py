@@ -110,6 +110,7 @@ def cases() -> list[object]:
     return found
 
 
+@pytest.mark.usefixtures("own_determinism")
 @pytest.mark.parametrize(("task", "each"), cases())
 def test_option_is_right_or_refused(
     task: str,
@@ -117,9 +118,7 @@ def test_option_is_right_or_refused(
     command: Command,
     fails: Callable[..., str],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *_, **__: None)  # would hold for later tests
     options = [
         f"--trainer.{option.replace('elsewhere', str(tmp_path / 'elsewhere'))}" for option in each.options.split()
     ]

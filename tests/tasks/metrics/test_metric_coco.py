@@ -18,8 +18,8 @@ from pycocotools.cocoeval import COCOeval
 import tasks.metrics.coco as coco_module
 import tasks.metrics.coco_backends as coco_backends
 from tasks.metrics import COCODetectionMetric
-from tasks.metrics.coco_records import pack
 from tasks.metrics.coco_transport import join, split
+from tasks.metrics.packed_images import pack
 
 BACKENDS = ("hotcoco", "faster_coco_eval", "pycocotools")
 TWELVE = (

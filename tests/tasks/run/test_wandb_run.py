@@ -185,7 +185,7 @@ def score(step: int) -> float:
 
 
 def log_steps(run: WandbRun, *steps: int) -> None:
-    run.keep_maximum("val/mAP")
+    run.keep_best("val/mAP", "max")
     for step in steps:
         run.log_metrics({"train/loss": 1 / (1 + step), "val/mAP": score(step)}, step)
 
@@ -589,7 +589,7 @@ def test_online_run_notes_what_has_arrived(tmp_path: Path, serve: Callable[..., 
     serve()
     session = wandb_session.Session.__new__(wandb_session.Session)
     session._file, session._on_its_way = tmp_path / "wandb_sent.json", None
-    session._is_online, session._maximised, session.run = True, {"a"}, MagicMock(id="x")
+    session._is_online, session._shown_best, session.run = True, {"a": "max", "b": "min"}, MagicMock(id="x")
     session._sent = wandb_session.Sent()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wandb_session, "ARRIVAL_SECONDS", 0.05)
@@ -598,5 +598,10 @@ def test_online_run_notes_what_has_arrived(tmp_path: Path, serve: Callable[..., 
         assert wandb_session._read_sent(session._file, "x") == wandb_session.Sent()
         time.sleep(0.1)
         session.log({"a": 2.0}, 30)
-    assert wandb_session._read_sent(session._file, "x") == wandb_session.Sent({"a": 10, "b": 10}, {"a": 1.0, "b": 2.0})
+    best = {"a": 1.0, "b": 2.0}
+    assert wandb_session._read_sent(session._file, "x") == wandb_session.Sent({"a": 10, "b": 10}, best, best)
     assert wandb_session._read_sent(session._file, "another run") == wandb_session.Sent()
+    for step, value in ((40, 0.5), (50, 0.75)):
+        session.log({"a": value, "b": value, "c": value}, step)
+    shown = {name: value for call in session.run.summary.update.call_args_list for name, value in call[0][0].items()}
+    assert shown == {"a": {"max": 3.0}, "b": {"min": 0.5}}

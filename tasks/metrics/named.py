@@ -1,0 +1,63 @@
+"""The metrics of a task as a named set: boxes and masks of one detector are scored together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Metric(Protocol):
+    """One object that scores a whole split: updated in every step, computed once, equal for any number of processes."""
+
+    @property
+    def scores(self) -> Sequence[str]:
+        """Names of the numbers that it gives for the whole split; they are logged as curves."""
+
+    @property
+    def class_scores(self) -> Sequence[str]:
+        """Names of those that it gives for each class; they are kept with the best epoch only."""
+
+    def update(self, predictions: list[Any], targets: list[Any]) -> None:
+        """Takes the predictions and the ground truth of some images."""
+
+    def compute(self) -> dict[str, float]:
+        """Scores everything since the last reset; a collective call in a distributed run."""
+
+    def reset(self) -> None:
+        """Forgets everything."""
+
+
+class NamedMetrics:
+    """Metrics that are updated, computed and reset together.
+
+    Args:
+        metrics: Metrics by what they score: `boxes`, `masks`, `pixels`.
+
+    Attributes:
+        scores: Names of the numbers of all metrics for the whole split.
+
+    Raises:
+        ValueError: Two of them give a number of the same name.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        self.metrics = dict(metrics)
+        self.scores = [score for metric in self.metrics.values() for score in metric.scores]
+        owners: dict[str, str] = {}
+        for name, metric in self.metrics.items():
+            for score in (*metric.scores, *metric.class_scores):
+                if score in owners:
+                    raise ValueError(f"the metrics {owners[score]} and {name} both give {score}; give one a prefix")
+                owners[score] = name
+
+    def update(self, predictions: list[Any], targets: list[Any]) -> None:
+        """Hands the predictions and the ground truth of some images to all metrics."""
+        for metric in self.metrics.values():
+            metric.update(predictions, targets)
+
+    def compute(self) -> dict[str, float]:
+        """The numbers of all metrics; a collective call in a distributed run."""
+        return {name: value for metric in self.metrics.values() for name, value in metric.compute().items()}
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        for metric in self.metrics.values():
+            metric.reset()

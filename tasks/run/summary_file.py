@@ -1,0 +1,34 @@
+"""`summary.json` as a file: what it is called, and what can be read of those that earlier versions wrote."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import TaskError
+
+SUMMARY = "summary.json"
+_UNNAMED = {"detect": ("val/mAP", "detector"), "segment": ("val/mIoU", "segmentor")}
+"""Headline and model of the summaries that name neither, by their task; both had `max` as their direction."""
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    """Reads the summary of a run.
+
+    Returns:
+        Its content: `headline` is the name of the number that runs are compared by, `direction` whether the largest
+        (`max`) or the smallest (`min`) is the best, `head` what stands on the backbone.
+
+    Raises:
+        TaskError: It is no summary, or one that does not name its headline.
+    """
+    try:
+        content = json.loads(path.read_text())
+        task = content["task"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TaskError(f"{path} is not the summary of a run ({type(error).__name__})") from error
+    if "headline" in content:
+        return dict(content)
+    if task not in _UNNAMED:
+        raise TaskError(f"{path} does not say which number runs of {task!r} are compared by: it has no `headline`")
+    headline, model = _UNNAMED[task]
+    return {**content, "headline": headline, "direction": "max", "head": content[model]}

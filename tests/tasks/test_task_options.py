@@ -1,0 +1,227 @@
+"""The options of a task, and what a checkpoint keeps of them: in this format and in the one before."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask as coco_mask
+
+from backbones import MobileNetV2
+from tasks.detection import DetectionOptions, DetectionTask
+from tasks.detectors import FCOS
+from tasks.errors import TaskError
+from tasks.headline import Headline
+from tasks.metrics import COCODetectionMetric, Metric, NamedMetrics
+from tasks.run.resume import newest_good_checkpoint
+from tasks.segmentation import SegmentationTask
+from tasks.weights import NewerCheckpoint, read_checkpoint
+
+Command = Callable[..., Path]
+NAMES = ["disk", "square", "triangle", "star", "ring", "cross"]
+FORMAT_1 = {
+    "_instantiator": "lightning.pytorch.cli.instantiate_module",
+    "backbone": {
+        "class_path": "backbones.MobileNetV2",
+        "init_args": {
+            "attention": {
+                "class_path": "attention.CoordinateAttention",
+                "init_args": {"directions": "both", "min_channels": 8, "reduction": 32},
+            },
+            "checkpointing": False,
+            "frozen_stages": 0,
+            "last_conv": False,
+            "norms": "train",
+            "output_stride": 32,
+            "tap_expansion": False,
+            "weights": None,
+            "width": 0.25,
+        },
+    },
+    "category_ids": [1, 2, 4, 7, 11, 13],
+    "channels_last": False,
+    "class_names": NAMES,
+    "compile_backbone": False,
+    "detector": {
+        "class_path": "tasks.detectors.FCOS",
+        "init_args": {
+            "center_radius": 1.5,
+            "channels": 64,
+            "extra_levels": 0,
+            "max_detections": 100,
+            "nms_threshold": 0.6,
+            "num_convs": 2,
+            "score_threshold": 0.05,
+        },
+    },
+    "image_size": (160, 160),
+    "lr_schedule": {
+        "class_path": "tasks.schedules.Cosine",
+        "init_args": {"final_factor": 0.0, "warmup_epochs": 0.0, "warmup_factor": 0.001, "warmup_steps": 50},
+    },
+    "optimizer": {
+        "class_path": "torch.optim.AdamW",
+        "init_args": {
+            "amsgrad": False,
+            "betas": [0.9, 0.999],
+            "capturable": False,
+            "differentiable": False,
+            "eps": 1e-08,
+            "foreach": None,
+            "fused": None,
+            "lr": 0.002,
+            "maximize": False,
+            "weight_decay": 0.05,
+        },
+    },
+    "parameter_rules": {
+        "backbone_multiplier": 1.0,
+        "base_batch_size": None,
+        "decay_norms_and_biases": True,
+        "layer_decay": 1.0,
+    },
+    "weights": None,
+}
+"""`hyper_parameters` as the version before wrote them for the quickstart at a quarter of the width, word for word."""
+
+
+def task(**options: Any) -> DetectionTask:
+    return DetectionTask(
+        DetectionOptions(
+            backbone=MobileNetV2(0.25),
+            detector=lambda backbone, classes: FCOS(backbone, classes, channels=32, num_convs=1),
+            class_names=NAMES,
+            category_ids=[1, 2, 4, 7, 11, 13],
+            **options,
+        )
+    )
+
+
+class TestFormats:
+    def test_the_format_before_loads_validates_and_goes_on(self, command: Command, tmp_path: Path) -> None:
+        folder = command("detect", "fit")
+        trained = json.loads((folder / "summary.json").read_text())
+        content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        assert content.pop("attndense_format") == 2
+        assert {"_instantiator": FORMAT_1["_instantiator"], **content["hyper_parameters"]} == FORMAT_1
+        old = tmp_path / "old.ckpt"
+        torch.save(content | {"hyper_parameters": FORMAT_1, "hparams_name": "kwargs"}, old)
+
+        loaded = DetectionTask.load_from_checkpoint(old)
+        assert loaded.options.category_ids == FORMAT_1["category_ids"] and loaded.image_size == (160, 160)
+        assert loaded.options.optimizer(list(loaded.parameters())).defaults["lr"] == 0.002
+        assert all(torch.equal(value, content["state_dict"][name]) for name, value in loaded.state_dict().items())
+        again = command("detect", "validate", f"--ckpt_path={old}", name="again")
+        validated = json.loads((again / "summary.validate.json").read_text())
+        scores = {name for name in trained if name.startswith("val/")}
+        assert len(scores) > 12 and {name: validated[name] for name in scores} == {
+            name: trained[name] for name in scores
+        }
+        resumed = command("detect", "fit", f"--ckpt_path={old}", "--trainer.max_epochs=2", name="resumed")
+        last = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)
+        assert (last["global_step"], last["attndense_format"]) == (6, 2)
+
+    def test_a_later_format_is_refused_in_one_line(self, fails: Callable[..., str], tmp_path: Path) -> None:
+        path = tmp_path / "checkpoints" / "last.ckpt"
+        path.parent.mkdir()
+        content = {"state_dict": {}, "optimizer_states": [], "global_step": 3, "epoch": 1}
+        torch.save(content | {"attndense_format": 3}, path)
+        torch.save(content, path.with_name("last.before.ckpt"))
+        words = f"{path} has checkpoint format 3, expected 1 to 2; use the version that wrote it"
+        assert fails("detect", "validate", f"--ckpt_path={path}") == f"error: {words}"
+        for read in (read_checkpoint, DetectionTask.load_from_checkpoint):
+            with pytest.raises(NewerCheckpoint) as error:
+                read(path)
+            assert str(error.value) == words
+        with pytest.raises(NewerCheckpoint):  # the older one beside it is not where the run stands
+            newest_good_checkpoint(tmp_path)
+
+    def test_checkpoint_of_another_task(self, tmp_path: Path) -> None:
+        torch.save({"state_dict": {}, "hyper_parameters": FORMAT_1}, tmp_path / "a.ckpt")
+        with pytest.raises(TaskError, match="of another task: this one has no model option 'category_ids'"):
+            SegmentationTask.load_from_checkpoint(tmp_path / "a.ckpt")
+
+    def test_a_task_built_in_python_keeps_what_is_data(self, tmp_path: Path) -> None:
+        built = task(weights=None, image_size=(96, 128))
+        checkpoint: dict[str, Any] = {"state_dict": built.state_dict(), "pytorch-lightning_version": "2.6.6"}
+        built.on_save_checkpoint(checkpoint)
+        torch.save(checkpoint, tmp_path / "a.ckpt")
+        assert read_checkpoint(tmp_path / "a.ckpt")["hyper_parameters"] == {
+            "class_names": NAMES,
+            "category_ids": [1, 2, 4, 7, 11, 13],
+            "image_size": (96, 128),
+            "parameter_rules": FORMAT_1["parameter_rules"],
+            "weights": None,
+            "channels_last": False,
+            "compile_backbone": False,
+        }
+        other = DetectionTask.load_from_checkpoint(tmp_path / "a.ckpt", options=task().options)
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in built.state_dict().items())
+
+
+class TestMetrics:
+    def test_boxes_and_masks_are_scored_together(self) -> None:
+        boxes, masks = COCODetectionMetric(["a", "b"]), COCODetectionMetric(["a", "b"], "segm", prefix="mask_")
+        metrics = NamedMetrics({"boxes": boxes, "masks": masks})
+        mask = np.zeros((6, 9), np.uint8, order="F")
+        mask[2:5, 1:4] = 1
+        coded = coco_mask.encode(mask)
+        found = {"image_id": 7, "boxes": torch.tensor([[1.0, 2.0, 4.0, 5.0]]), "scores": torch.ones(1)}
+        truth = {"image_id": 7, "original_size": (6, 9), "boxes": torch.tensor([[1.0, 2.0, 3.0, 3.0]])}
+        truth |= {"area": torch.tensor([9.0]), "iscrowd": torch.zeros(1)}
+        labels = {"labels": torch.tensor([1]), "masks": [coded]}
+        metrics.update([found | labels], [truth | labels])
+        numbers = metrics.compute()
+        assert sorted(numbers) == sorted([*numbers_of(boxes), *numbers_of(masks)])
+        assert metrics.scores == [*boxes.scores, *masks.scores]
+        assert numbers["mAP"] == numbers["mask_mAP"] == numbers["mask_AP/b"] == 1.0 and numbers["mask_images"] == 1.0
+        metrics.reset()
+        assert metrics.compute()["images"] == 0.0
+
+    def test_a_name_that_two_metrics_give_is_refused(self) -> None:
+        boxes, masks = COCODetectionMetric(["a"]), COCODetectionMetric(["a"], "segm")
+        with pytest.raises(ValueError, match="the metrics boxes and masks both give mAP; give one a prefix"):
+            NamedMetrics({"boxes": boxes, "masks": masks})
+
+    def test_a_headline_that_no_metric_gives_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(DetectionTask, "headline", Headline("mIoU"))
+        with pytest.raises(ValueError, match=r"the headline mIoU is none of mAP, mAP50, .*, images"):
+            task()
+
+
+def numbers_of(metric: Metric) -> list[str]:
+    """Names that a metric says it gives."""
+    return [*metric.scores, *metric.class_scores]
+
+
+def test_a_headline_that_falls(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Best checkpoint, summary, record and comparison take the smallest number where the task says so."""
+    scores = iter([0.5, 0.125, 0.25])
+    compute = COCODetectionMetric.compute
+    monkeypatch.setattr(DetectionTask, "headline", Headline("mAP50", "min"))
+    monkeypatch.setattr(COCODetectionMetric, "compute", lambda self: compute(self) | {"mAP50": next(scores)})
+    folder = command("detect", "fit", "--trainer.max_epochs=3", "--trainer.num_sanity_val_steps=0")
+    assert torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 6
+    summary = json.loads((folder / "summary.json").read_text())
+    named = {"headline": "val/mAP50", "direction": "min", "val/mAP50": 0.125, "step": 6}
+    assert {name: summary[name] for name in named} == named
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["score"], record["direction"]) == ({"val/mAP50": 0.125}, "min")
+
+
+@pytest.mark.parametrize(("direction", "better"), [("max", 0.75), ("min", 0.25)])
+def test_improvement(direction: Any, better: float) -> None:
+    headline, nan = Headline("mAP", direction), float("nan")
+    found = [headline.improves(value, best) for value, best in ((better, 0.5), (0.5, better), (0.5, 0.5))]
+    assert found == [True, False, False]
+    assert headline.improves(0.5, nan) and headline.improves(nan, nan) and not headline.improves(nan, 0.5)
+    assert headline.logged() == "val/mAP" and headline.logged("test") == "test/mAP"
+
+
+def test_compiling_is_asked_of_the_backbone() -> None:
+    plain, compiled = task(), task(compile_backbone=True)
+    assert plain.model.backbone._compiled_call_impl is None
+    assert callable(compiled.model.backbone._compiled_call_impl)
