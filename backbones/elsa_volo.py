@@ -185,6 +185,12 @@ class ELSAVOLO(Backbone):
             third.append(self.norm1)
         return stages
 
+    def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
+        """Everything at stride 16, or the normalisation of the map at stride 8."""
+        if maps == (0,):
+            return [module for stage in self.stages()[2:] for module in stage]
+        return [self.norm0] if self.out_norms else []
+
     def inserted_prefixes(self) -> tuple[str, ...]:
         """Beginnings of the names that weights of VOLO lack: ELSA, and normalisations of feature maps."""
         return (*super().inserted_prefixes(), *(("norm0.", "norm1.") if self.out_norms else ()))

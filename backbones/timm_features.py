@@ -59,7 +59,7 @@ class TimmFeatures(Backbone):
         infos = self.host.feature_info.get_dicts()
         self._kept = [i for i, info in enumerate(infos) if out_indices is not None or info["reduction"] >= _FINEST]
         self.channels = tuple(infos[i]["num_chs"] for i in self._kept)
-        self.strides = tuple(infos[i]["reduction"] for i in self._kept)
+        self.strides = self._all_strides = tuple(infos[i]["reduction"] for i in self._kept)
         self._modules_of_features = [infos[i]["module"].replace(".", "_") for i in self._kept]
         self._fills_up = self._must_fill_up()
         if weights is not None:
@@ -71,14 +71,14 @@ class TimmFeatures(Backbone):
         """Feature maps of `x` (B, 3, H, W), finest first."""
         height, width = x.shape[2:]
         if self._fills_up:
-            below, right = -height % max(self.strides), -width % max(self.strides)
+            below, right = -height % max(self._all_strides), -width % max(self._all_strides)
             if torch.compiler.is_exporting() or below or right:
                 x = F.pad(x, (0, right, 0, below))
         features = self._features(x)
         if self._fills_up:
             features = [
                 feature[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
-                for feature, stride in zip(features, self.strides, strict=True)
+                for feature, stride in zip(features, self._all_strides, strict=True)
             ]
         return features
 
@@ -95,6 +95,16 @@ class TimmFeatures(Backbone):
         parts = [name.split(".")[0] for name, _ in groups]
         bounds = [0, parts.index(parts[ends[0] - 1]), *ends[:-1], len(groups)]
         return [[module for _, module in groups[start:end]] for start, end in pairwise(bounds)]
+
+    def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
+        """The blocks behind the last map; where the network is one stage, what follows the map's block beside it."""
+        path = self._modules_of_features[maps[-1]]
+        parent, _, last = next((n for n, _ in self.named_modules() if n.replace(".", "_").endswith(path)), "").rpartition(".")
+        if len(self.stages()) > 1 or not parent:
+            return super().unused_parts(maps)
+        siblings = [*self.get_submodule(parent).named_children()]
+        place = [name for name, _ in siblings].index(last)
+        return [module for _, module in siblings[place + 1 :]]
 
     @property
     def label(self) -> str:

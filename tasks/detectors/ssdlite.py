@@ -50,9 +50,8 @@ class SSDLite320(Detector, detection.ssd.SSD):
         if 16 not in backbone.strides or 32 not in backbone.strides:
             raise ValueError(f"the backbone has strides {backbone.strides}, SSDLite320 needs 16 and 32")
         norm_layer = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
-        levels = [backbone.strides.index(16), backbone.strides.index(32)]
-        taken = [backbone.channels[level] for level in levels]
-        channels = [*taken, *extra_channels]
+        backbone.use_maps([backbone.strides.index(16), backbone.strides.index(32)])
+        channels = [*backbone.channels, *extra_channels]
         boxes = DefaultBoxGenerator([[2, 3]] * len(channels), min_ratio=0.2, max_ratio=0.95)
         extras = nn.ModuleList(_extra_block(before, after, norm_layer) for before, after in pairwise(channels[1:]))
         _normal_init(extras)
@@ -68,7 +67,7 @@ class SSDLite320(Detector, detection.ssd.SSD):
             detections_per_img=max_detections,
             topk_candidates=300,
         )
-        self.levels, self.extras = levels, extras
+        self.extras = extras
         self.normalization = Normalization()
         del self.transform  # images arrive resized; Normalization does the rest
 
@@ -98,7 +97,7 @@ class SSDLite320(Detector, detection.ssd.SSD):
 
     def pyramid(self, features: list[Tensor]) -> list[Tensor]:
         """The maps of stride 16 and 32, and those that the extra blocks make of the last one."""
-        maps = [features[level] for level in self.levels]
+        maps = list(features)
         for extra in self.extras:
             maps.append(extra(maps[-1]))
         return maps
