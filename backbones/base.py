@@ -22,8 +22,8 @@ class Backbone(nn.Module, ABC):
     """A network that turns a batch of normalised images into feature maps, finest first.
 
     A host derives from this class, calls `super().__init__()` first and `freeze(...)` last, sets the four attributes
-    below, and supplies `forward` and `stages`; freezing and layer groups then follow from `stages`. One whose maps are not
-    the ends of the stages behind the stem, or that has parts which serve a single map, supplies `unused_parts` as well.
+    below, and supplies `forward` and `stages`; freezing and layer groups then follow from `stages`. One whose maps are
+    not the ends of the stages behind the stem, or that has parts for a single map, supplies `unused_parts` as well.
 
     Attributes:
         channels: Number of channels of each feature map, finest first.
@@ -63,9 +63,9 @@ class Backbone(nn.Module, ABC):
     def use_maps(self, indices: Sequence[int]) -> None:
         """Keeps the chosen maps alone. Who builds a neck or a head on a backbone says by this which maps it reads.
 
-        What a call returns, `channels` and `strides` follow. What only the other maps need is neither computed nor kept:
-        a parameter that nothing reads would get no gradient, which distributed training does not survive. Checkpoints
-        may still have it. There is no way back; a second call chooses among the maps that the first one kept.
+        What a call returns, `channels` and `strides` follow. What only the other maps need is neither computed nor
+        kept: a parameter that nothing reads would get no gradient, which distributed training does not survive.
+        Checkpoints may still have it. There is no way back; a second call chooses among the maps that are left.
 
         Args:
             indices: Numbers of the maps, ascending, at least one; negative ones count from the last.
@@ -113,6 +113,14 @@ class Backbone(nn.Module, ABC):
     def label(self) -> str:
         """Name of the network without its attention, for tables: "ResNet-50"."""
         return self.published_name or type(self).__name__
+
+    @property
+    def position_tables(self) -> tuple[str, ...]:
+        """Names of parameters that say something of places and that no module inside the host declares itself.
+
+        See `attention.base.find_position_tables`.
+        """
+        return ()
 
     def published_weights(self) -> "WeightsEnum | str | None":
         """ImageNet weights of torchvision, or timm's name of them, for this configuration; None if there are none."""
@@ -225,9 +233,9 @@ class Backbone(nn.Module, ABC):
 class LeftOut(nn.Identity):
     """Stands where a network had a part that no feature map in use needs."""
 
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    def forward(self, input: Tensor, *_: Any, **__: Any) -> Tensor:
         """Hands on its first input."""
-        return x
+        return input
 
 
 def _used_features(backbone: Backbone, inputs: tuple[Tensor, ...], features: list[Tensor]) -> list[Tensor]:

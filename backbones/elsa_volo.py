@@ -54,6 +54,8 @@ class _LocalBlock(nn.Module):
 class _Merging(nn.Module):
     """Non-overlapping 2x2 convolution, then the position embedding, interpolated to the map; maps channels last."""
 
+    position_tables = ("pos_embed",)
+
     def __init__(self, proj: nn.Module, pos_embed: nn.Parameter) -> None:
         super().__init__()
         self.proj = proj

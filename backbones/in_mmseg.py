@@ -3,8 +3,8 @@
     import backbones.in_mmseg
     MODELS.build(dict(type="elsa_swin_t", out_indices=(1, 2, 3), frozen_stages=1))
 
-Every network takes `out_indices`, the numbers of the maps that the heads read; parts that serve other maps only are left
-out. It is a module of its own because importing MMSegmentation takes seconds.
+Every network takes `out_indices`, the numbers of the maps that the heads read; what only the others need is left out.
+This is a module of its own because importing MMSegmentation takes seconds.
 """
 
 from collections.abc import Callable

@@ -28,6 +28,8 @@ _PATCHES = (4, 2, 2, 2)
 class _Embedding(nn.Module):
     """Non-overlapping convolution, normalisation and position embedding; the result is channels last."""
 
+    position_tables = ("pos_embed",)
+
     def __init__(self, in_channels: int, channels: int, patch: int, side: int) -> None:
         super().__init__()
         self.patch = patch

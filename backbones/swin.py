@@ -42,6 +42,8 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
         shift_small_maps: Whether windows are also shifted along sides that one window covers.
     """
 
+    position_tables = ("relative_position_bias_table",)
+
     def __init__(self, channels: int, window: int, shift: int, heads: int, shift_small_maps: bool = False) -> None:
         super().__init__(channels, [window, window], [shift, shift], heads)
         self.shift_small_maps = shift_small_maps

@@ -55,7 +55,8 @@ class TimmFeatures(Backbone):
         super().__init__()
         check_choice("norms", norms, get_args(Norms))
         self.name = name
-        self.host = _host(name, out_indices, options or {})
+        self.options = dict(options or {})
+        self.host = _host(name, out_indices, self.options)
         infos = self.host.feature_info.get_dicts()
         self._kept = [i for i, info in enumerate(infos) if out_indices is not None or info["reduction"] >= _FINEST]
         self.channels = tuple(infos[i]["num_chs"] for i in self._kept)
@@ -98,8 +99,9 @@ class TimmFeatures(Backbone):
 
     def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
         """The blocks behind the last map; where the network is one stage, what follows the map's block beside it."""
-        path = self._modules_of_features[maps[-1]]
-        parent, _, last = next((n for n, _ in self.named_modules() if n.replace(".", "_").endswith(path)), "").rpartition(".")
+        end = self._modules_of_features[maps[-1]]
+        found = next((name for name, _ in self.named_modules() if name.replace(".", "_").endswith(end)), "")
+        parent, _, last = found.rpartition(".")
         if len(self.stages()) > 1 or not parent:
             return super().unused_parts(maps)
         siblings = [*self.get_submodule(parent).named_children()]
@@ -110,6 +112,15 @@ class TimmFeatures(Backbone):
     def label(self) -> str:
         """Timm's name of the network."""
         return self.name
+
+    @property
+    def position_tables(self) -> tuple[str, ...]:
+        """What timm's network lists in `no_weight_decay()`, as its own optimisers read it: tables, class tokens."""
+        with torch.device("meta"):  # feature networks do not hand the list on
+            whole = _timm().create_model(self.name, **self.options)
+        listed = whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ()
+        own = {name for name, _ in self.named_parameters()}
+        return tuple(own & self.convert(dict.fromkeys(listed, torch.empty(0))).keys())
 
     def published_weights(self) -> str:
         """Timm's name of the network, which stands for its default weights."""

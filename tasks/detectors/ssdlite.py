@@ -12,7 +12,8 @@ from torchvision.ops import box_iou
 
 from backbones import Backbone
 from tasks.class_tensors import ClassRows
-from tasks.detectors.base import Batch, Detections, Detector, Losses, match_nothing
+from tasks.detectors.base import Batch, Detections, Detector, match_nothing
+from tasks.losses import Losses
 from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
 
@@ -81,7 +82,7 @@ class SSDLite320(Detector, detection.ssd.SSD):
             if self.training:
                 # torchvision's softmax head has the background at 0.
                 targets = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in batch["targets"]]
-                return dict(self.compute_loss(targets, outputs, anchors, self.match(targets, anchors)))
+                return Losses(self.compute_loss(targets, outputs, anchors, self.match(targets, anchors)))
             detections = self.postprocess_detections(outputs, anchors, images.image_sizes)
             for found in detections:
                 found["labels"] = found["labels"] - 1

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from backbones import Backbone
 from tasks.class_tensors import ClassRows
+from tasks.losses import Losses, split_by_name
 from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
-from tasks.segmentors.base import Batch, LabelMaps, Losses, Segmentor
+from tasks.segmentors.base import Batch, LabelMaps, Segmentor
 from tasks.segmentors.inference import Inference, WholeInference
 from tasks.segmentors.upsampling import argmax_at
 
@@ -59,9 +60,9 @@ class EncoderDecoder(Segmentor):
         channels, strides = list(backbone.channels), list(backbone.strides)
         self.neck = None
         if neck is not None:
-            read = maps_of_neck(neck, len(channels))
-            backbone.use_maps(read)
-            self.neck = build_module(complete_neck(neck, channels, read))
+            levels = maps_of_neck(neck, len(channels))
+            backbone.use_maps(levels)
+            self.neck = build_module(complete_neck(neck, channels, levels))
             channels, strides = [neck["out_channels"]] * neck["num_outs"], list(backbone.strides)[: neck["num_outs"]]
         self.num_classes = num_classes
         given = {"decode_head": decode_head} | ({} if auxiliary_head is None else {"auxiliary_head": auxiliary_head})
@@ -100,8 +101,8 @@ class EncoderDecoder(Segmentor):
         samples = data_samples(mask)
         losses = head_losses(self.decode_head, features, samples)
         if self.auxiliary_head is not None:
-            auxiliary = head_losses(self.auxiliary_head, features, samples)
-            losses |= {f"aux_{name}": value for name, value in auxiliary.items()}
+            auxiliary = head_losses(self.auxiliary_head, features, samples, "aux_")
+            losses = Losses(losses | auxiliary, losses.numbers | auxiliary.numbers)
         return losses
 
     def label_maps(self, image: Tensor, batch: Batch) -> LabelMaps:
@@ -128,15 +129,15 @@ class EncoderDecoder(Segmentor):
         return found
 
 
-def head_losses(head: Any, features: list[Tensor], samples: list[Any]) -> Losses:
-    """Losses of a head, from logits in float32: a sum over all pixels is too large for float16."""
+def head_losses(head: Any, features: list[Tensor], samples: list[Any], prefix: str = "") -> Losses:
+    """Losses of a head, a prefix before their names; in float32, for a sum over all pixels is too large for float16."""
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
     if type(head).loss is not BaseDecodeHead.loss:  # a head that does more than logits and then losses
-        return dict(head.loss(features, samples, train_cfg=None))
+        return split_by_name(head.loss(features, samples, train_cfg=None), prefix)
     logits = precise(head(features))
     with precise_arithmetic():
-        return dict(head.loss_by_feat(logits, samples))
+        return split_by_name(head.loss_by_feat(logits, samples), prefix)
 
 
 def with_classes(config: Any, num_classes: int) -> Any:
@@ -244,7 +245,7 @@ def complete_neck(config: dict[str, Any], channels: list[int], read: range) -> d
     completed = {"in_channels": channels, **config}
     if len(read) < len(channels):
         completed = {name: value for name, value in completed.items() if name not in ("start_level", "end_level")}
-        completed["in_channels"] = [completed["in_channels"][level] for level in read]
+        completed["in_channels"] = completed["in_channels"][read.start : read.stop]
     return completed
 
 
