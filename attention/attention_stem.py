@@ -42,6 +42,8 @@ class AttentionStem(Mixer):
         embedding: Width E of the embeddings of rows and columns, at least 1.
     """
 
+    position_tables = ("row_embedding", "column_embedding")
+
     def __init__(
         self,
         in_channels: int = 3,

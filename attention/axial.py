@@ -86,6 +86,8 @@ class AxialAttention(Mixer):
 class _Line(nn.Module):
     """Attention along M lines of L cells, columns (`down`) or rows of a map, with the weights (B, heads, M, L, L)."""
 
+    position_tables = ("query_table", "key_table", "value_table")
+
     def __init__(
         self, in_channels: int, out_channels: int, heads: int, span: int, position: Position, down: bool
     ) -> None:

@@ -22,8 +22,13 @@ class Operator(nn.Module):
 
     with weights as `AttentionMap` describes them. What is only needed for the maps is computed inside that branch, so
     that nothing is paid otherwise.
+
+    Attributes:
+        position_tables: Names of its parameters that say something of places instead of contents; see
+            `find_position_tables`.
     """
 
+    position_tables: tuple[str, ...] = ()
     _maps: list[AttentionMap] | None = None
 
     @property
@@ -91,6 +96,21 @@ class Mixer(Operator, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Mixes `x` (B, C_in, H, W) into a map (B, C_out, ceil(H / stride), ceil(W / stride))."""
+
+
+def find_position_tables(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Tables of positions in a network by name, which are published without weight decay like biases.
+
+    Every module that owns some, operator or not, names them in an attribute `position_tables`, relative to itself; a
+    name whose parameter an option leaves out counts for nothing.
+    """
+    return {
+        f"{prefix}.{name}" if prefix else name: parameter
+        for prefix, module in network.named_modules()
+        if (declared := getattr(module, "position_tables", ()))
+        for name, parameter in module.named_parameters()
+        if name in declared
+    }
 
 
 def check_at_least(minimum: int, **arguments: int) -> None:

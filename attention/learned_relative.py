@@ -36,6 +36,8 @@ class LearnedRelativeSelfAttention(RelativeSelfAttention):
         encoding_channels: Numbers p per encoding, at least 1; 0 takes `in_channels`, as the paper does.
     """
 
+    position_tables = ("row_encodings.weight", "column_encodings.weight")
+
     def __init__(
         self,
         in_channels: int,

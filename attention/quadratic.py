@@ -51,6 +51,8 @@ class QuadraticSelfAttention(RelativeSelfAttention):
         zero_padding: Cells of zeros around the map that are keys as well, at least 0.
     """
 
+    position_tables = ("centres", "spreads")
+
     def __init__(
         self,
         in_channels: int,

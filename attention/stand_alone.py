@@ -47,6 +47,8 @@ class StandAloneSelfAttention(Mixer):
         scale: Factor of all logits; the paper's equations have none, which 1 stands for.
     """
 
+    position_tables = ("row_embedding", "column_embedding")
+
     def __init__(
         self,
         in_channels: int,

@@ -4,8 +4,8 @@ Necks and heads read `channels` and `strides`; nothing outside a backbone assume
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import Tensor, nn
 
@@ -22,7 +22,8 @@ class Backbone(nn.Module, ABC):
     """A network that turns a batch of normalised images into feature maps, finest first.
 
     A host derives from this class, calls `super().__init__()` first and `freeze(...)` last, sets the four attributes
-    below, and supplies `forward` and `stages`; freezing and layer groups then follow from `stages`.
+    below, and supplies `forward` and `stages`; freezing and layer groups then follow from `stages`. One whose maps are
+    not the ends of the stages behind the stem, or that has parts for a single map, supplies `unused_parts` as well.
 
     Attributes:
         channels: Number of channels of each feature map, finest first.
@@ -32,7 +33,7 @@ class Backbone(nn.Module, ABC):
         norms: What the host's batch normalisations learn; set by `set_norms`.
         frozen_stages: How many entries of `stages()` are frozen; set by `freeze`.
         classifier_prefixes: Beginnings of the parameter names that checkpoints of this network may have in addition,
-            because they also hold a classifier. `load_weights` ignores these names.
+            because they also hold a classifier, or what `use_maps` left out. `load_weights` ignores these names.
         published_name: Name in `backbones.list_backbones()`, if the network was made by that function.
     """
 
@@ -43,6 +44,9 @@ class Backbone(nn.Module, ABC):
     norms: Norms = "train"
     classifier_prefixes: tuple[str, ...] = ("fc.", "classifier.")
     published_name: str = ""
+    _number_of_maps: int = 0  # before `use_maps`
+    _used_maps: tuple[int, ...] = ()
+    _left_out: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -56,10 +60,67 @@ class Backbone(nn.Module, ABC):
         layer group of its own, usually one block.
         """
 
+    def use_maps(self, indices: Sequence[int]) -> None:
+        """Keeps the chosen maps alone. Who builds a neck or a head on a backbone says by this which maps it reads.
+
+        What a call returns, `channels` and `strides` follow. What only the other maps need is neither computed nor
+        kept: a parameter that nothing reads would get no gradient, which distributed training does not survive.
+        Checkpoints may still have it. There is no way back; a second call chooses among the maps that are left.
+
+        Args:
+            indices: Numbers of the maps, ascending, at least one; negative ones count from the last.
+
+        Raises:
+            ValueError: There are no such maps.
+        """
+        count = len(self.channels)
+        chosen = [index + count if index < 0 else index for index in indices]
+        if not chosen or chosen != sorted({*chosen} & {*range(count)}):
+            raise ValueError(
+                f"out_indices={tuple(indices)}: this network has {count} feature maps; choose 0 to {count - 1}, in "
+                "ascending order"
+            )
+        if len(chosen) == count:
+            return
+        if not self._used_maps:
+            self._number_of_maps, self._used_maps = count, tuple(range(count))
+            self.register_forward_hook(_used_features)
+            self.register_load_state_dict_pre_hook(_forget_unused)
+        self._used_maps = tuple(self._used_maps[index] for index in chosen)
+        self.channels = tuple(self.channels[index] for index in chosen)
+        self.strides = tuple(self.strides[index] for index in chosen)
+        before = [*self.state_dict()]
+        names = {id(module): name for name, module in self.named_modules()}
+        for part in self.unused_parts(self._used_maps):
+            self.set_submodule(names[id(part)], LeftOut())
+        kept = self.state_dict().keys()
+        self._left_out = (*self._left_out, *(name for name in before if name not in kept))
+        self.classifier_prefixes = (*self.classifier_prefixes, *self._left_out)
+
+    def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
+        """Modules that none of some maps needs; `LeftOut` takes their place.
+
+        By default, where every stage behind the stem ends in a map, all modules behind the last one that is needed.
+
+        Args:
+            maps: Numbers of the maps that are needed among all that the network was built with, ascending.
+        """
+        stages = self.stages()
+        aligned = len(stages) == 1 + self._number_of_maps
+        return [module for stage in stages[maps[-1] + 2 :] for module in stage] if aligned else []
+
     @property
     def label(self) -> str:
         """Name of the network without its attention, for tables: "ResNet-50"."""
         return self.published_name or type(self).__name__
+
+    @property
+    def position_tables(self) -> tuple[str, ...]:
+        """Names of parameters that say something of places and that no module inside the host declares itself.
+
+        See `attention.base.find_position_tables`.
+        """
+        return ()
 
     def published_weights(self) -> "WeightsEnum | str | None":
         """ImageNet weights of torchvision, or timm's name of them, for this configuration; None if there are none."""
@@ -177,6 +238,25 @@ class Backbone(nn.Module, ABC):
         """What published weights of the host lack."""
         prefixes = set(self.inserted_prefixes())
         return [module for name, module in self.named_modules() if f"{name}." in prefixes]
+
+
+class LeftOut(nn.Identity):
+    """Stands where a network had a part that no feature map in use needs."""
+
+    def forward(self, input: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Hands on its first input."""
+        return input
+
+
+def _used_features(backbone: Backbone, inputs: tuple[Tensor, ...], features: list[Tensor]) -> list[Tensor]:
+    """Forward hook: of all maps those that are used."""
+    return [features[index] for index in backbone._used_maps]
+
+
+def _forget_unused(backbone: Backbone, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Hook of `load_state_dict`: takes the entries of parts that were left out off."""
+    for name in backbone._left_out:
+        state.pop(prefix + name, None)
 
 
 def host_norms(module: nn.Module) -> Iterator[nn.Module]:

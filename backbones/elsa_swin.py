@@ -33,6 +33,8 @@ class ELSASwin(Swin):
         window: Side of a window of stage 4 in cells.
         out_norms: `each`: layer normalisation of every feature map, as published detectors and segmentors have it;
             `last`: of the last one only, as the classification network has it.
+        out_indices: Numbers of the maps to return, from 0; none returns all four. The detectors and segmentors of this
+            package choose what they read by themselves, among these.
         drop_path: Probability of skipping the last block's branches in training; it rises linearly from 0 at the first
             block.
         shift_small_maps: Whether to shift windows along sides that one window covers.
@@ -50,6 +52,7 @@ class ELSASwin(Swin):
         kernel_size: int = 7,
         window: int = 7,
         out_norms: OutNorms = "each",
+        out_indices: tuple[int, ...] | None = None,
         drop_path: float = 0.1,
         shift_small_maps: bool = False,
         frozen_stages: int = 0,
@@ -67,6 +70,7 @@ class ELSASwin(Swin):
             mixer,
             (1, 2, 3),
             out_norms,
+            out_indices,
             drop_path,
             shift_small_maps,
             frozen_stages,

@@ -54,6 +54,8 @@ class _LocalBlock(nn.Module):
 class _Merging(nn.Module):
     """Non-overlapping 2x2 convolution, then the position embedding, interpolated to the map; maps channels last."""
 
+    position_tables = ("pos_embed",)
+
     def __init__(self, proj: nn.Module, pos_embed: nn.Parameter) -> None:
         super().__init__()
         self.proj = proj
@@ -184,6 +186,12 @@ class ELSAVOLO(Backbone):
             local.append(self.norm0)
             third.append(self.norm1)
         return stages
+
+    def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
+        """Everything at stride 16, or the normalisation of the map at stride 8."""
+        if maps == (0,):
+            return [module for stage in self.stages()[2:] for module in stage]
+        return [self.norm0] if self.out_norms else []
 
     def inserted_prefixes(self) -> tuple[str, ...]:
         """Beginnings of the names that weights of VOLO lack: ELSA, and normalisations of feature maps."""

@@ -205,7 +205,7 @@ class HaloNet(Backbone):
             for block in stage:
                 x = checkpointed(block, x) if self.checkpointing else block(x)
             features.append(x)
-        if self.final_conv is not None:
+        if isinstance(self.final_conv, nn.Sequential):
             features[-1] = self.activate(self.final_conv(x))
         return features
 

@@ -32,22 +32,17 @@ class Features(nn.Module):
     def __init__(self, backbone: Backbone, out_indices: tuple[int, ...]) -> None:
         super().__init__()
         self.backbone = backbone
-        count = len(backbone.channels)
-        wrong = [index for index in out_indices if not -count <= index < count]
-        if wrong:
-            raise ValueError(
-                f"out_indices={out_indices}: this network has {count} feature maps; choose 0 to {count - 1}"
-            )
-        self.out_indices = tuple(index % count for index in out_indices)
         levels = zip(backbone.channels, backbone.strides, strict=True)
         described = [
             {"num_chs": width, "reduction": stride, "module": f"{i}"} for i, (width, stride) in enumerate(levels)
         ]
+        self.out_indices = tuple(index % len(described) for index in out_indices)
+        backbone.use_maps(sorted(out_indices, key=lambda index: index % len(described)))
         self.feature_info = FeatureInfo(described, self.out_indices)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of `x` (B, 3, H, W)."""
-        maps = self.backbone(x)
+        maps = dict(zip(sorted(self.out_indices), self.backbone(x), strict=True))
         return [maps[index] for index in self.out_indices]
 
 

@@ -16,7 +16,7 @@ from attention.attention_residual import AttentionResidual, Pooling
 from attention.base import check_at_least, check_choice, check_divides
 from attention.diagonality import diagonality_loss
 from attention.lavit import LessAttention, VanillaAttention, window_mask
-from backbones.base import Backbone
+from backbones.base import Backbone, LeftOut
 from backbones.checkpointing import checkpointed
 from backbones.conversions.lavit import resized_positions, resized_transform
 from backbones.swin import OutNorms
@@ -27,6 +27,8 @@ _PATCHES = (4, 2, 2, 2)
 
 class _Embedding(nn.Module):
     """Non-overlapping convolution, normalisation and position embedding; the result is channels last."""
+
+    position_tables = ("pos_embed",)
 
     def __init__(self, in_channels: int, channels: int, patch: int, side: int) -> None:
         super().__init__()
@@ -140,6 +142,8 @@ class LaViT(Backbone):
         diagonality: Weight of the diagonality loss that `auxiliary_loss` returns, 0 for none. The paper's is not known;
             0.01 to 0.1 is sensible.
         out_norms: `each`: layer normalisation of every feature map; `last`: of the last one only, for classification.
+        out_indices: Numbers of the maps to return, from 0; none returns all four. The detectors and segmentors of this
+            package choose what they read by themselves, among these.
         drop_path: Probability of skipping the last block's branches in training; it rises linearly from 0 at the first.
         image_size: Side of the images in pixels whose grids of cells the position embeddings have.
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1 (stride 4), up to 5,
@@ -164,6 +168,7 @@ class LaViT(Backbone):
         layer_scale: float = 0.1,
         diagonality: float = 0.0,
         out_norms: OutNorms = "each",
+        out_indices: tuple[int, ...] | None = None,
         drop_path: float = 0.1,
         image_size: int = 224,
         frozen_stages: int = 0,
@@ -216,6 +221,8 @@ class LaViT(Backbone):
         self.out_norms: OutNorms = out_norms
         if weights is not None:
             load_weights(self, weights)
+        if out_indices is not None:
+            self.use_maps(out_indices)
         self.freeze(frozen_stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -223,6 +230,8 @@ class LaViT(Backbone):
         features, losses = [], []
         scores: Tensor | None = None
         for stage, (embed, norm) in enumerate(zip(self.patch_embeds, self._norms(), strict=True)):
+            if isinstance(embed, LeftOut):
+                break
             x = embed(x)  # (B, H', W', C)
             handed_on = self.attn_down(scores) if stage == 3 and scores is not None else None
             for block in self._blocks(stage):
@@ -257,6 +266,11 @@ class LaViT(Backbone):
             norms = [] if isinstance(norm, nn.Identity) else [norm]
             stages.append([*before, *self._blocks(stage), *norms])
         return stages
+
+    def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
+        """What stands behind the last map, and the normalisations of the others."""
+        others = [norm for index, norm in enumerate(self._norms()) if index < maps[-1] and index not in maps]
+        return [*super().unused_parts(maps), *(norm for norm in others if isinstance(norm, nn.LayerNorm))]
 
     def inserted_prefixes(self) -> tuple[str, ...]:
         """Beginnings of the names that classification networks lack: normalisations of feature maps."""

@@ -168,6 +168,14 @@ class MobileNetV2(Backbone):
         layers = list(self.features)
         return [layers[:1], *(layers[start:end] for start, end in pairwise(ends))]
 
+    def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
+        """What stands behind the last map; of the block that a map is taken inside of, all behind its expansion."""
+        parts = super().unused_parts(maps)
+        tapped = self.features[_TAPPED]
+        if self.tap_expansion and maps[-1] == 2 and isinstance(tapped, _RefinedInvertedResidual):
+            parts = [*(part for part in parts if part is not tapped), *tapped.conv[1:], tapped.attention]
+        return parts
+
     @property
     def label(self) -> str:
         """Name of the network without its attention."""

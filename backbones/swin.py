@@ -42,6 +42,8 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
         shift_small_maps: Whether windows are also shifted along sides that one window covers.
     """
 
+    position_tables = ("relative_position_bias_table",)
+
     def __init__(self, channels: int, window: int, shift: int, heads: int, shift_small_maps: bool = False) -> None:
         super().__init__(channels, [window, window], [shift, shift], heads)
         self.shift_small_maps = shift_small_maps
@@ -150,6 +152,8 @@ class Swin(Backbone):
         mixer_stages: Stages whose blocks all receive the `mixer`, numbers from 1 (stride 4) to 4 (stride 32).
         out_norms: `each`: layer normalisation of every feature map, as published detectors and segmentors have it;
             `last`: of the last one only, as the classification network has it.
+        out_indices: Numbers of the maps to return, from 0; none returns all four. The detectors and segmentors of this
+            package choose what they read by themselves, among these.
         drop_path: Probability of skipping the last block's branches in training; it rises linearly from 0 at the first
             block.
         shift_small_maps: Whether to shift windows along sides that one window covers.
@@ -168,6 +172,7 @@ class Swin(Backbone):
         mixer: Callable[[int, int, int], Mixer] | None = None,
         mixer_stages: tuple[int, ...] = (1, 2, 3, 4),
         out_norms: OutNorms = "each",
+        out_indices: tuple[int, ...] | None = None,
         drop_path: float = 0.2,
         shift_small_maps: bool = False,
         frozen_stages: int = 0,
@@ -214,6 +219,8 @@ class Swin(Backbone):
         _initialise(self.features)
         if weights is not None:
             load_weights(self, weights)
+        if out_indices is not None:
+            self.use_maps(out_indices)
         self.freeze(frozen_stages)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -239,6 +246,11 @@ class Swin(Backbone):
             norms = [] if isinstance(norm, nn.Identity) else [norm]
             stages.append([*merging, *self._blocks(index), *norms])
         return stages
+
+    def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
+        """What stands behind the last map, and the normalisations of the others."""
+        others = [norm for index, norm in enumerate(self._norms()) if index < maps[-1] and index not in maps]
+        return [*super().unused_parts(maps), *(norm for norm in others if isinstance(norm, nn.LayerNorm))]
 
     @property
     def label(self) -> str:

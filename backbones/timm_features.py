@@ -55,11 +55,12 @@ class TimmFeatures(Backbone):
         super().__init__()
         check_choice("norms", norms, get_args(Norms))
         self.name = name
-        self.host = _host(name, out_indices, options or {})
+        self.options = dict(options or {})
+        self.host = _host(name, out_indices, self.options)
         infos = self.host.feature_info.get_dicts()
         self._kept = [i for i, info in enumerate(infos) if out_indices is not None or info["reduction"] >= _FINEST]
         self.channels = tuple(infos[i]["num_chs"] for i in self._kept)
-        self.strides = tuple(infos[i]["reduction"] for i in self._kept)
+        self.strides = self._all_strides = tuple(infos[i]["reduction"] for i in self._kept)
         self._modules_of_features = [infos[i]["module"].replace(".", "_") for i in self._kept]
         self._fills_up = self._must_fill_up()
         if weights is not None:
@@ -71,14 +72,14 @@ class TimmFeatures(Backbone):
         """Feature maps of `x` (B, 3, H, W), finest first."""
         height, width = x.shape[2:]
         if self._fills_up:
-            below, right = -height % max(self.strides), -width % max(self.strides)
+            below, right = -height % max(self._all_strides), -width % max(self._all_strides)
             if torch.compiler.is_exporting() or below or right:
                 x = F.pad(x, (0, right, 0, below))
         features = self._features(x)
         if self._fills_up:
             features = [
                 feature[:, :, : (height + stride - 1) // stride, : (width + stride - 1) // stride]
-                for feature, stride in zip(features, self.strides, strict=True)
+                for feature, stride in zip(features, self._all_strides, strict=True)
             ]
         return features
 
@@ -96,10 +97,30 @@ class TimmFeatures(Backbone):
         bounds = [0, parts.index(parts[ends[0] - 1]), *ends[:-1], len(groups)]
         return [[module for _, module in groups[start:end]] for start, end in pairwise(bounds)]
 
+    def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
+        """The blocks behind the last map; where the network is one stage, what follows the map's block beside it."""
+        end = self._modules_of_features[maps[-1]]
+        found = next((name for name, _ in self.named_modules() if name.replace(".", "_").endswith(end)), "")
+        parent, _, last = found.rpartition(".")
+        if len(self.stages()) > 1 or not parent:
+            return super().unused_parts(maps)
+        siblings = [*self.get_submodule(parent).named_children()]
+        place = [name for name, _ in siblings].index(last)
+        return [module for _, module in siblings[place + 1 :]]
+
     @property
     def label(self) -> str:
         """Timm's name of the network."""
         return self.name
+
+    @property
+    def position_tables(self) -> tuple[str, ...]:
+        """What timm's network lists in `no_weight_decay()`, as its own optimisers read it: tables, class tokens."""
+        with torch.device("meta"):  # feature networks do not hand the list on
+            whole = _timm().create_model(self.name, **self.options)
+        listed = whole.no_weight_decay() if hasattr(whole, "no_weight_decay") else ()
+        own = {name for name, _ in self.named_parameters()}
+        return tuple(own & self.convert(dict.fromkeys(listed, torch.empty(0))).keys())
 
     def published_weights(self) -> str:
         """Timm's name of the network, which stands for its default weights."""

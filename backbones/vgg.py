@@ -79,7 +79,7 @@ class VGG(Backbone):
                 f"dropout={tuple(dropout)} is no pair of probabilities below 1; give one such as (0.3, 0.4)"
             )
         check_choice("norms", norms, get_args(Norms))
-        self.strides = tuple(out_strides)
+        self.strides = self.out_strides = tuple(out_strides)
         self.channels = tuple(_CHANNELS[stride] for stride in out_strides)
         self.checkpointing = checkpointing
         self.dropout = nn.Dropout(dropout[1])
@@ -105,18 +105,27 @@ class VGG(Backbone):
         maps: dict[int, Tensor] = {}
         at = 1
         for block, (widths, stride) in zip(self.blocks, _BLOCKS, strict=True):
+            if stride > self.strides[-1]:
+                break
             if stride > at:
                 x, at = F.max_pool2d(x, 2, ceil_mode=True), stride
             x = checkpointed(block, x) if self.checkpointing else block(x)
             maps[stride] = x  # of several blocks at a stride the last one's
             if len(widths) == 1:
                 x = self.dropout(x)
-        maps[32] = F.max_pool2d(x, 2, ceil_mode=True)
-        return [maps[stride] for stride in self.strides]
+        if self.strides[-1] == 32:
+            maps[32] = F.max_pool2d(x, 2, ceil_mode=True)
+        return [maps[stride] for stride in self.out_strides if stride in maps]
 
     def stages(self) -> list[list[nn.Module]]:
         """The layers of each of the seven blocks; those of the first are the stem."""
         return [list(cast(nn.Sequential, block)) for block in self.blocks]
+
+    def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
+        """The layers of all blocks behind the last map."""
+        last = self.out_strides[maps[-1]]
+        late = [stage for stage, (_, stride) in zip(self.stages(), _BLOCKS, strict=True) if stride > last]
+        return [module for stage in late for module in stage]
 
 
 class LearnToPayNetwork(nn.Module):

@@ -59,7 +59,7 @@ def main(args: list[str] | None = None) -> None:
         text = MARKS.sub(lambda marks: f"{marks[1]}{table()}\n{marks[2]}", options.write.read_text())
         options.write.write_text(text)
     else:
-        print(table())
+        print(table())  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from tasks.batch_norm import explain
 from tasks.class_tensors import DenseModel
 from tasks.errors import TaskError
 from tasks.headline import Headline
+from tasks.losses import Losses, sum_losses
 from tasks.metrics import Metric, NamedMetrics
 from tasks.optimization import group_table
 from tasks.run.length import require_end
@@ -91,14 +92,16 @@ class VisionTask(pl.LightningModule):
             TaskError: A batch norm gets one value per channel.
         """
         try:
-            losses = {**self.model(batch), **auxiliary_losses(self.model)}
+            output = self.model(batch)
         except ValueError as error:
             if words := explain(self.model, error):
                 raise TaskError(words) from error
             raise
+        losses = {**output, **auxiliary_losses(self.model)}
+        numbers = output.numbers if isinstance(output, Losses) else {}
         loss = sum_losses(losses)
         self.loss_parts = {name: value.detach() for name, value in losses.items()}
-        scalars = {f"train/{name}": value.detach().mean() for name, value in losses.items()}
+        scalars = {f"train/{name}": value.detach().mean() for name, value in {**losses, **numbers}.items()}
         self.log_dict(scalars, batch_size=len(batch["image"]))
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch["image"]))
         return loss
@@ -176,9 +179,3 @@ def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:
     backbone = getattr(model, "backbone", None)
     loss = backbone.auxiliary_loss() if isinstance(backbone, Backbone) else None
     return {} if loss is None else {"loss_auxiliary": loss}
-
-
-def sum_losses(losses: dict[str, Tensor]) -> Tensor:
-    """The scalar to minimise: the sum of all parts whose name does not say that they are an accuracy."""
-    parts = [value.mean() for name, value in losses.items() if "acc_" not in name]
-    return torch.stack(parts).sum()

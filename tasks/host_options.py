@@ -54,7 +54,7 @@ class HostOptions:
 
 
 NOTHING_TO_CHOOSE = ("norms", "drop_path", "last_conv")
-"""A backbone without these options has no batch normalisation, no residual branch that is dropped, no such convolution."""
+"""A backbone without these has no batch normalisation, no residual branch that is dropped, no such convolution."""
 
 
 def complete_backbone(

@@ -8,11 +8,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 
+from attention.base import find_position_tables
 from backbones import Backbone
 from tasks.errors import TaskError
-
-POSITION_TABLES = ("position", "pos_embed", "relative")
-"""A parameter whose name holds one of these is a position table."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,9 @@ class ParameterRules:
             TaskError: Every parameter is frozen.
         """
         groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
+        exempt = {} if self.decay_norms_and_biases else exempt_from_decay(model)
         for name, parameter, part, factor in scaled_parameters(model, self.backbone_multiplier, self.layer_decay):
-            decays = self.decay_norms_and_biases or not is_exempt_from_decay(name, parameter)
+            decays = name not in exempt
             groups.setdefault((part, factor, decays), []).append(parameter)
         if not groups:
             raise TaskError("every parameter is frozen; lower frozen_stages")
@@ -93,9 +92,10 @@ def scaled_parameters(
             yield name, parameter, part, multiplier * layer_decay ** (len(layers) - layer)
 
 
-def is_exempt_from_decay(name: str, parameter: nn.Parameter) -> bool:
-    """True for normalisation parameters and biases (one dimension), and for position tables."""
-    return parameter.ndim <= 1 or any(mark in name for mark in POSITION_TABLES)
+def exempt_from_decay(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Normalisation parameters and biases (one dimension), and the position tables that parts of a model declare."""
+    flat = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+    return flat | find_position_tables(model)
 
 
 def group_table(optimizer: Optimizer) -> str:

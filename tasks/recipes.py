@@ -14,32 +14,33 @@ PAGE = ROOT / "docs" / "recipes.md"
 COLUMNS = ("recipe", "backbone", "images a step", "hardware", "length", "published", "source", "reached here")
 
 
+HEAD = """\
+# Recipes
+
+Written by `python -m tasks.recipes --write docs/recipes.md` from the recipes, `configs/published.csv` and the summaries
+in `docs/results`; change those.
+
+A recipe is what a paper fixes: data, detector or segmentor, optimiser, schedule, length. Any of them takes any backbone,
+by the name of a file in `configs/backbones` or of a published network ([backbones.md](backbones.md)):
+
+```
+python -m tasks.detect  fit --config configs/detect/retinanet_1x.yaml  --model.backbone resnet50_cbam --data.root COCO
+python -m tasks.segment fit --config configs/segment/upernet_160k.yaml --model.backbone backbones.swin_t
+```
+
+The learning rate is stated for the images of a step and follows their number, so that 1, 8 or 16 GPUs are right without
+editing. What a recipe asks of every backbone (weights, frozen stages, norms, stride, drop path) stands under `host`; a
+backbone that cannot have it says so in one line. Published scores are those of the named source, in percent, and never
+ours.
+"""
+
+
 def page() -> str:
     """The page about all recipes, in Markdown."""
-    lines = [
-        "# Recipes",
-        "",
-        "Written by `python -m tasks.recipes --write docs/recipes.md` from the recipes, `configs/published.csv` and the",
-        "summaries in `docs/results`; change those.",
-        "",
-        "A recipe is what a paper fixes: data, detector or segmentor, optimiser, schedule, length. Any of them takes any",
-        "backbone, by the name of a file in `configs/backbones` or a published network ([backbones.md](backbones.md)):",
-        "",
-        "```",
-        "python -m tasks.detect  fit --config configs/detect/retinanet_1x.yaml  --model.backbone resnet50_cbam --data.root COCO",
-        "python -m tasks.segment fit --config configs/segment/upernet_160k.yaml --model.backbone backbones.swin_t --data.root ADE20K",
-        "```",
-        "",
-        "The learning rate is stated for the images of a step and follows their number, so that 1, 8 or 16 GPUs are right",
-        "without editing. What a recipe asks of every backbone (weights, frozen stages, norms, stride, drop path) stands",
-        "under `host`; a backbone that cannot have it says so in one line. Published scores are those of the named",
-        "source, in percent, and never ours.",
-        "",
-    ]
     with (ROOT / "configs" / "published.csv").open(newline="") as file:
         rows = [_row(line) for line in csv.DictReader(file)]
-    lines += ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
-    return "\n".join(lines) + "\n"
+    table = ["| " + " | ".join(cells) + " |" for cells in (COLUMNS, ["---"] * len(COLUMNS), *rows)]
+    return "\n".join([HEAD, *table]) + "\n"
 
 
 def _row(line: dict[str, str]) -> list[str]:

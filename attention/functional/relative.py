@@ -40,6 +40,8 @@ class RelativeTables(nn.Module):
         deviation: Standard deviation at the start.
     """
 
+    position_tables = ("height_rel", "width_rel")
+
     def __init__(self, rows: int, columns: int, channels: int, deviation: float) -> None:
         super().__init__()
         self.height_rel = nn.Parameter(torch.empty(rows, channels))

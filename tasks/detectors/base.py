@@ -11,10 +11,10 @@ from torchvision.models.detection.image_list import ImageList
 from backbones import Backbone
 from tasks.batch import Batch
 from tasks.class_tensors import DenseModel
+from tasks.losses import Losses
 from tasks.normalization import Normalization
 from tasks.precision import at_least_float32
 
-Losses = dict[str, Tensor]
 Detections = list[dict[str, Tensor]]
 
 
@@ -28,7 +28,7 @@ class Detector(DenseModel):
 
     anchor_generator: Any
     normalization: Normalization
-    compute_loss: Callable[..., Losses]
+    compute_loss: Callable[..., dict[str, Tensor]]
     postprocess_detections: Callable[..., Detections]
 
     @abstractmethod

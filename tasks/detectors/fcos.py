@@ -9,8 +9,9 @@ from torchvision.models.detection.fcos import FCOSHead
 from backbones import Backbone
 from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
-from tasks.detectors.base import Detections, Detector, Losses, anchors_per_level, split_levels
+from tasks.detectors.base import Detections, Detector, anchors_per_level, split_levels
 from tasks.detectors.pyramid import FeaturePyramid
+from tasks.losses import Losses
 from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
 
@@ -75,7 +76,7 @@ class FCOS(Detector, detection.FCOS):
         with precise_arithmetic():
             anchors = self.anchors(images, features)
             if self.training:
-                return dict(self.compute_loss(batch["targets"], outputs, anchors, levels))
+                return Losses(self.compute_loss(batch["targets"], outputs, anchors, levels))
             of_levels = [list(of_image.split(levels)) for of_image in anchors]
             detections = self.postprocess_detections(split_levels(outputs, levels), of_levels, images.image_sizes)
             return self.to_original(detections, batch)

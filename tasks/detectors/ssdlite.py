@@ -13,7 +13,8 @@ from torchvision.ops import box_iou
 from backbones import Backbone
 from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
-from tasks.detectors.base import Detections, Detector, Losses, match_nothing
+from tasks.detectors.base import Detections, Detector, match_nothing
+from tasks.losses import Losses
 from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
 
@@ -51,9 +52,8 @@ class SSDLite320(Detector, detection.ssd.SSD):
         if 16 not in backbone.strides or 32 not in backbone.strides:
             raise ValueError(f"the backbone has strides {backbone.strides}, SSDLite320 needs 16 and 32")
         norm_layer = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
-        levels = [backbone.strides.index(16), backbone.strides.index(32)]
-        taken = [backbone.channels[level] for level in levels]
-        channels = [*taken, *extra_channels]
+        backbone.use_maps([backbone.strides.index(16), backbone.strides.index(32)])
+        channels = [*backbone.channels, *extra_channels]
         boxes = DefaultBoxGenerator([[2, 3]] * len(channels), min_ratio=0.2, max_ratio=0.95)
         extras = nn.ModuleList(_extra_block(before, after, norm_layer) for before, after in pairwise(channels[1:]))
         _normal_init(extras)
@@ -69,7 +69,7 @@ class SSDLite320(Detector, detection.ssd.SSD):
             detections_per_img=max_detections,
             topk_candidates=300,
         )
-        self.levels, self.extras = levels, extras
+        self.extras = extras
         self.normalization = Normalization()
         del self.transform  # images arrive resized; Normalization does the rest
 
@@ -83,7 +83,7 @@ class SSDLite320(Detector, detection.ssd.SSD):
             if self.training:
                 # torchvision's softmax head has the background at 0.
                 targets = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in batch["targets"]]
-                return dict(self.compute_loss(targets, outputs, anchors, self.match(targets, anchors)))
+                return Losses(self.compute_loss(targets, outputs, anchors, self.match(targets, anchors)))
             detections = self.postprocess_detections(outputs, anchors, images.image_sizes)
             for found in detections:
                 found["labels"] = found["labels"] - 1
@@ -99,7 +99,7 @@ class SSDLite320(Detector, detection.ssd.SSD):
 
     def pyramid(self, features: list[Tensor]) -> list[Tensor]:
         """The maps of stride 16 and 32, and those that the extra blocks make of the last one."""
-        maps = [features[level] for level in self.levels]
+        maps = list(features)
         for extra in self.extras:
             maps.append(extra(maps[-1]))
         return maps

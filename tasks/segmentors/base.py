@@ -8,16 +8,16 @@ from torch import Tensor
 from backbones import Backbone
 from tasks.batch import Batch
 from tasks.class_tensors import DenseModel
+from tasks.losses import Losses
 
-Losses = dict[str, Tensor]
 LabelMaps = list[Tensor]
 
 
 class Segmentor(DenseModel):
     """A model from batches to losses (in training) or to label maps (in evaluation).
 
-    The batch is the one of `datamodules.ADE20K`. Losses are named scalars; those whose name contains `loss` are summed
-    and minimised, the others are only logged. Label maps are one int64 tensor (H_i, W_i) of classes 0..K-1 per image,
+    The batch is the one of `datamodules.ADE20K`. Losses are named scalars whose sum is minimised, with numbers beside
+    them that are only logged. Label maps are one int64 tensor (H_i, W_i) of classes 0..K-1 per image,
     at the image's original resolution.
     """
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from backbones import Backbone
 from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
+from tasks.losses import Losses, split_by_name
 from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
-from tasks.segmentors.base import LabelMaps, Losses, Segmentor
+from tasks.segmentors.base import LabelMaps, Segmentor
 from tasks.segmentors.inference import Inference, WholeInference
 from tasks.segmentors.upsampling import argmax_at
 
@@ -60,19 +61,24 @@ class EncoderDecoder(Segmentor):
         channels, strides = list(backbone.channels), list(backbone.strides)
         self.neck = None
         if neck is not None:
-            self.neck = build_module({"in_channels": channels, **neck})
-            channels, strides = [neck["out_channels"]] * neck["num_outs"], strides[: neck["num_outs"]]
+            levels = maps_of_neck(neck, len(channels))
+            backbone.use_maps(levels)
+            self.neck = build_module(complete_neck(neck, channels, levels))
+            channels, strides = [neck["out_channels"]] * neck["num_outs"], list(backbone.strides)[: neck["num_outs"]]
         self.num_classes = num_classes
-        self._heads = {"decode_head": complete_head(decode_head, channels, strides, num_classes)}
-        self.decode_head = build_module(self._heads["decode_head"])
+        given = {"decode_head": decode_head} | ({} if auxiliary_head is None else {"auxiliary_head": auxiliary_head})
+        heads = {part: complete_head(config, channels, strides, num_classes) for part, config in given.items()}
+        if neck is None:
+            read = sorted(set().union(*(maps_of_head(config, len(channels)) for config in heads.values())))
+            backbone.use_maps(read)
+            heads = {part: with_places(config, read, len(channels)) for part, config in heads.items()}
+        self._heads = heads
+        self.decode_head = build_module(heads["decode_head"])
         # The head upsamples what its classifier returns, and the layout of that is kept up to the labels.
         classifier = getattr(self.decode_head, "conv_seg", None)  # some heads end otherwise
         if classifier is not None:
             classifier.register_forward_hook(classes_innermost)
-        self.auxiliary_head = None
-        if auxiliary_head is not None:
-            self._heads["auxiliary_head"] = complete_head(auxiliary_head, channels, strides, num_classes)
-            self.auxiliary_head = build_module(self._heads["auxiliary_head"])
+        self.auxiliary_head = build_module(heads["auxiliary_head"]) if auxiliary_head is not None else None
 
     def forward(self, batch: Batch) -> Losses | LabelMaps:
         """Losses of the heads in training, label maps at original resolution otherwise."""
@@ -96,8 +102,8 @@ class EncoderDecoder(Segmentor):
         samples = data_samples(mask)
         losses = head_losses(self.decode_head, features, samples)
         if self.auxiliary_head is not None:
-            auxiliary = head_losses(self.auxiliary_head, features, samples)
-            losses |= {f"aux_{name}": value for name, value in auxiliary.items()}
+            auxiliary = head_losses(self.auxiliary_head, features, samples, "aux_")
+            losses = Losses(losses | auxiliary, losses.numbers | auxiliary.numbers)
         return losses
 
     def label_maps(self, image: Tensor, batch: Batch) -> LabelMaps:
@@ -124,15 +130,15 @@ class EncoderDecoder(Segmentor):
         return found
 
 
-def head_losses(head: Any, features: list[Tensor], samples: list[Any]) -> Losses:
-    """Losses of a head, from logits in float32: a sum over all pixels is too large for float16."""
+def head_losses(head: Any, features: list[Tensor], samples: list[Any], prefix: str = "") -> Losses:
+    """Losses of a head, a prefix before their names; in float32, for a sum over all pixels is too large for float16."""
     from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 
     if type(head).loss is not BaseDecodeHead.loss:  # a head that does more than logits and then losses
-        return dict(head.loss(features, samples, train_cfg=None))
+        return split_by_name(head.loss(features, samples, train_cfg=None), prefix)
     logits = precise(head(features))
     with precise_arithmetic():
-        return dict(head.loss_by_feat(logits, samples))
+        return split_by_name(head.loss_by_feat(logits, samples), prefix)
 
 
 def with_classes(config: Any, num_classes: int) -> Any:
@@ -201,6 +207,47 @@ def complete_head(config: dict[str, Any], channels: list[int], strides: list[int
     if config["type"] == "DepthwiseSeparableASPPHead":
         derived["c1_in_channels"] = channels[0]
     return derived | config
+
+
+def maps_of_head(config: Any, count: int) -> set[int]:
+    """Numbers of the maps that a completed head reads of `count` maps, and those that the configs inside it name."""
+    if isinstance(config, list | tuple):
+        return set().union(*(maps_of_head(part, count) for part in config))
+    if not isinstance(config, dict):
+        return set()
+    index = config.get("in_index", [])
+    read = {level % count for level in (index if isinstance(index, list | tuple) else [index])}
+    first = {0} if config.get("c1_in_channels") else set()  # DeepLabV3+ reads the finest map without naming it
+    return read.union(first, *(maps_of_head(part, count) for part in config.values()))
+
+
+def with_places(config: Any, read: list[int], count: int) -> Any:
+    """A head's config for features of which only those in `read` are left, in the configs that it holds as well."""
+    if isinstance(config, list | tuple):
+        return [with_places(part, read, count) for part in config]
+    if not isinstance(config, dict):
+        return config
+    placed = {name: with_places(value, read, count) for name, value in config.items()}
+    if "in_index" in config:
+        index = config["in_index"]
+        many = isinstance(index, list | tuple)
+        placed["in_index"] = [read.index(level % count) for level in index] if many else read.index(index % count)
+    return placed
+
+
+def maps_of_neck(config: dict[str, Any], count: int) -> range:
+    """Numbers of the maps that a neck reads of `count` maps: all, or from its `start_level` up to its `end_level`."""
+    end = config.get("end_level", -1)
+    return range(config.get("start_level", 0), count if end == -1 else end)
+
+
+def complete_neck(config: dict[str, Any], channels: list[int], read: range) -> dict[str, Any]:
+    """A neck's config for the maps that it reads, with their channels out of those of all maps."""
+    completed = {"in_channels": channels, **config}
+    if len(read) < len(channels):
+        completed = {name: value for name, value in completed.items() if name not in ("start_level", "end_level")}
+        completed["in_channels"] = completed["in_channels"][read.start : read.stop]
+    return completed
 
 
 def find_class(name: str) -> type:

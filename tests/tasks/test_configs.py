@@ -1,6 +1,5 @@
 """Every file under configs/ builds; every recipe takes every backbone, or says why not."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest

@@ -15,7 +15,14 @@ from tasks.host_options import HostOptions, complete_backbone
 from tests.tasks.building import CONFIGS, build_task
 
 CBAM_OPTIONS = {"class_path": "attention.CBAM", "init_args": {"reduction": 4}}
-RESNET = {"depth": 50, "attention": CBAM_OPTIONS, "output_stride": 32, "frozen_stages": 0, "norms": "train", "weights": None}
+RESNET = {
+    "depth": 50,
+    "attention": CBAM_OPTIONS,
+    "output_stride": 32,
+    "frozen_stages": 0,
+    "norms": "train",
+    "weights": None,
+}
 
 
 def complete(asked: HostOptions, written: dict[str, Any], *arguments: str, **options: Any) -> dict[str, Any]:
@@ -120,7 +127,10 @@ def test_the_recipe_says_what_norms_and_frozen_stages_of_one_backbone_do(publish
 
 def test_attention_in_frozen_stages_learns(published: Path, shapes: Path) -> None:
     task = build_task(
-        CONFIGS / "detect" / "retinanet_1x.yaml", shapes, "--model.backbone=resnet50_cbam", f"--host.weights={published}"
+        CONFIGS / "detect" / "retinanet_1x.yaml",
+        shapes,
+        "--model.backbone=resnet50_cbam",
+        f"--host.weights={published}",
     )
     frozen = [name for name, parameter in task.model.backbone.named_parameters() if not parameter.requires_grad]
     operators = [name for name, module in task.model.backbone.named_modules() if isinstance(module, Operator)]
