@@ -8,6 +8,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 
+from attention import IdentityStart
 from attention.base import find_position_tables
 from backbones import Backbone
 from tasks.errors import TaskError
@@ -19,7 +20,8 @@ class ParameterRules:
 
     Attributes:
         decay_norms_and_biases: Decay normalisation parameters, biases and position tables like all others, as the SGD
-            recipes of COCO and ADE20K do; `false` leaves them out, as AdamW recipes do.
+            recipes of COCO and ADE20K do; `false` leaves them out, as AdamW recipes do. The scalar by which a
+            refinement is faded in (`attention.IdentityStart`) never decays.
         backbone_multiplier: Factor on the learning rate of the backbone.
         layer_decay: Factor on the learning rate from one layer group of the backbone to the one below it, in 0..1;
             1 treats all layers alike.
@@ -55,7 +57,7 @@ class ParameterRules:
             TaskError: Every parameter is frozen.
         """
         groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
-        exempt = {} if self.decay_norms_and_biases else exempt_from_decay(model)
+        exempt = identity_scalars(model) | ({} if self.decay_norms_and_biases else exempt_from_decay(model))
         for name, parameter, part, factor in scaled_parameters(model, self.backbone_multiplier, self.layer_decay):
             decays = name not in exempt
             groups.setdefault((part, factor, decays), []).append(parameter)
@@ -90,6 +92,13 @@ def scaled_parameters(
         else:
             part = "backbone" if layer_decay == 1 else f"backbone layer {layer}"
             yield name, parameter, part, multiplier * layer_decay ** (len(layers) - layer)
+
+
+def identity_scalars(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The scalars that fade refinements in; decay would pull these back to where they started from."""
+    return {
+        f"{name}.alpha": module.alpha for name, module in model.named_modules() if isinstance(module, IdentityStart)
+    }
 
 
 def exempt_from_decay(model: nn.Module) -> dict[str, nn.Parameter]:

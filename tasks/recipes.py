@@ -20,8 +20,8 @@ HEAD = """\
 Written by `python -m tasks.recipes --write docs/recipes.md` from the recipes, `configs/published.csv` and the summaries
 in `docs/results`; change those.
 
-A recipe is what a paper fixes: data, detector or segmentor, optimiser, schedule, length. Any of them takes any backbone,
-by the name of a file in `configs/backbones` or of a published network ([backbones.md](backbones.md)):
+A recipe is what a paper fixes: data, detector or segmentor, optimiser, schedule, length. Any of them takes any
+backbone, by the name of a file in `configs/backbones` or of a published network ([backbones.md](backbones.md)):
 
 ```
 python -m tasks.detect  fit --config configs/detect/retinanet_1x.yaml  --model.backbone resnet50_cbam --data.root COCO

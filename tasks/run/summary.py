@@ -140,11 +140,11 @@ def describe_model(task: VisionTask) -> dict[str, Any]:
 
 
 def attention_names(module: nn.Module) -> str:
-    """Class names of the outermost attention operators, joined by +, or none; wrappers with what is in them."""
+    """Class names of the outermost attention operators, joined by +, or none, and which start as the identity."""
     names: list[str] = []
     for child in module.children():
         if isinstance(child, IdentityStart):
-            found = f"IdentityStart({attention_names(child)})"
+            found = f"{attention_names(child)}, identity start"
         else:
             found = type(child).__name__ if isinstance(child, Operator) else attention_names(child)
         names += [name for name in found.split("+") if name not in (*names, "none")]

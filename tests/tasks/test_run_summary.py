@@ -22,7 +22,7 @@ DATA = {"detect": "coco", "segment": "ade20k"}
     [
         (lambda: ResNet(18), "none"),
         (lambda: ResNet(18, SqueezeExcitation), "SqueezeExcitation"),
-        (lambda: ResNet(18, lambda channels: IdentityStart(channels, CBAM)), "IdentityStart(CBAM)"),
+        (lambda: ResNet(18, lambda channels: IdentityStart(channels, CBAM)), "CBAM, identity start"),
         (lambda: build_backbone("halo2botnet50ts"), "HaloAttention+BottleneckAttention"),
         (lambda: build_backbone("lavit_t"), "VanillaAttention+LessAttention"),
         (lambda: build_backbone("swin_t"), "none"),

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from attention import CoordinateAttention
-from backbones import MobileNetV2
+from attention import CoordinateAttention, IdentityStart, SqueezeExcitation
+from backbones import MobileNetV2, ResNet
 from tasks.base import auxiliary_losses
 from tasks.callbacks import Performance
 from tasks.detectors import FCOS
@@ -56,9 +56,16 @@ class TestParameterRules:
             if parameter.requires_grad:
                 assert decay[id(parameter)] == (0.05 if parameter.ndim > 1 else 0.0), name
 
+    def test_the_scalar_of_an_identity_start_never_decays(self) -> None:
+        network = ResNet(18, lambda channels: IdentityStart(channels, SqueezeExcitation))
+        optimizer = ParameterRules().build(self.adamw, network, 16)
+        without = next(group for group in optimizer.param_groups if group["weight_decay"] == 0)
+        assert len(without["params"]) == 8 and all(parameter.ndim == 0 for parameter in without["params"])
+
     def test_position_tables_do_not_decay(self) -> None:
         module = nn.Module()
-        module.relative_position_table = nn.Parameter(torch.zeros(3, 3))
+        module.table = nn.Parameter(torch.zeros(3, 3))
+        module.position_tables = ("table",)
         module.weight = nn.Parameter(torch.zeros(3, 3))
         optimizer = ParameterRules(decay_norms_and_biases=False).build(self.adamw, module, 16)
         assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.05]
