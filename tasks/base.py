@@ -18,7 +18,7 @@ from tasks.headline import Headline
 from tasks.losses import Losses, sum_losses
 from tasks.metrics import Metric, NamedMetrics
 from tasks.optimization import group_table
-from tasks.run.length import require_end
+from tasks.run.length import images_per_step, require_end
 from tasks.task_options import TaskOptions, build_options, saved_options
 from tasks.weights import FORMAT, FORMAT_KEY, arguments_without_weights, load_model_weights, read_checkpoint
 
@@ -145,12 +145,9 @@ class VisionTask(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser over all parameters that are not frozen, and a schedule over the run's steps."""
-        trainer = self.trainer
-        accumulated = trainer.accumulate_grad_batches
-        batch_size = getattr(trainer.datamodule, "batch_size", 1)
-        images_per_step = batch_size * trainer.world_size * accumulated
-        optimizer = self.options.parameter_rules.build(self.options.optimizer, self.model, images_per_step)
-        schedule = self.options.lr_schedule(optimizer, require_end(trainer))
+        images = images_per_step(self.trainer)
+        optimizer = self.options.parameter_rules.build(self.options.optimizer, self.model, images)
+        schedule = self.options.lr_schedule(optimizer, require_end(self.trainer))
         rank_zero_info(group_table(optimizer))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from tasks.callbacks import Performance
 from tasks.detectors import FCOS
 from tasks.errors import TaskError
 from tasks.optimization import ParameterRules, group_table
+from tasks.run.length import images_per_step
 from tests.tasks.conftest import MAINS, command_arguments
 
 Command = Callable[..., Path]
@@ -165,13 +168,34 @@ def test_deterministic_runs_are_equal(command: Command) -> None:
 
 
 def test_accumulation_takes_one_step_for_two_batches(command: Command) -> None:
-    options = ("--model.backbone.norms=frozen", "--trainer.max_steps=2", "--trainer.limit_train_batches=4")
+    """Also in the schedule: 12 images in batches of 2 are 3 steps an epoch, of half the images that the rate is for."""
+    options = ("--trainer.max_epochs=2", "--model.lr_schedule.warmup_steps=0", "--trainer.limit_val_batches=1")
     folder = command("segment", "fit", *options, "--data.batch_size=2", "--trainer.accumulate_grad_batches=2")
-    assert load(folder)["global_step"] == 2
-    assert load(folder)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == 4
+    assert load(folder)["global_step"] == 6
+    assert load(folder)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == 12
+    with (folder / "metrics.csv").open() as lines:
+        rates = {int(row["step"]): float(row["lr-AdamW/head"]) for row in csv.DictReader(lines) if row["lr-AdamW/head"]}
+    # Lightning logs the rate of the first step only where a batch is a step.
+    assert rates == pytest.approx({step: 0.001 * (1 + math.cos(math.pi * step / 6)) / 2 for step in range(1, 6)})
+
+
+def test_images_of_a_step_are_those_of_all_processes_and_batches() -> None:
+    data = SimpleNamespace(batch_size=5)
+    assert images_per_step(SimpleNamespace(datamodule=data, world_size=3, accumulate_grad_batches=2)) == 30
 
 
 class TestAveragedWeights:
+    def test_the_average_moves_by_what_the_decay_leaves(self, command: Command) -> None:
+        options = ("--ema_decay=0.9", "--model.lr_schedule=Constant", "--trainer.limit_val_batches=0")
+        one, two = (
+            load(command("detect", "fit", *options, f"--trainer.max_steps={steps}", name=f"{steps}"))
+            for steps in (1, 2)
+        )
+        first, second, average = one["current_model_state"], two["current_model_state"], two["state_dict"]
+        name = "model.backbone.features.0.0.weight"
+        assert not torch.equal(first[name], second[name])
+        torch.testing.assert_close(average[name], 0.9 * first[name] + 0.1 * second[name])
+
     def test_validation_and_best_checkpoint_use_the_average(self, command: Command) -> None:
         folder = command("segment", "fit", "--ema_decay=0.5", "--trainer.max_epochs=2")
         checkpoint = load(folder)
@@ -262,6 +286,16 @@ class TestPerformance:
             warnings.simplefilter("error")
             performance._warn_of_waiting(StandIn(), 0.5)
             Performance(10)._warn_of_waiting(StandIn(), 0.1)
+
+
+def test_auxiliary_losses_of_a_backbone_are_minimised_too(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    monkeypatch.setattr(MobileNetV2, "auxiliary_loss", lambda self: torch.tensor(0.5))
+    folder = command("detect", "fit", "--trainer.max_steps=1", "--trainer.limit_val_batches=0")
+    with (folder / "metrics.csv").open() as lines:
+        row = next(csv.DictReader(lines))
+    parts = {name: float(value) for name, value in row.items() if name.startswith("train/") and name != "train/loss"}
+    assert parts["train/loss_auxiliary"] == 0.5 and len(parts) == 4
+    assert float(row["train/loss"]) == pytest.approx(sum(parts.values()))
 
 
 def test_auxiliary_losses_of_a_backbone_join_the_others(monkeypatch: pytest.MonkeyPatch, model: nn.Module) -> None:

@@ -272,3 +272,12 @@ def test_wrong_arguments_are_refused() -> None:
         RetinaNet(MobileNetV2(0.25), K, extra_levels=1)
     with pytest.raises(ValueError, match="strides"):
         SSDLite320(MobileNetV2(0.25, output_stride=16), K)
+
+
+def test_boxes_go_to_original_pixels_by_the_scale_of_each_side() -> None:
+    detections = [{"boxes": torch.tensor([[10.0, 20.0, 30.0, 50.0]])}, {"boxes": torch.tensor([[4.0, 8.0, 6.0, 60.0]])}]
+    sizes, original = [[60, 80], [64, 16]], [[180, 160], [32, 48]]
+    targets = [{"original_size": torch.tensor(size)} for size in original]
+    found = Detector.to_original(detections, {"size": torch.tensor(sizes), "targets": targets})
+    assert found[0]["boxes"].tolist() == [[20.0, 60.0, 60.0, 150.0]]  # twice as wide, three times as high
+    assert found[1]["boxes"].tolist() == [[12.0, 4.0, 18.0, 30.0]]  # three times as wide, half as high

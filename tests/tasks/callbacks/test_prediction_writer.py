@@ -1,0 +1,43 @@
+"""What is written of predictions, to the number."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tasks.callbacks import DetectionWriter, LabelMapWriter
+from tasks.detection import DetectionTask
+
+
+def test_detections_have_the_ids_of_the_data_set_and_boxes_of_corner_and_sides(tmp_path: Path) -> None:
+    task = DetectionTask.__new__(DetectionTask)
+    torch.nn.Module.__init__(task)
+    task.options = SimpleNamespace(category_ids=[3, 7, 90])
+    writer = DetectionWriter()
+    prediction = {
+        "boxes": torch.tensor([[1.0, 2.0, 11.0, 5.0], [20.0, 30.0, 21.0, 38.0], [0.0, 4.0, 2.0, 9.0]]),
+        "scores": torch.tensor([0.75, 0.5, 0.25]),
+        "labels": torch.tensor([0, 2, 1]),
+    }
+    empty = {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.int64)}
+    writer.write(task, prediction, {"image_id": 42, "file_name": "b.jpg"}, tmp_path, "b.png")
+    writer.write(task, empty, {"image_id": 17, "file_name": "a.jpg"}, tmp_path, "a.png")
+    writer.on_predict_end(SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path), task)
+    assert json.loads((tmp_path / "predictions" / "predictions.json").read_text()) == [
+        {"image_id": 42, "category_id": 3, "bbox": [1.0, 2.0, 10.0, 3.0], "score": 0.75},
+        {"image_id": 42, "category_id": 90, "bbox": [20.0, 30.0, 1.0, 8.0], "score": 0.5},
+        {"image_id": 42, "category_id": 7, "bbox": [0.0, 4.0, 2.0, 5.0], "score": 0.25},
+    ]
+    assert json.loads((tmp_path / "predictions" / "images.json").read_text()) == [
+        {"id": 17, "file_name": "a.jpg"},
+        {"id": 42, "file_name": "b.jpg"},
+    ]
+
+
+def test_class_k_of_a_label_map_is_stored_as_k_plus_1(tmp_path: Path) -> None:
+    LabelMapWriter().write(None, torch.tensor([[0, 1, 149], [7, 2, 5]]), {}, tmp_path, "x/a.png")
+    with Image.open(tmp_path / "label_maps" / "x" / "a.png") as image:
+        assert np.asarray(image).tolist() == [[1, 2, 150], [8, 3, 6]]
