@@ -10,6 +10,7 @@ import timm as library
 import torch
 from torch import nn
 
+import backbones.in_timm  # noqa: F401 - registers the networks
 from backbones import ELSAVOLO, Backbone, LaViT, ResNet, Swin, TimmFeatures, load_weights
 from tests.backbones.small_hosts import SMALL_HOSTS
 
