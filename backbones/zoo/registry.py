@@ -12,6 +12,7 @@ from torch import nn
 from backbones.base import Backbone
 from backbones.classifier import Classifier
 from backbones.weights import load_classifier
+from backbones.zoo.options import published_docstring, published_signature
 
 Head = Callable[[Any, int], nn.Module]
 Build = TypeVar("Build", bound=Callable[..., Backbone])
@@ -68,6 +69,9 @@ _ENTRIES: dict[str, Entry] = {}
 def zoo_entry(head: Head = Classifier, **classification: Any) -> Callable[[Build], Build]:
     """Puts a function that returns a backbone on the list, under its own name.
 
+    The function hands `**options` on to the host's class, which its annotation names. It shows, documents and takes its
+    own options, and those of the host that say how a network is used (`backbones.zoo.options.USE`).
+
     Args:
         head: Puts the paper's classification head on the backbone, from (backbone, number of classes).
         **classification: Arguments of the function that the classification network needs, such as a last convolution
@@ -78,12 +82,22 @@ def zoo_entry(head: Head = Classifier, **classification: Any) -> Callable[[Build
         if build.__name__ in _ENTRIES:
             raise ValueError(f"two published networks are called {build.__name__}; rename one")
 
+        signature = published_signature(build)
+
         @wraps(build)
         def named(*arguments: Any, **options: Any) -> Backbone:
-            backbone = build(*arguments, **options)
+            try:
+                given = signature.bind(*arguments, **options).arguments
+            except TypeError as error:
+                raise TypeError(f"{build.__name__}() {error}") from None
+            backbone = build(**given)
             backbone.published_name = build.__name__
             return backbone
 
+        named.__doc__ = published_docstring(build, signature)
+        named.__annotations__ = {name: option.annotation for name, option in signature.parameters.items()}
+        named.__annotations__["return"] = signature.return_annotation
+        named.__signature__ = signature  # type: ignore[attr-defined]
         _ENTRIES[build.__name__] = Entry(named, head, classification)
         return cast(Build, named)
 

@@ -1,5 +1,7 @@
 """Residual networks of the attention papers: SE, SK, CBAM, BAM, attention augmentation, stand-alone self-attention."""
 
+from typing import Any
+
 from attention.attention_augmented import AttentionAugmentedConv2d
 from attention.bam import BAM
 from attention.cbam import CBAM
@@ -7,209 +9,50 @@ from attention.selective_kernel import SelectiveKernel
 from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation
 from attention.stand_alone import StandAloneSelfAttention
-from backbones.base import Norms
-from backbones.resnet import OutputStride, ResNet, Stem
+from backbones.resnet import ResNet, Stem
 from backbones.zoo.registry import zoo_entry
 
 
 @zoo_entry()
-def resnet50(
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """ResNet-50 v1.5 (arXiv 1512.03385), stride 2 in the 3x3 convolutions; torchvision's weights reach 80.86 % top-1.
-
-    Args:
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=50,
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def resnet50(**options: Any) -> ResNet:
+    """ResNet-50 v1.5 (arXiv 1512.03385), stride 2 in the 3x3 convolutions; torchvision's weights have 80.86 % top-1."""
+    return ResNet(50, **options)
 
 
 @zoo_entry()
-def se_resnet50(
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """SE-ResNet-50 v1.5 (arXiv 1709.01507): SqueezeExcitation, reduction 16, at the end of every residual branch.
-
-    Args:
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=50,
-        attention=SqueezeExcitation,
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def se_resnet50(**options: Any) -> ResNet:
+    """SE-ResNet-50 v1.5 (arXiv 1709.01507): SqueezeExcitation, reduction 16, at the end of every residual branch."""
+    return ResNet(50, SqueezeExcitation, **options)
 
 
 @zoo_entry()
-def se_resnext50_32x4d(
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """SE-ResNeXt-50 32x4d (arXiv 1709.01507).
-
-    Args:
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=50,
-        attention=SqueezeExcitation,
-        groups=32,
-        width_per_group=4,
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def se_resnext50_32x4d(**options: Any) -> ResNet:
+    """SE-ResNeXt-50 32x4d (arXiv 1709.01507)."""
+    return ResNet(50, SqueezeExcitation, groups=32, width_per_group=4, **options)
 
 
 @zoo_entry()
-def sknet50(
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """SKNet-50 (arXiv 1903.06586): ResNeXt-50 32x4d with SelectiveKernel in place of every 3x3 convolution.
-
-    Args:
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=50,
-        mixer=SelectiveKernel,
-        mixer_norm=False,
-        groups=32,
-        width_per_group=4,
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def sknet50(**options: Any) -> ResNet:
+    """SKNet-50 (arXiv 1903.06586): ResNeXt-50 32x4d with SelectiveKernel in place of every 3x3 convolution."""
+    return ResNet(50, mixer=SelectiveKernel, mixer_norm=False, groups=32, width_per_group=4, **options)
 
 
 @zoo_entry()
-def cbam_resnet50(
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """ResNet-50 with CBAM (arXiv 1807.06521), reduction 16; the authors' checkpoint reaches 77.62 % top-1.
-
-    Args:
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=50,
-        attention=CBAM,
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def cbam_resnet50(**options: Any) -> ResNet:
+    """ResNet-50 with CBAM (arXiv 1807.06521), reduction 16; the authors' checkpoint reaches 77.62 % top-1."""
+    return ResNet(50, CBAM, **options)
 
 
 @zoo_entry()
-def spatial_resnet50(
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """ResNet-50 with CBAM's spatial attention alone (arXiv 1807.06521).
-
-    Args:
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=50,
-        attention=SpatialAttention,
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def spatial_resnet50(**options: Any) -> ResNet:
+    """ResNet-50 with CBAM's spatial attention alone (arXiv 1807.06521)."""
+    return ResNet(50, SpatialAttention, **options)
 
 
 @zoo_entry()
-def bam_resnet50(
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """ResNet-50 with BAM behind stages 1 to 3 (arXiv 1807.06514); the authors' checkpoint reaches 76.86 % top-1.
-
-    Args:
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=50,
-        attention_between=BAM,
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def bam_resnet50(**options: Any) -> ResNet:
+    """ResNet-50 with BAM behind stages 1 to 3 (arXiv 1807.06514); the authors' checkpoint reaches 76.86 % top-1."""
+    return ResNet(50, attention_between=BAM, **options)
 
 
 def _augmented(in_channels: int, out_channels: int, stride: int) -> AttentionAugmentedConv2d:
@@ -219,151 +62,30 @@ def _augmented(in_channels: int, out_channels: int, stride: int) -> AttentionAug
 
 
 @zoo_entry()
-def aa_resnet50(
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """AA-ResNet-50 (arXiv 1904.09925): convolution augmented by attention in the bottlenecks of stages 2 to 4.
-
-    Args:
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=50,
-        mixer=_augmented,
-        mixer_stages=(2, 3, 4),
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def aa_resnet50(**options: Any) -> ResNet:
+    """AA-ResNet-50 (arXiv 1904.09925): convolution augmented by attention in the bottlenecks of stages 2 to 4."""
+    return ResNet(50, mixer=_augmented, mixer_stages=(2, 3, 4), **options)
 
 
 @zoo_entry()
-def aa_resnet101(
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """AA-ResNet-101 (arXiv 1904.09925): convolution augmented by attention in the bottlenecks of stages 2 to 4.
-
-    Args:
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=101,
-        mixer=_augmented,
-        mixer_stages=(2, 3, 4),
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def aa_resnet101(**options: Any) -> ResNet:
+    """AA-ResNet-101 (arXiv 1904.09925): convolution augmented by attention in the bottlenecks of stages 2 to 4."""
+    return ResNet(101, mixer=_augmented, mixer_stages=(2, 3, 4), **options)
 
 
 @zoo_entry()
-def sasa_resnet26(
-    stem: Stem = "conv",
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """ResNet-26 with stand-alone self-attention (arXiv 1906.05909) in place of every 3x3 convolution: 75.8 % top-1.
-
-    Args:
-        stem: `conv` (7x7 convolution and pooling) or `attention` (the paper's "full attention").
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=26,
-        mixer=StandAloneSelfAttention,
-        stem=stem,
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def sasa_resnet26(stem: Stem = "conv", **options: Any) -> ResNet:
+    """ResNet-26 with stand-alone self-attention (arXiv 1906.05909) in place of every 3x3 convolution: 75.8 % top-1."""
+    return ResNet(26, mixer=StandAloneSelfAttention, stem=stem, **options)
 
 
 @zoo_entry()
-def sasa_resnet38(
-    stem: Stem = "conv",
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """ResNet-38 with stand-alone self-attention (arXiv 1906.05909) in place of every 3x3 convolution: 77.1 % top-1.
-
-    Args:
-        stem: `conv` (7x7 convolution and pooling) or `attention` (the paper's "full attention").
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=38,
-        mixer=StandAloneSelfAttention,
-        stem=stem,
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def sasa_resnet38(stem: Stem = "conv", **options: Any) -> ResNet:
+    """ResNet-38 with stand-alone self-attention (arXiv 1906.05909) in place of every 3x3 convolution: 77.1 % top-1."""
+    return ResNet(38, mixer=StandAloneSelfAttention, stem=stem, **options)
 
 
 @zoo_entry()
-def sasa_resnet50(
-    stem: Stem = "conv",
-    output_stride: OutputStride = 32,
-    frozen_stages: int = 0,
-    norms: Norms = "train",
-    checkpointing: bool = False,
-    weights: str | None = None,
-) -> ResNet:
-    """ResNet-50 with stand-alone self-attention (arXiv 1906.05909) in place of every 3x3 convolution: 77.4 % top-1.
-
-    Args:
-        stem: `conv` (7x7 convolution and pooling) or `attention` (the paper's "full attention").
-        output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
-        frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
-        norms: What the host's batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
-        checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
-        weights: Weights to start from, see `backbones.load_weights`; none leaves the random initialisation.
-    """
-    return ResNet(
-        depth=50,
-        mixer=StandAloneSelfAttention,
-        stem=stem,
-        output_stride=output_stride,
-        frozen_stages=frozen_stages,
-        norms=norms,
-        checkpointing=checkpointing,
-        weights=weights,
-    )
+def sasa_resnet50(stem: Stem = "conv", **options: Any) -> ResNet:
+    """ResNet-50 with stand-alone self-attention (arXiv 1906.05909) in place of every 3x3 convolution: 77.4 % top-1."""
+    return ResNet(50, mixer=StandAloneSelfAttention, stem=stem, **options)

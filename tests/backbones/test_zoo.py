@@ -14,9 +14,14 @@ import pytest
 import torch
 from torch import nn
 
+import attention
 import backbones
+import datamodules
+import tasks.detectors
+import tasks.segmentors
 from attention.maps import record_attention
 from backbones import Backbone, overview
+from backbones.zoo.options import USE
 from backbones.zoo.registry import backbone_function, published_figures
 from datamodules import ADE20K, COCO, FixedSize, RandomRatioCrop
 from tasks.detectors import RetinaNet
@@ -122,6 +127,43 @@ def test_entry_is_a_typed_function_of_the_package(name):
     assert summary.splitlines()[0].endswith((".", ":", ","))
     described = [line.split(":")[0].strip() for line in arguments.splitlines() if line[4:5].strip()]
     assert described == list(parameters)
+
+
+@every_network
+def test_what_was_published_is_fixed(name):
+    """Options of use are the host's, with its defaults where the network has none; all others are refused, unbuilt."""
+    function = backbone_function(name)
+    host = inspect.signature(typing.get_type_hints(function)["return"]).parameters
+    shown = inspect.signature(function).parameters
+    own = inspect.signature(function.__wrapped__).parameters
+    own = {option for option, parameter in own.items() if parameter.kind is not parameter.VAR_KEYWORD}
+    assert {*shown} == own | ({*host} & {*USE})
+    assert all(shown[option] == host[option] for option in {*shown} - own)
+    for option in [*({*host} - {*shown}), "weight"]:
+        with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument '{option}'$"):
+            function(**{option: None})
+
+
+def test_a_networks_own_default_is_shown_described_and_used():
+    parameter = inspect.signature(backbones.swin_b).parameters["drop_path"]
+    assert parameter.default == 0.5 and parameter.annotation is float
+    document = inspect.getdoc(backbones.swin_b)
+    assert document.startswith("Swin-B: 83.5 %") and "    drop_path: Probability of skipping the last" in document
+    with torch.device("meta"):
+        for options, expected in [({}, 0.5), ({"drop_path": 0.25}, 0.25)]:
+            blocks = backbones.swin_b(**options).stages()[-1]
+            assert [block.stochastic_depth.p for block in blocks[1:-1]][-1] == expected
+    assert "reduction: Divisor r of the hidden width m = max(" in inspect.getdoc(backbones.mobilenext_ca)  # CA's text
+    assert "it; `last` behind the last one, which gives the paper's 4.09 M" in inspect.getdoc(backbones.mobilenext_ca)
+
+
+def test_public_constructors_name_their_options():
+    """`**options` stand in the sources of the zoo alone, and are not seen from outside."""
+    packages = (attention, backbones, datamodules, tasks.detectors, tasks.segmentors)
+    classes = [getattr(package, name) for package in packages for name in package.__all__]
+    for made in [*filter(inspect.isclass, classes), *map(backbone_function, NAMES)]:
+        kinds = [parameter.kind for parameter in inspect.signature(made).parameters.values()]
+        assert inspect.Parameter.VAR_KEYWORD not in kinds, made
 
 
 @every_network
