@@ -65,14 +65,6 @@ class TestParameterRules:
         without = next(group for group in optimizer.param_groups if group["weight_decay"] == 0)
         assert len(without["params"]) == 8 and all(parameter.ndim == 0 for parameter in without["params"])
 
-    def test_position_tables_do_not_decay(self) -> None:
-        module = nn.Module()
-        module.table = nn.Parameter(torch.zeros(3, 3))
-        module.position_tables = ("table",)
-        module.weight = nn.Parameter(torch.zeros(3, 3))
-        optimizer = ParameterRules(decay_norms_and_biases=False).build(self.adamw, module, 16)
-        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.0, 0.05]
-
     def test_backbone_multiplier(self, model: nn.Module) -> None:
         optimizer = ParameterRules(backbone_multiplier=0.1).build(self.adamw, model, 16)
         rate = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}

@@ -46,6 +46,9 @@ NETWORKS = {
     "sehalonet33ts": TIMM_TABLES,
     "swin_": r"features\.[1357]\.\d+\.attn\.relative_position_bias_table",
 }
+# The smallest network of every kind; to build the others takes longer and shows the same.
+FAST = {"aa_resnet50", "attention_cnn_content", "attention_cnn_learned", "attention_cnn_quadratic", "bam_resnet50"}
+FAST |= {"elsa_swin_t", "elsa_volo_d1", "halonet26t", "halonet_h0", "lavit_t", "sasa_resnet26", "swin_t"}
 # Names of parameters with more than one dimension that sound like tables of positions, and decay.
 SOUND_ALIKE = re.compile(
     r"mixture_embedding$"  # what is mixed, not where
@@ -75,7 +78,9 @@ def test_operators_declare_their_tables(case: Case) -> None:
         assert tables(case.make(*arguments(case))) == set(expected)
 
 
-@pytest.mark.parametrize("name", backbones.list_backbones())
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in backbones.list_backbones()]
+)
 def test_networks_declare_their_tables(name: str) -> None:
     with torch.device("meta"):
         network = backbones.build_backbone(name)
