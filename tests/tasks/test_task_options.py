@@ -79,7 +79,7 @@ FORMAT_1 = {
     },
     "parameter_rules": {
         "backbone_multiplier": 1.0,
-        "base_batch_size": None,
+        "base_batch_size": 8,
         "decay_norms_and_biases": True,
         "layer_decay": 1.0,
     },
@@ -177,7 +177,8 @@ class TestMetrics:
         numbers = metrics.compute()
         assert sorted(numbers) == sorted([*numbers_of(boxes), *numbers_of(masks)])
         assert metrics.scores == [*boxes.scores, *masks.scores]
-        assert numbers["mAP"] == numbers["mask_mAP"] == numbers["mask_AP/b"] == 1.0 and numbers["mask_images"] == 1.0
+        scores = [numbers[name] for name in ("mAP", "mask_mAP", "mask_AP/b", "mask_images")]
+        assert scores == pytest.approx([1.0] * 4)
         metrics.reset()
         assert metrics.compute()["images"] == 0.0
 
