@@ -94,8 +94,9 @@ class Backbone(nn.Module, ABC):
         for part in self.unused_parts(self._used_maps):
             self.set_submodule(names[id(part)], LeftOut())
         kept = self.state_dict().keys()
-        self._left_out = (*self._left_out, *(name for name in before if name not in kept))
-        self.classifier_prefixes = (*self.classifier_prefixes, *self._left_out)
+        lost = tuple(name for name in before if name not in kept)
+        self._left_out += lost
+        self.classifier_prefixes += lost
 
     def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
         """Modules that none of some maps needs; `LeftOut` takes their place.

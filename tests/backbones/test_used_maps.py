@@ -96,7 +96,7 @@ class TestLeftOut:
 
     @pytest.mark.parametrize("indices", [(), (4,), (-5,), (1, 1), (2, 1)])
     def test_wrong_choices_are_refused(self, indices: tuple[int, ...]) -> None:
-        host = ResNet(18)
+        host = ResNet(18).eval()
         with pytest.raises(ValueError, match="this network has 4 feature maps; choose 0 to 3, in ascending order"):
             host.use_maps(indices)
         assert len(host(torch.zeros(1, 3, 32, 32))) == 4
