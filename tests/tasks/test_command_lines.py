@@ -24,12 +24,15 @@ TASKS = ("detect", "segment")
 HEADLINE = {"detect": "val/mAP", "segment": "val/mIoU"}
 DATA = {"detect": "coco", "segment": "ade20k"}
 
+one_in_every_run = pytest.mark.parametrize("task", ["detect", pytest.param("segment", marks=pytest.mark.slow)])
+"""What both tasks share is tried on one of them in every run of the tests, and on both with `-m slow`."""
+
 
 def read_json(path: Path) -> dict:
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize("task", TASKS)
+@one_in_every_run
 def test_run_folder_stands_alone(task: str, command: Command) -> None:
     folder = command(task, "fit", "--trainer.max_epochs=2")
     assert {path.name for path in folder.iterdir()} == {
@@ -68,7 +71,7 @@ def test_piped_output_is_one_line_per_step_with_what_a_user_asks(
     assert "epoch 0 val: mAP " in shown
 
 
-@pytest.mark.parametrize("task", TASKS)
+@one_in_every_run
 def test_evaluation_of_a_checkpoint_repeats_its_numbers(task: str, command: Command) -> None:
     folder = command(task, "fit")
     trained = read_json(folder / "summary.json")
@@ -93,7 +96,7 @@ def test_saved_config_of_fit_trains_again(command: Command) -> None:
     assert first["val/mAP"] == again["val/mAP"]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@one_in_every_run
 def test_resume_equals_an_uninterrupted_run(task: str, command: Command, tmp_path: Path) -> None:
     """Bitwise, from the middle of an epoch and from its end; order, augmentation, dropout and momentum included."""
     options = ("--trainer.max_epochs=3", "--model.lr_schedule.warmup_steps=2", "--data.num_workers=1")
@@ -164,7 +167,7 @@ def test_predict_writes_results_and_pictures(task: str, command: Command, shapes
                 assert 1 <= np.asarray(labels).min() and np.asarray(labels).max() <= 9
 
 
-@pytest.mark.parametrize("task", TASKS)
+@one_in_every_run
 def test_predict_needs_no_data_set(task: str, command: Command, shapes: Path, tmp_path: Path) -> None:
     """Class names come from the checkpoint."""
     folder = command(task, "fit")
@@ -180,7 +183,7 @@ def test_predict_needs_no_data_set(task: str, command: Command, shapes: Path, tm
     assert (folder.parent / "alone" / "predictions" / "pictures" / "000000000001.png").exists()
 
 
-@pytest.mark.parametrize("task", TASKS)
+@one_in_every_run
 def test_checkpoint_loads_in_another_process_without_code(task: str, command: Command) -> None:
     folder = command(task, "fit")
     program = (

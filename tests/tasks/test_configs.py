@@ -14,6 +14,9 @@ PARTS = sorted(set(CONFIGS.rglob("*.yaml")) - set(RECIPES))
 MAINS = {"detect": detect.main, "segment": segment.main}
 DATA = {"detect": "coco", "segment": "ade20k"}
 
+IN_EVERY_RUN = ("fcos_resnet50_cbam_1x", "upernet_resnet50_160k")
+"""Heads that `test_recipes.py` does not train in every run of the tests."""
+
 Train = Callable[..., None]
 
 
@@ -49,7 +52,12 @@ def identify(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=identify)
+def marked(path: Path) -> object:
+    marks = () if path.stem in IN_EVERY_RUN else (pytest.mark.slow,)
+    return pytest.param(path, marks=marks, id=identify(path))
+
+
+@pytest.mark.parametrize("path", map(marked, RECIPES))
 def test_recipe_trains(path: Path, train: Train) -> None:
     train(path.parent.name, f"--config={path}", *offline(path.read_text()))
 

@@ -34,7 +34,7 @@ def launch(task: str, subcommand: str, processes: int, *options: str) -> None:
     assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-4000:]
 
 
-@pytest.mark.parametrize("task", ["detect", "segment"])
+@pytest.mark.parametrize("task", ["detect", pytest.param("segment", marks=pytest.mark.slow)])
 def test_processes_agree(task: str, command: Command, shapes: Path, tmp_path: Path) -> None:
     """Both ranks end with equal weights; one checkpoint scores the same on 1, 2 and 3 processes (7 images)."""
     folder = tmp_path / "runs" / task / "ddp"

@@ -18,6 +18,7 @@ from tasks.callbacks import Performance
 from tasks.detectors import FCOS
 from tasks.errors import TaskError
 from tasks.optimization import ParameterRules, group_table
+from tests.tasks.conftest import MAINS, command_arguments
 
 Command = Callable[..., Path]
 
@@ -98,6 +99,20 @@ class TestParameterRules:
             ParameterRules().build(self.adamw, nn.Linear(2, 2).requires_grad_(False), 16)
 
 
+@pytest.fixture(scope="module")
+def sgd() -> tuple[str, ...]:
+    """A constant rate from the first step on."""
+    return ("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.05", "--model.lr_schedule.warmup_steps=0")
+
+
+@pytest.fixture(scope="module")
+def plain(sgd: tuple[str, ...], shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
+    """Losses without any of the options."""
+    runs = tmp_path_factory.mktemp("runs")
+    MAINS["segment"]([*command_arguments("segment", "fit", shapes, runs, "plain"), *sgd])
+    return losses(runs / "segment" / "plain")
+
+
 @pytest.mark.parametrize(
     ("option", "changes_from_step"),
     [
@@ -109,9 +124,9 @@ class TestParameterRules:
         ("--model.lr_schedule=Constant", 2),
     ],
 )
-def test_option_changes_training(option: str, changes_from_step: int, command: Command) -> None:
-    sgd = ("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.05", "--model.lr_schedule.warmup_steps=0")
-    plain = losses(command("segment", "fit", *sgd, name="plain"))
+def test_option_changes_training(
+    option: str, changes_from_step: int, sgd: tuple[str, ...], plain: list[float], command: Command
+) -> None:
     changed = losses(command("segment", "fit", *sgd, option, name="changed"))
     assert len(plain) == len(changed) == 3
     assert plain[:changes_from_step] == pytest.approx(changed[:changes_from_step], abs=1e-4)
@@ -119,6 +134,7 @@ def test_option_changes_training(option: str, changes_from_step: int, command: C
     assert all(torch.isfinite(torch.tensor(changed)))
 
 
+@pytest.mark.slow
 def test_channels_last_changes_no_result(command: Command) -> None:
     plain = losses(command("segment", "fit", name="plain"))
     changed = losses(command("segment", "fit", "--model.channels_last=true", name="changed"))

@@ -57,7 +57,7 @@ def crops(shapes: Path, folder: Path, names: list[str]) -> dict[str, tuple[int, 
     return sizes
 
 
-@pytest.mark.parametrize("task", ["detect", "segment"])
+@pytest.mark.parametrize("task", ["detect", pytest.param("segment", marks=pytest.mark.slow)])
 def test_images_of_equal_names_have_predictions_of_their_own(
     task: str, command: Command, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,7 +94,10 @@ def cosine(step: int, steps: int, warmup: int) -> float:
     return 0.002 * factor * (0.001 + 0.999 * step / warmup if step < warmup else 1)
 
 
-@pytest.mark.parametrize(("first", "second"), [("max_epochs=2", "max_epochs=4"), ("max_steps=6", "max_steps=12")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("max_epochs=2", "max_epochs=4"), pytest.param("max_steps=6", "max_steps=12", marks=pytest.mark.slow)],
+)
 def test_a_continued_run_has_the_rates_of_its_new_length(
     first: str, second: str, command: Command, caplog: pytest.LogCaptureFixture
 ) -> None:

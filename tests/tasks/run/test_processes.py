@@ -53,6 +53,7 @@ def end_of(run: Running) -> tuple[int, str]:
     return code, run.lines[-1]
 
 
+@pytest.mark.slow
 def test_error_in_the_second_process(start) -> None:
     """Its traceback is shown, its line comes last and names the images; nobody else's does."""
     run = start(1, "bug", *two_processes())
@@ -75,6 +76,7 @@ def test_killed_process(start) -> None:
     assert "Traceback" not in run.output and run.output.count("error: ") == 1
 
 
+@pytest.mark.slow
 def test_killed_main_process_takes_all_others_along(start) -> None:
     """Also the loader processes of both."""
     run = start(0, "hangs", *two_processes(), "--data.num_workers=1")

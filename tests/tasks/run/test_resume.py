@@ -48,7 +48,7 @@ class TestLayouts:
         ],
         ids=lambda options: " ".join(option.removeprefix("--") for option in options),
     )
-    @pytest.mark.parametrize("grouped", [False, True], ids=["", "grouped"])
+    @pytest.mark.parametrize("grouped", [pytest.param(False, marks=pytest.mark.slow), True], ids=["", "grouped"])
     def test_the_remaining_images_are_seen_once(
         self, options: tuple[str, ...], grouped: bool, shapes: Path, tmp_path: Path
     ) -> None:
