@@ -169,7 +169,7 @@ class TestMetrics:
         mask = np.zeros((6, 9), np.uint8, order="F")
         mask[2:5, 1:4] = 1
         coded = coco_mask.encode(mask)
-        found = {"image_id": 7, "boxes": torch.tensor([[1.0, 2.0, 4.0, 5.0]]), "scores": torch.ones(1)}
+        found = {"image_id": 7, "boxes": torch.tensor([[1.0, 2.0, 4.0, 5.5]]), "scores": torch.ones(1)}
         truth = {"image_id": 7, "original_size": (6, 9), "boxes": torch.tensor([[1.0, 2.0, 3.0, 3.0]])}
         truth |= {"area": torch.tensor([9.0]), "iscrowd": torch.zeros(1)}
         labels = {"labels": torch.tensor([1]), "masks": [coded]}
@@ -177,8 +177,9 @@ class TestMetrics:
         numbers = metrics.compute()
         assert sorted(numbers) == sorted([*numbers_of(boxes), *numbers_of(masks)])
         assert metrics.scores == [*boxes.scores, *masks.scores]
-        scores = [numbers[name] for name in ("mAP", "mask_mAP", "mask_AP/b", "mask_images")]
-        assert scores == pytest.approx([1.0] * 4)
+        overlaps = {"mAP": 0.8, "AP/b": 0.8, "mask_mAP": 1.0, "mask_AP/b": 1.0}  # 9 of 10.5 pixels, and all
+        assert {name: numbers[name] for name in overlaps} == pytest.approx(overlaps)
+        assert numbers["images"] == numbers["mask_images"] == 1.0
         metrics.reset()
         assert metrics.compute()["images"] == 0.0
 
