@@ -1,4 +1,4 @@
-# Needs Python >= 3.10 with venv, make and a package index. `make help` lists the targets.
+# Needs Python >= 3.11 with venv, make and a package index. `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
