@@ -70,3 +70,9 @@ def test_version_and_licence_are_the_same_everywhere() -> None:
     headings = re.findall("^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] in ("Unreleased", project["version"]) and project["version"] in headings
     assert "Version 2.0, January 2004" in (ROOT / "LICENSE").read_text() and project["license-files"] == ["LICENSE"]
+
+
+def test_code_that_may_stand_twice_says_why() -> None:
+    files = [file for package in ROOT.glob("*/__init__.py") for file in package.parent.rglob("*.py")]
+    marks = [line for file in files for line in file.read_text().splitlines() if "pylint: disable" in line]
+    assert all(re.search(r"# pylint: disable=duplicate-code  # \w.{10,}$", mark) for mark in marks), marks
