@@ -1,7 +1,7 @@
 """EfficientNet (Tan and Le, ICML 2019, arXiv 1905.11946) as a host of refinement operators.
 
 The network is torchvision's and keeps torchvision's parameter names, so that torchvision's weights load. It has
-squeeze-and-excitation of its own in every block; another operator takes its place.
+squeeze-and-excitation of its own in every block; another operator takes its place (assumption A30).
 """
 
 from collections.abc import Callable

@@ -1,7 +1,8 @@
 """MobileNeXt (Zhou et al., ECCV 2020, arXiv 2007.02269) as a host of refinement operators.
 
 The network is that of the authors' code, under its parameter names, so that its weights load; only the attention inside
-the blocks is new. The authors of coordinate attention (arXiv 2103.02907) put it behind the first depthwise convolution.
+the blocks is new. The authors of coordinate attention (arXiv 2103.02907) put it behind the first depthwise convolution
+(assumption A29).
 """
 
 import math
