@@ -60,7 +60,9 @@ def test_every_part_gets_its_own() -> None:
     assert not any("forward" in vars(part) for part in model.children())
 
 
-@pytest.mark.parametrize(("task", "head"), [("detect", "head"), ("segment", "decode_head")])
+@pytest.mark.parametrize(
+    ("task", "head"), [("detect", "head"), pytest.param("segment", "decode_head", marks=pytest.mark.slow)]
+)
 def test_parts_of_a_recipe_and_of_its_run_add_up_to_the_summary(
     task: str, head: str, command: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
