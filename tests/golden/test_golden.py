@@ -33,8 +33,13 @@ def test_training_curve_is_the_frozen_one(task: str, tmp_path: Path) -> None:
 def test_metrics_are_the_frozen_ones() -> None:
     expected = runs.frozen("metrics")
     for kind, numbers in runs.METRICS.items():
-        assert numbers() == pytest.approx(expected[kind], rel=0, abs=1e-9), REMEDY
-    assert 0.2 < expected["detection"]["mAP"] < 0.8 and 0.2 < expected["segmentation"]["mIoU"] < 0.8
+        found, undefined = numbers(), {name for name, value in expected[kind].items() if value is None}
+        assert {name for name, value in found.items() if value is None} == undefined, REMEDY
+        defined = {name: value for name, value in expected[kind].items() if name not in undefined}
+        assert {name: found[name] for name in found.keys() - undefined} == pytest.approx(defined, rel=0, abs=1e-9), (
+            REMEDY
+        )
+    assert 0.1 < expected["detection"]["mAP"] < 0.8 and 0.2 < expected["segmentation"]["mIoU"] < 0.8
 
 
 @pytest.mark.slow
