@@ -1,4 +1,4 @@
-# Needs Python >= 3.10 with venv, make and a package index. `make help` lists the targets.
+# Needs Python >= 3.11 with venv, make and a package index. `make help` lists the targets.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
@@ -31,10 +31,11 @@ quickstart: $(INSTALLED) data/shapes/shapes.json  ## Trains a detector and a seg
 test: $(INSTALLED)  ## Runs the tests on all cores, at most eight.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
 
-lint: $(INSTALLED)  ## Checks style and the direction of imports.
+lint: $(INSTALLED)  ## Checks style, the direction of imports, and that nothing stands twice.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/pylint attention backbones benchmarks configs datamodules tasks
 
 types: $(INSTALLED)  ## Checks types.
 	$(BIN)/mypy

@@ -35,10 +35,10 @@ class AttentionAugmentedConv2d(Mixer):
     With `pooled` (the paper's stage of 28 x 28 cells) the attention branch works at half the resolution: another 3 x 3
     average pool of stride 2 before, bilinear interpolation by 2 behind, cut to H' x W'. The paper does not say how
     borders count there; these are PyTorch's defaults, that is pools count the zeros around the map and interpolation is
-    between the centres of cells.
+    between the centres of cells (assumption A4).
 
     The tables r and s belong to a grid of cells. A smaller map takes their middle; on a larger one all offsets beyond a
-    table take its last entry, as Shaw et al. (arXiv 1803.02155) clip theirs.
+    table take its last entry, as Shaw et al. (arXiv 1803.02155) clip theirs (assumption A5).
 
     On a CPU the (H' W')^2 logits are never stored, eager or under `torch.compile`, which takes the attention as one
     operator. Exports consist of standard operators, which do store them.

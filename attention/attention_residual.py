@@ -20,18 +20,18 @@ class AttentionResidual(nn.Module):
 
     arXiv 2406.00427: a depthwise convolution over the N x N image of each head, a 1 x 1 convolution that mixes heads,
     and LayerScale. The paper's kernel of 2 with stride 2 would give N / 2 tokens, and neighbours in row-major order are
-    horizontal neighbours only, but merging 2 x 2 patches leaves N / 4. So P first brings the tokens in the order of 2 x
-    2 blocks, in a block left to right and top to bottom (2 dy + dx), and `blocks` pools each 4 x 4 cell (query dy, dx
-    and key dy, dx) with one kernel of 4 and stride 4 per head. `separable` pools queries, then keys, with a 2 x 2
-    kernel each. `literal` is the paper's kernel of 2 with stride 2 on the permuted image, two times with weights of
-    their own. A window of odd side is padded at the bottom and right with scores of zero; as the next stage's windows
-    then cover window + 1 cells, that fits maps of a single window only.
+    horizontal neighbours only, but merging 2 x 2 patches leaves N / 4 (assumption A9). So P first brings the tokens in
+    the order of 2 x 2 blocks, in a block left to right and top to bottom (2 dy + dx), and `blocks` pools each 4 x 4
+    cell (query dy, dx and key dy, dx) with one kernel of 4 and stride 4 per head. `separable` pools queries, then keys,
+    with a 2 x 2 kernel each. `literal` is the paper's kernel of 2 with stride 2 on the permuted image, two times with
+    weights of their own. A window of odd side is padded at the bottom and right with scores of zero; as the next
+    stage's windows then cover window + 1 cells, that fits maps of a single window only.
 
-    The paper leaves open whether the convolutions have biases. Constants leave the softmax of the next layer unchanged,
-    but not the transforms of less attention, to which that layer hands its scores; `bias` adds one after the pooling
-    and one after the mixture, both starting at zero. Kernels start as the mean, the head mixture takes each new head
-    from the old one at the same part of the list (equal numbers: the identity), gamma starts at `layer_scale`. All of
-    it stays in float32 under autocast.
+    The paper leaves open whether the convolutions have biases (assumption A10). Constants leave the softmax of the next
+    layer unchanged, but not the transforms of less attention, to which that layer hands its scores; `bias` adds one
+    after the pooling and one after the mixture, both starting at zero. Kernels start as the mean, the head mixture
+    takes each new head from the old one at the same part of the list (equal numbers: the identity), gamma starts at
+    `layer_scale`. All of it stays in float32 under autocast.
 
     Parameters: 16 heads + heads out_heads + out_heads, `separable` and `literal` 8 heads instead of 16, `bias` heads +
     out_heads more. Cost: M N^2 (heads + heads out_heads / 16) multiply-accumulates, a quarter of the first term more

@@ -19,7 +19,8 @@ class AttentionStem(Mixer):
     arXiv 1906.05909, section 3.2 and its appendix on the stem: s = 4, four heads, logits of content alone (no relative
     term and no scaling in the equation), mixture weights shared by the heads, no activation ahead of the pooling. The
     paper does not give the number M of mixtures and the width E of the embeddings: 4 and 16 are this package's choice,
-    1,344 parameters for 64 channels, as are the initialisations (embeddings normal, nu normal with variance 1 / E).
+    1,344 parameters for 64 channels, as are the initialisations (embeddings normal, nu normal with variance 1 / E):
+    assumption A3.
 
     On maps that blocks do not divide, the last blocks have fewer keys and the last pooling windows fewer values: what
     would lie outside takes part in no softmax, in no statistics of the normalisation and in no maximum.

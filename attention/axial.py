@@ -22,8 +22,8 @@ class AxialAttention(Mixer):
     arXiv 2003.07853, position-sensitive attention: p runs over the line of o, d = C_out / heads, and the tables r^q,
     r^k (rows of d/2) and r^v (rows of d) belong to one axis and are shared by its heads. There is no 1 / sqrt(d); the
     normalisations stand where the authors' code has them (on the projections, on every summand of the logits per head,
-    and on both summands of the output), which the paper's equation leaves out. `query` keeps q . r^q alone, as
-    stand-alone attention does, and `none` drops all three tables together with their normalisations.
+    and on both summands of the output), which the paper's equation leaves out (assumption A23). `query` keeps q . r^q
+    alone, as stand-alone attention does, and `none` drops all three tables together with their normalisations.
 
     A table has rows for offsets of up to span - 1; longer ones share its first or last row (clipping as in Shaw et al.,
     arXiv 1803.02155), so any H and W are accepted and lines of up to `span` cells are what the paper has. Every line is

@@ -20,10 +20,10 @@ class BAM(Refine):
         y = x * (1 + sigmoid(c * s))          `sum`: y = x * (1 + sigmoid(c + s))
 
     arXiv 1807.06514, equations 1 to 4, with hidden width m = floor(C / reduction) in both branches. The equation joins
-    the branches by a sum; the authors' code multiplies them, and their released weights give their accuracy only so.
-    The product is therefore the default and `sum` the paper. The paper also ends both branches with a norm; the code,
-    and this class, have norms only behind hidden layers. Averages are taken over the whole map, where the code pools a
-    square window of side H. Zeros surround the map in the dilated convolutions.
+    the branches by a sum; the authors' code multiplies them, and their released weights give their accuracy only so
+    (assumption A18). The product is therefore the default and `sum` the paper. The paper also ends both branches with a
+    norm; the code, and this class, have norms only behind hidden layers (assumption A19). Averages are taken over the
+    whole map, where the code pools a square window of side H. Zeros surround the map in the dilated convolutions.
 
     In training the norm of the channel branch sees one value per channel and image, so that a batch of one image (per
     process, unless norms are synchronised) raises PyTorch's error: there is no variance of one value. Freeze the norms

@@ -27,12 +27,12 @@ class BottleneckAttention(Mixer):
         y = mean of z over stride x stride cells        (B, heads e, ceil(H / stride), ceil(W / stride))
 
     arXiv 2101.11605, figure 4: four heads, tables r and s shared by heads, no output projection. The figure has no
-    factor; the default is the one of timm, which divides <q, k> alone. Weights of timm's `BottleneckAttn` load by name
-    and give its numbers on maps of its grid.
+    factor; the default is the one of timm, which divides <q, k> alone (assumption A6). Weights of timm's
+    `BottleneckAttn` load by name and give its numbers on maps of its grid.
 
     The tables belong to a grid of cells. A smaller map takes their middle; on a larger one all offsets beyond a table
-    take its last entry, as Shaw et al. (arXiv 1803.02155) clip theirs. Where the stride does not divide the map, the
-    last means are over what is left.
+    take its last entry, as Shaw et al. (arXiv 1803.02155) clip theirs (assumption A5). Where the stride does not divide
+    the map, the last means are over what is left.
 
     On a CPU the (H W)^2 logits are never stored, eager or under `torch.compile`, which takes the attention as one
     operator. Exports consist of standard operators, which do store them.

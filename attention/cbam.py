@@ -22,7 +22,7 @@ class ChannelAttention(Refine):
         y = x * M
 
     arXiv 1807.06521, equation 4: one MLP with m = floor(C / reduction) hidden units reads both descriptors. The biases
-    are those of the authors' released networks. Of equal maxima the first gets the gradient.
+    are those of the authors' released networks (assumption A21). Of equal maxima the first gets the gradient.
 
     It compiles and exports: poolings, small convolutions and a product.
 

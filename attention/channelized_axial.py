@@ -29,8 +29,9 @@ class ChannelizedAxialAttention(Refine):
     `deep` gates are those of the authors' second release (their CAR repository): five hidden layers of C / reduction
     units with leaky ReLU of slope 0.2; `plain` has one hidden layer with ReLU; `none` is axial attention alone. No
     layer of the gates has a bias. There is no residual connection inside. The authors' framework normalises with
-    epsilon 1e-3, PyTorch with 1e-5; both are an option. Any H and W; nothing is padded. The logits, which are neither
-    scaled nor bounded, and the softmax stay in float32 under autocast. Compiles and exports for any size.
+    epsilon 1e-3, PyTorch with 1e-5; both are an option (assumption A24). Any H and W; nothing is padded. The logits,
+    which are neither scaled nor bounded, and the softmax stay in float32 under autocast. Compiles and exports for any
+    size.
 
     Parameters: 2 (C d + 2 d) + C^2 + 2 C + 2 (2 C m + 4 m^2) with m = floor(C / reduction); `plain` without the 4 m^2,
     `none` without both gates. Cost: H W (2 C d + C^2 + (d + C) (H + W)) multiply-accumulates and the gates' H + W

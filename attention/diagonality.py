@@ -14,8 +14,9 @@ def diagonality_loss(scores: Tensor, margin: float = 0.0, valid: Tensor | None =
 
     arXiv 2406.00427 asks for A_ij = A_ji and A_ii > A_ij. Its second term, sum_i ((N - 1) A_ii - sum_{j != i} A_ij), as
     it is printed lowers the diagonal when minimised and has no lower bound; this one has the wanted sign and ends at
-    zero. Means instead of sums, over windows and heads too, make the value independent of N and of the batch; add it
-    with a factor of 0.01 to 0.1 for every less-attention layer (the paper's is unknown). Computed in float32 or better.
+    zero (assumption A13). Means instead of sums, over windows and heads too, make the value independent of N and of the
+    batch; add it with a factor of 0.01 to 0.1 for every less-attention layer (the paper's is unknown). Computed in
+    float32 or better.
 
     Args:
         scores: Scores before the softmax, (M, heads, N, N).

@@ -30,15 +30,15 @@ class HaloAttention(Mixer):
         y_ij = sum_ab softmax_ab(<q_ij, k_ab> + <q_ij, [r_{a-i}; s_{b-j}]>) v_ab        (B, heads e, H', W')
 
     (a, b) runs over the (block + 2 halo)^2 cells around the block of (i, j); all queries of a block see one window.
-    arXiv 2103.12731, appendix A: the tables r and s hold d / 2 numbers for each of 2 (block + halo) - 1
-    offsets and are shared by heads; no output projection, no bias. The paper writes no factor before the logits, so
-    there is none by default. With block = 1 this is attention to the square window around every cell, with halo = 0 and
+    arXiv 2103.12731, appendix A: the tables r and s hold d / 2 numbers for each of 2 (block + halo) - 1 offsets and are
+    shared by heads; no output projection, no bias. The paper writes no factor before the logits, so there is none by
+    default (assumption A8). With block = 1 this is attention to the square window around every cell, with halo = 0 and
     a block as large as the map global attention.
 
     Maps are cut into blocks from their top left corner, and the last blocks may stick out. Cells outside the map are
-    masked by default. With `zero` they are keys and values of zero whose relative logits stay in the softmax: the
-    convention of timm, which its weights need. Neither depends on how a map is padded inside: `mask` never sees what is
-    outside, and `zero` gives what extending the map by zeros would (without bias).
+    masked by default (assumption A7). With `zero` they are keys and values of zero whose relative logits stay in the
+    softmax: the convention of timm, which its weights need. Neither depends on how a map is padded inside: `mask` never
+    sees what is outside, and `zero` gives what extending the map by zeros would (without bias).
 
     `layout="timm"` loads the weights of timm's `HaloAttn` by name and gives its numbers. There both tables have d
     numbers for each of 2 (block + 2 halo) - 1 offsets, some of which never occur; only the product of queries and keys

@@ -65,9 +65,9 @@ class VanillaAttention(_Windowed):
     bottom and right to whole windows: padded keys get no weight, and scores of padded queries and keys are zero in what
     is returned, so no value of the padding reaches a later layer.
 
-    No code of the authors is public. Weights start normal with deviation 0.02 (truncated), biases at zero. Scores stay
-    in float32 under autocast. A plain `Operator`: scores travel beside the map, so it does not fit a `Mixer`'s place.
-    Compiles and exports for any size.
+    No code of the authors is public (assumption A11). Weights start normal with deviation 0.02 (truncated), biases at
+    zero. Scores stay in float32 under autocast. A plain `Operator`: scores travel beside the map, so it does not fit a
+    `Mixer`'s place. Compiles and exports for any size.
 
     Parameters: 4 C^2 + 4 C. Cost: 4 H W C^2 + 2 H W N C multiply-accumulates; memory heads N weights per cell, and the
     scores live until the last layer that reads them.

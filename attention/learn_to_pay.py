@@ -25,7 +25,7 @@ class LearnToPayAttention(Operator):
     arXiv 1804.02391, section 3, for one level l (B, C, H, W) and the global descriptor g (B, D). Where C and D differ,
     the authors' code brings g down to C channels by a batch normalisation, ReLU, dropout and a linear layer, which is
     the default. The text of the paper maps l to D channels instead; as in the most used re-implementation, the mapped l
-    is then also what is pooled, to a vector of D channels (`projection="local"`).
+    is then also what is pooled, to a vector of D channels (`projection="local"`, assumption A15).
 
     The parametrised weights do not depend on g: <u, l + g> = <u, l> + <u, g>, the second part is the same everywhere
     and cancels in the softmax, as b does. It is computed all the same, as in every implementation, so that each
@@ -110,8 +110,8 @@ class LearnToPayClassifier(nn.Module):
     arXiv 1804.02391, section 3: the descriptor g only guides the attention and is not classified itself. Levels that
     vote independently have their class probabilities averaged in the paper; the result is given as log-probabilities,
     which cross-entropy takes as they are. The authors' code adds instead logits (three levels) or log-probabilities
-    (two levels), which differ by a constant per sample: `independent_sum`, as logits. The normalisation, ReLU and
-    dropout of the pooled vectors are those of the code.
+    (two levels), which differ by a constant per sample: `independent_sum`, as logits (assumption A16). The
+    normalisation, ReLU and dropout of the pooled vectors are those of the code.
 
     Parameters: those of the levels, 2 sum C_s for the normalisation, and K sum C_s + K for K classes (S K biases for
     independent levels). Cost: that of the levels and K sum C_s multiply-accumulates.

@@ -16,9 +16,9 @@ class LearnedRelativeSelfAttention(RelativeSelfAttention):
     arXiv 1911.03584, section 4.3, and the authors' code: tables r and c of 2 P - 1 encodings of p numbers, every head
     with two vectors, sums over the raw input. The score is a row's term plus a column's term, so that its softmax
     splits and the sum is taken exactly by rows and then by columns. On maps with more than P rows or columns larger
-    offsets use the table's end, as in Shaw et al. (arXiv 1803.02155); the tables are otherwise tied to the size P of
-    the training maps. Keys lie inside the map. There is no dropout of weights, which would not split into rows and
-    columns.
+    offsets use the table's end, as in Shaw et al. (arXiv 1803.02155, assumption A5); the tables are otherwise tied to
+    the size P of the training maps. Keys lie inside the map. There is no dropout of weights, which would not split into
+    rows and columns.
 
     Parameters: heads C_in C_out + C_out + 2 (2 P - 1 + heads) p. Cost: heads (H' W H + H' W' W + H' W' C_out) C_in
     multiply-accumulates and two maps of memory per head in training.

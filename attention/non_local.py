@@ -18,7 +18,7 @@ class NonLocal(Refine):
     arXiv 1711.07971, the embedded Gaussian of section 3.2 in the block of section 3.3, m = floor(C / reduction). The
     paper does not scale the logits; `scale` divides them by sqrt(m), as MMSegmentation's head does (timm divides by
     sqrt(C)). `subsample` takes phi and g from maxima over 2 x 2 cells; at odd sizes the last row and column form blocks
-    of their own, where other code drops them. `norm` puts a batch normalisation behind W_z.
+    of their own, where other code drops them (assumption A14). `norm` puts a batch normalisation behind W_z.
 
     W_z and b_z start at zero (with `norm` its gain and offset instead), so that a block starts as the identity.
     Attention runs in PyTorch's fused kernels, which never hold the (H W)^2 weights; only recording computes them, and

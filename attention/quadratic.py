@@ -31,7 +31,8 @@ class QuadraticSelfAttention(RelativeSelfAttention):
     rounding unit count as zero. Exported programs compute every query and keep each stride-th.
 
     Borders: keys lie inside the map, so a sharp head whose centre falls outside picks the nearest position inside,
-    which is a convolution's replicate padding. With `zero_padding` cells of zeros around the map are keys as well.
+    which is a convolution's replicate padding (assumption A26). With `zero_padding` cells of zeros around the map are
+    keys as well.
 
     Parameters: heads (C_in C_out + 3) + C_out, full covariance heads (C_in C_out + 6) + C_out. Cost: heads
     (H' W H + H' W' W + H' W' C_out) C_in multiply-accumulates and two maps of memory per head in training; full

@@ -17,8 +17,8 @@ class SelectiveKernel(Mixer):
 
     arXiv 1903.06586, section 3.1; C is the number of output channels and d = max(floor(C / reduction), min_channels).
     Dilated 3 x 3 kernels stand for 5 x 5, 7 x 7, ... as in the paper. Following the authors' released networks, neither
-    fully connected layer has a bias and the first has a batch normalisation. Borders are padded with zeros by the
-    dilation, so that strides keep every first row and column.
+    fully connected layer has a bias and the first has a batch normalisation (assumption A22). Borders are padded with
+    zeros by the dilation, so that strides keep every first row and column.
 
     In training the batch normalisation behind the pooling sees one value per sample and channel: a batch of one raises
     PyTorch's error. Train with two or more samples per process, or freeze that normalisation (`operator.bn.eval()`).

@@ -20,7 +20,8 @@ class SpatialAttention(Refine):
 
     arXiv 1807.06521, equation 5. Two details follow the authors' released networks where the paper is silent or
     differs: the planes are stacked maximum first, and the convolution has no bias but a batch normalisation of one
-    channel (momentum 0.01) whose weight starts at zero, so that every position is first weighted by exactly one half.
+    channel (momentum 0.01) whose weight starts at zero, so that every position is first weighted by exactly one half
+    (assumption A20).
 
     The convolution sees zeros beyond the border. Of equal maxima the first channel gets the gradient. It compiles and
     exports: poolings, a convolution and a product.

@@ -22,11 +22,12 @@ class StandAloneSelfAttention(Mixer):
         y_p = sum_{a, b} w[p, (a, b)] v_{p+(a,b)}                                 (B, C_out, H, W)
 
     arXiv 1906.05909, equations 2 and 3. The projections are dense, which the paper's parameter counts demand although
-    its text describes grouped ones; there is no factor D^-1/2 and no output projection, because no equation has one.
-    With stride s a mean over s x s cells follows (the last ones of odd maps cover what is left of them).
+    its text describes grouped ones; there is no factor D^-1/2 and no output projection, because no equation has one
+    (assumption A2). With stride s a mean over s x s cells follows (the last ones of odd maps cover what is left of
+    them).
 
-    The paper says nothing of borders: `mask` leaves cells outside the map out, `zero` gives them key and value zero, so
-    that they take part by their relative embedding alone.
+    The paper says nothing of borders (assumption A1): `mask` leaves cells outside the map out, `zero` gives them key
+    and value zero, so that they take part by their relative embedding alone.
 
     Nothing of size C k^2 H W is stored. Exported models carry k^2 shifted copies of keys and values instead.
 

@@ -52,7 +52,7 @@ class AttentionCNN(Backbone):
     (0.1 in the authors' code) is left out: `attention.quadratic` explains why.
 
     A reconstruction at its ends: layers and attention are those of the authors' code, but patches, embedding and the
-    average in front of the classifier are known from a description of the paper only.
+    average in front of the classifier are known from a description of the paper only (assumption A25).
 
     Parameters without classifier: 12,082,834 with the default mixer.
 

@@ -9,6 +9,20 @@ from collections.abc import Iterable
 from torch import nn
 
 
+def dilate_stages(stages: Iterable[Iterable[nn.Module]], output_stride: int) -> tuple[int, ...]:
+    """Dilates a network's stages of stride 4, 8, 16 and 32 in place, and returns the strides that are left.
+
+    Args:
+        stages: The blocks of each of the four, in the order of the data flow; see `dilate`.
+        output_stride: Largest stride that stays.
+    """
+    strides, rate = (4, 8, 16, 32), 1
+    for stage, stride in zip(stages, strides, strict=True):
+        if stride > output_stride:
+            rate = dilate(stage, rate)
+    return tuple(min(stride, output_stride) for stride in strides)
+
+
 def dilate(blocks: Iterable[nn.Module], rate: int = 1) -> int:
     """Removes the strides of `blocks` in place, dilates the convolutions behind them, and returns the final rate.
 

@@ -1,7 +1,7 @@
 """EfficientNet (Tan and Le, ICML 2019, arXiv 1905.11946) as a host of refinement operators.
 
 The network is torchvision's and keeps torchvision's parameter names, so that torchvision's weights load. It has
-squeeze-and-excitation of its own in every block; another operator takes its place.
+squeeze-and-excitation of its own in every block; another operator takes its place (assumption A30).
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from attention.base import Refine, check_choice
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.conversions.mobile import from_timm, is_timm, with_linear_head
-from backbones.dilation import dilate
+from backbones.dilation import dilate_stages
 from backbones.weights import load_weights
 
 Variant = Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"]
@@ -101,12 +101,9 @@ class EfficientNet(Backbone):
         if last_conv:
             channels[-1] = self.features[_LAST].out_channels
         self.channels = tuple(channels)
-        self.strides = tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
 
-        rate = 1
-        for (before, end), stride in zip(pairwise((0, *_ENDS)), (4, 8, 16, 32), strict=True):
-            if stride > output_stride:
-                rate = dilate(self.features[before + 1 : end + 1], rate)
+        stages = [self.features[before + 1 : end + 1] for before, end in pairwise((0, *_ENDS))]
+        self.strides = dilate_stages(stages, output_stride)
         # After the host's own initialisation and the dilation.
         for block in list(self.modules()) if attention else ():
             if isinstance(block, MBConv):

@@ -20,7 +20,7 @@ class ELSASwin(Swin):
 
     The authors train with weight decay on everything but normalisations and biases, so with decay on `ghost_head` and,
     unlike in Swin, on the tables of relative positions: their code exempts these by a name that its window attention
-    does not use.
+    does not use (assumption A28).
 
     The released weights for classification do not shift the windows of stage 4 at 224 pixels, those for detection and
     segmentation do: `shift_small_maps`.

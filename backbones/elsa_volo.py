@@ -79,7 +79,7 @@ class ELSAVOLO(Backbone):
     What the ELSA paper says of these networks is their accuracy. Read into it here: each outlooker's attention becomes
     ELSA with the defaults of the authors' code (k = 5, lambda = gamma = 1, groups of 8 channels, no bias in the
     projection, scale 1), all else is VOLO's. Neither kernel size nor width is confirmed by a published number of
-    parameters; the counts are ours.
+    parameters; the counts are ours (assumption A27).
 
     The class token and its attention belong to the classifier, `VOLOClassifier`; dense prediction does without.
 

@@ -68,7 +68,7 @@ class HaloNet(Backbone):
 
     Features are the outputs of the four stages at strides 4, 8, 16 and 32, with r_b w, 2 r_b w, 4 r_b w and 8 r_b w
     channels. Images of every size are accepted: attention masks what is outside its map, so that nothing depends on how
-    a map is cut into blocks at its end. The paper does not say how its networks treat borders.
+    a map is cut into blocks at its end. The paper does not say how its networks treat borders (assumption A7).
 
     A stage of width d (w, 2 w, 4 w, 8 w) consists of blocks
 

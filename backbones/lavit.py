@@ -104,19 +104,19 @@ class LaViT(Backbone):
     Features are the outputs of the four stages at strides 4, 8, 16 and 32, in the memory format channels_last.
 
     A reconstruction: the paper's mechanism (`attention.VanillaAttention`, `LessAttention`, `AttentionResidual`) in
-    stages of our own choice, those of PVT (arXiv 2102.12122), because none are published. Parameters and operations
-    of the published LaViT-T, -S and -B (10.9, 22.4 and 39.6 M) are not reproduced, so its accuracies are not those of
-    this network either. At strides 4 and 8, where N x N scores are out of reach, vanilla attention reads keys and
-    values from the map reduced by a strided convolution, as in PVT; these scores are not square and are not handed on.
-    Stages 3 and 4 have vanilla attention in the first `vanilla` blocks and less attention in the others. The last
-    scores of stage 3, pooled, are added to the first ones of stage 4. There is no class token.
+    stages of our own choice, those of PVT (arXiv 2102.12122), because none are published (assumption A11). Parameters
+    and operations of the published LaViT-T, -S and -B (10.9, 22.4 and 39.6 M) are not reproduced, so its accuracies are
+    not those of this network either. At strides 4 and 8, where N x N scores are out of reach, vanilla attention reads
+    keys and values from the map reduced by a strided convolution, as in PVT; these scores are not square and are not
+    handed on. Stages 3 and 4 have vanilla attention in the first `vanilla` blocks and less attention in the others. The
+    last scores of stage 3, pooled, are added to the first ones of stage 4. There is no class token.
 
-    Images of every size are accepted. Transforms of scores are tied to a number of tokens, so that attention in stages
-    3 and 4 takes place within windows of w x w and w / 2 x w / 2 cells, which cover the same pixels: for 224 x 224
-    pixels and w = 14 the whole map, hence the network of the paper, and weights trained there keep their meaning for
-    larger images. Cells that fill up a window count neither as keys nor in transforms; cells that fill up the patches
-    of a strided convolution are zero. Position embeddings are interpolated bicubically. Weights for another w load with
-    transforms and embeddings interpolated.
+    Images of every size are accepted (assumption A12). Transforms of scores are tied to a number of tokens, so that
+    attention in stages 3 and 4 takes place within windows of w x w and w / 2 x w / 2 cells, which cover the same
+    pixels: for 224 x 224 pixels and w = 14 the whole map, hence the network of the paper, and weights trained there
+    keep their meaning for larger images. Cells that fill up a window count neither as keys nor in transforms; cells
+    that fill up the patches of a strided convolution are zero. Position embeddings are interpolated bicubically.
+    Weights for another w load with transforms and embeddings interpolated.
 
     The paper adds a loss to training that keeps scores symmetric and their diagonals large. Where `diagonality` is
     positive, every forward pass in training mode computes it, and `auxiliary_loss` hands it out to whoever trains:
@@ -139,8 +139,8 @@ class LaViT(Backbone):
         rank: Rank of the transforms' deviation from the identity, or none for full matrices (the paper).
         pooling: How scores are pooled from stage 3 to stage 4: `blocks`, `separable` or `literal`.
         layer_scale: Start of the factor of the pooled scores; 0 starts without them.
-        diagonality: Weight of the diagonality loss that `auxiliary_loss` returns, 0 for none. The paper's is not known;
-            0.01 to 0.1 is sensible.
+        diagonality: Weight of the diagonality loss that `auxiliary_loss` returns, 0 for none. The paper's is not known
+            (assumption A13); 0.01 to 0.1 is sensible.
         out_norms: `each`: layer normalisation of every feature map; `last`: of the last one only, for classification.
         out_indices: Numbers of the maps to return, from 0; none returns all four. The detectors and segmentors of this
             package choose what they read by themselves, among these.

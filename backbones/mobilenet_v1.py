@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attention.base import Refine, check_choice
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
-from backbones.dilation import dilate
+from backbones.dilation import dilate_stages
 from backbones.weights import load_weights
 
 OutputStride = Literal[8, 16, 32]
@@ -97,15 +97,11 @@ class MobileNetV1(Backbone):
         self.stem = _convolution(3, channels[0], 3, 2)
         self.blocks = nn.Sequential(*blocks)
         self.channels = tuple(channels[end] for end in _ENDS)
-        self.strides = tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
-        rate = 1
-        for (before, end), stride in zip(pairwise((0, *_ENDS)), (4, 8, 16, 32), strict=True):
-            if stride > output_stride:
-                rate = dilate(blocks[before:end], rate)
+        self.strides = dilate_stages([blocks[before:end] for before, end in pairwise((0, *_ENDS))], output_stride)
         # After the initialisation and the dilation, which are the host's.
         for block, (before, after) in zip(blocks, pairwise(channels), strict=True):
             if attention is not None:

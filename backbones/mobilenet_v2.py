@@ -21,7 +21,7 @@ from backbones.conversions.mobile import (
     is_timm,
     with_linear_head,
 )
-from backbones.dilation import dilate
+from backbones.dilation import dilate_stages
 from backbones.weights import load_weights
 
 OutputStride = Literal[8, 16, 32]
@@ -125,12 +125,9 @@ class MobileNetV2(Backbone):
         if last_conv:
             channels[3] = host.last_channel
         self.channels = tuple(channels)
-        self.strides = tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
 
-        rate = 1
-        for before, end, stride in zip((0, *_ENDS[:-1]), _ENDS, (4, 8, 16, 32), strict=True):
-            if stride > output_stride:
-                rate = dilate(self.features[before + 1 : end + 1], rate)
+        stages = [self.features[before + 1 : end + 1] for before, end in pairwise((0, *_ENDS))]
+        self.strides = dilate_stages(stages, output_stride)
         # After the host's own initialisation, which would overwrite that of the operators.
         for block in blocks:
             refined = attention is not None and block.expands

@@ -1,7 +1,8 @@
 """MobileNeXt (Zhou et al., ECCV 2020, arXiv 2007.02269) as a host of refinement operators.
 
 The network is that of the authors' code, under its parameter names, so that its weights load; only the attention inside
-the blocks is new. The authors of coordinate attention (arXiv 2103.02907) put it behind the first depthwise convolution.
+the blocks is new. The authors of coordinate attention (arXiv 2103.02907) put it behind the first depthwise convolution
+(assumption A29).
 """
 
 import math
@@ -15,7 +16,7 @@ from attention.base import Refine, check_choice
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.conversions.mobile import with_linear_head
-from backbones.dilation import dilate
+from backbones.dilation import dilate_stages
 from backbones.weights import load_weights
 
 OutputStride = Literal[8, 16, 32]
@@ -159,15 +160,11 @@ class MobileNeXt(Backbone):
             *blocks,
         )
         self.channels = tuple(blocks[end - 1].out_channels for end in _ENDS)
-        self.strides = tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
-        rate = 1
-        for (before, end), stride in zip(pairwise((0, *_ENDS)), (4, 8, 16, 32), strict=True):
-            if stride > output_stride:
-                rate = dilate(blocks[before:end], rate)
+        self.strides = dilate_stages([blocks[before:end] for before, end in pairwise((0, *_ENDS))], output_stride)
         # After the initialisation and the dilation, which are the host's.
         for block in blocks if attention else ():
             assert attention is not None

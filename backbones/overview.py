@@ -29,7 +29,7 @@ def page() -> str:
         "",
         "- Parameters are those of the classifier, with 1000 classes where notes name no others.",
         "- MACs are multiply-accumulates of one image of the given size in convolutions and matrix products, counted",
-        "  with PyTorch's counter (`tasks.macs`).",
+        "  with PyTorch's counter (`tasks.profile.counting`).",
         "- Accuracies are published ones, of the networks named in the source: ImageNet top-1, COCO box AP, ADE20K",
         "  mIoU, in percent.",
         "- Reading: `verified` where a published number or the authors' code agrees with ours; `reconstruction` where",

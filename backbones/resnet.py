@@ -17,7 +17,7 @@ from attention.base import Mixer, Refine, check_at_least, check_choice
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.conversions.resnet import from_known_layout
-from backbones.dilation import dilate
+from backbones.dilation import dilate_stages
 from backbones.weights import load_weights
 
 Depth = Literal[18, 26, 34, 38, 50, 101, 152]
@@ -188,12 +188,8 @@ class ResNet(Backbone):
         self.layer4: nn.Sequential = host.layer4
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         self.channels = tuple(64 * 2**index * block.expansion for index in range(4))
-        self.strides = tuple(min(stride, output_stride) for stride in (4, 8, 16, 32))
 
-        rate = 1
-        for stage, stride in zip(stages, (4, 8, 16, 32), strict=True):
-            if stride > output_stride:
-                rate = dilate(stage, rate)
+        self.strides = dilate_stages(stages, output_stride)
         # After the host's own initialisation, which would overwrite that of the operators.
         for number, (stage, channels) in enumerate(zip(stages, self.channels, strict=True), start=1):
             factory = attention if number in attention_stages else None

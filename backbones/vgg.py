@@ -134,7 +134,7 @@ class LearnToPayNetwork(nn.Module):
         g = W dropout(average of the last map) + b                               (B, D)
         scores = LearnToPayClassifier(maps at the tapped strides, g)             (B, K)
 
-    The last map of the published network is a single cell; for larger images it is averaged, which is ours. Three,
+    The last map of the published network is a single cell; for larger images it is averaged (assumption A17). Three,
     two and one attended levels (the paper's att3, att2 and att1) are strides (1, 2, 4), (2, 4) and (4,) of `VGG`.
 
     With parametrised compatibility the weights do not depend on g: the parameters of the backbone behind the last

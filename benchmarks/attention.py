@@ -27,8 +27,8 @@ from benchmarks import attention_cases
 from benchmarks.attention_cases import LINEAR, Call, Comparison
 from benchmarks.measure import ROOT, Goal, finish, keep_freed_memory, parse_options, ratio_goal, time_in_turn
 from tasks.errors import TaskError
-from tasks.profile import Problem, calls, make, operator_classes
-from tasks.profiling import Memory, extra_memories
+from tasks.profile.fresh import Memory, extra_memories
+from tasks.profile.operators import Problem, calls, make, operator_classes
 
 RESULTS = ROOT / "docs" / "results"
 SIZES = ((48, 64), (68, 92), (96, 128), (136, 184))

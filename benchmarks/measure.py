@@ -7,9 +7,9 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from tasks.profiling import (
-    ROOT,
+from tasks.profile.fresh import (
     Memory,
     Seconds,
     call_memory,
@@ -19,8 +19,10 @@ from tasks.profiling import (
     peak_memory,
     private_memory,
     resident_memory,
-    time_in_turn,
 )
+from tasks.profile.timing import time_in_turn
+
+ROOT = Path(__file__).parents[1]
 
 __all__ = [
     "ROOT",

@@ -1,13 +1,16 @@
 """The project as installed: one OpenCV, and no import that a command does not need."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
 
 import cv2
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 INSTALLED_BY_MAKE = (ROOT / ".venv" / "installed").exists() and Path(sys.prefix) == ROOT / ".venv"
@@ -53,3 +56,23 @@ def test_pins_are_plain_versions() -> None:
     for line in lines:
         name, separator, version = line.partition(";")[0].partition("==")
         assert separator and name.strip() and version.strip() and "/" not in line and "@" not in line, line
+
+
+def test_version_and_licence_are_the_same_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["title"], citation["version"], citation["license"]) == (
+        project["name"],
+        project["version"],
+        project["license"],
+    )
+    assert [author["name"] for author in citation["authors"]] == [author["name"] for author in project["authors"]]
+    headings = re.findall("^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert headings[0] in ("Unreleased", project["version"]) and project["version"] in headings
+    assert "Version 2.0, January 2004" in (ROOT / "LICENSE").read_text() and project["license-files"] == ["LICENSE"]
+
+
+def test_code_that_may_stand_twice_says_why() -> None:
+    files = [file for package in ROOT.glob("*/__init__.py") for file in package.parent.rglob("*.py")]
+    marks = [line for file in files for line in file.read_text().splitlines() if "pylint: disable" in line]
+    assert all(re.search(r"# pylint: disable=duplicate-code  # \w.{10,}$", mark) for mark in marks), marks

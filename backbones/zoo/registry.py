@@ -39,7 +39,7 @@ class Figures:
 
     Attributes:
         parameters: Number of parameters with the classification head of `classes` classes.
-        macs: Multiply-accumulates of one image of `size` x `size` pixels, as `tasks.macs.count_macs` counts them.
+        macs: Multiply-accumulates of one image of `size` x `size` pixels, as `tasks.profile.counting` counts them.
         size: Side of the image in pixels.
         classes: Number of classes of the head.
         top1: Published ImageNet top-1 accuracy in percent.

@@ -52,6 +52,7 @@ class FCOS(Detector, detection.FCOS):
         if channels % 32:
             raise ValueError(f"channels is {channels}, expected a multiple of 32: the head has 32 normalisation groups")
         neck = FeaturePyramid(backbone, channels, extra_levels)
+        # pylint: disable=duplicate-code  # torchvision's two classes name these options alike
         detection.FCOS.__init__(
             self,
             neck,

@@ -15,7 +15,7 @@ from attention import IdentityStart
 from attention.base import Operator
 from backbones import Backbone
 from tasks.base import VisionTask
-from tasks.macs import count_macs
+from tasks.profile.counting import count_macs
 from tasks.run.files import write_text
 from tasks.run.summary_file import SUMMARY
 from tasks.run.wandb_run import WandbRun

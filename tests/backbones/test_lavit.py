@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from attention.diagonality import diagonality_loss
 from attention.lavit import LessAttention, VanillaAttention
 from backbones import Classifier, LaViT, classifier, lavit_b, lavit_s, lavit_t, load_weights, published_figures
-from tasks.macs import count_macs
+from tasks.profile.counting import count_macs
 
 TINY = {
     "depths": (1, 1, 3, 2),

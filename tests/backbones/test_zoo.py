@@ -25,7 +25,7 @@ from backbones.zoo.options import USE
 from backbones.zoo.registry import backbone_function, published_figures
 from datamodules import ADE20K, COCO, FixedSize, RandomRatioCrop
 from tasks.detectors import RetinaNet
-from tasks.macs import count_macs
+from tasks.profile.counting import count_macs
 from tasks.segmentors import EncoderDecoder
 
 NAMES = backbones.list_backbones()

@@ -1,8 +1,7 @@
-"""How costs are measured: calls in turn in one process, seconds and memory of one call in a process of its own."""
+"""A call in a process of its own: its seconds and its memory. It imports nothing, so that nothing else is measured."""
 
 import gc
 import json
-import math
 import os
 import subprocess
 import sys
@@ -12,48 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-
-_MOST_CALLS = 100
 # Makes the allocator hand freed memory back to the system at once, so that a process is as large as what it holds.
 _RETURNED = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
-
-
-def time_in_turn(
-    variants: Mapping[str, Callable[[], object]],
-    rounds: int = 5,
-    clock: Callable[[], float] = time.process_time,
-    at_least: float = 0.0,
-) -> dict[str, list[float]]:
-    """Times variants A, B, B, A, A, B, ... after one warm-up each: a drift of the machine hits all alike.
-
-    The order turns round after every run, because whoever comes second finds other things in caches and allocator.
-
-    Args:
-        variants: What is timed, by name.
-        rounds: Counted runs of each.
-        clock: Seconds; process CPU time unless a variant works in other processes.
-        at_least: Seconds that a run must last; shorter calls are repeated. A call of 2 ms behind one of another variant
-            would mostly measure what that one has left in the caches.
-
-    Returns:
-        Seconds of a call, for every counted run.
-    """
-    seconds: dict[str, list[float]] = {name: [] for name in variants}
-    calls = dict.fromkeys(variants, 1)
-    for counted in range(-1, rounds):
-        in_order = list(variants.items())
-        for name, variant in reversed(in_order) if counted % 2 else in_order:
-            gc.collect()
-            start = clock()
-            for _ in range(calls[name]):
-                variant()
-            spent = (clock() - start) / calls[name]
-            if counted >= 0:
-                seconds[name].append(spent)
-            elif spent < at_least:
-                calls[name] = min(_MOST_CALLS, math.ceil(at_least / max(spent, 1e-9)))
-    return seconds
 
 
 @dataclass(frozen=True)
@@ -119,14 +78,14 @@ def _in_fresh_process(
     program = (
         "import importlib, json, sys\n"
         "from dataclasses import asdict\n"
-        "from tasks import profiling\n"
+        "from tasks.profile import fresh\n"
         "prepare = getattr(importlib.import_module(sys.argv[2]), sys.argv[3])\n"
-        "print(json.dumps(getattr(profiling, sys.argv[1])(prepare(*sys.argv[4:])), default=asdict))\n"
+        "print(json.dumps(getattr(fresh, sys.argv[1])(prepare(*sys.argv[4:])), default=asdict))\n"
     )
+    path = [folder or os.getcwd() for folder in sys.path]  # a user's own module lies where this process found it
     answer = subprocess.run(
         [sys.executable, "-c", program, measure, module, function, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path), **environment},
         capture_output=True,
         text=True,
     )

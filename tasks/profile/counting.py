@@ -1,6 +1,7 @@
 """Multiply-accumulates as every table of this package states them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,6 +28,14 @@ _UNKNOWN_TO_PYTORCH = {
 }
 
 
+@contextmanager
+def counted_macs() -> Iterator[Callable[[], int]]:
+    """Gives a function that says how many multiply-accumulates have run so far inside; see `count_macs`."""
+    counter = FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_PYTORCH)
+    with torch.no_grad(), counter:
+        yield lambda: int(counter.get_total_flops()) // 2
+
+
 def count_macs(call: Callable[[], object]) -> int:
     """Multiply-accumulates of a call in convolutions and matrix products: half its FLOPs.
 
@@ -37,7 +46,6 @@ def count_macs(call: Callable[[], object]) -> int:
     Args:
         call: What is counted; gradients are off.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_UNKNOWN_TO_PYTORCH)
-    with torch.no_grad(), counter:
+    with counted_macs() as so_far:
         call()
-    return int(counter.get_total_flops()) // 2
+        return so_far()

@@ -1,6 +1,5 @@
 """`python -m tasks.profile` on tiny maps and images; what the numbers are, never how large a time is."""
 
-import importlib
 import json
 import math
 import subprocess
@@ -12,13 +11,14 @@ import torch
 from torch import nn
 
 from attention import Mixer, Refine
-from tasks import profile, profiling
+from tasks.profile import backbones, costs, fresh, operators
+from tasks.profile.__main__ import main
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def run(*arguments: str) -> None:
-    profile.main(["attention", "--size", "6x5", "--batch", "2", "--rounds", "2", *arguments])
+    main(["attention", "--size", "6x5", "--batch", "2", "--rounds", "2", *arguments])
 
 
 def test_rows_hold_parameters_and_macs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,8 +35,8 @@ def test_rows_hold_parameters_and_macs(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_table_has_ratios_and_reasons(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    peaks = {"forward": profiling.Memory(1.0, 2.0), "training": profiling.Memory(1.0, 3.0)}
-    monkeypatch.setattr(profile, "extra_memories", lambda *arguments: peaks)
+    peaks = {"forward": fresh.Memory(1.0, 2.0), "training": fresh.Memory(1.0, 3.0)}
+    monkeypatch.setattr(costs, "extra_memories", lambda *arguments: peaks)
     run("--channels", "8", "--names", "CBAM,SpatialAttention,LearnToPayAttention")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("2 x 8 x 6x5, float32, CPU, one thread, torch ")
@@ -65,24 +65,24 @@ class Needy(Refine):
 
 
 def test_defaults_are_made_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profile, "operator_classes", lambda: {"Heads": Heads, "Needy": Needy})
-    assert [profile.make("Heads", channels).heads for channels in (16, 12, 7)] == [8, 6, 7]
-    assert isinstance(profile.make(profile.REFERENCE, 4), nn.Conv2d)
+    monkeypatch.setattr(operators, "operator_classes", lambda: {"Heads": Heads, "Needy": Needy})
+    assert [operators.make("Heads", channels).heads for channels in (16, 12, 7)] == [8, 6, 7]
+    assert isinstance(operators.make(operators.REFERENCE, 4), nn.Conv2d)
     with pytest.raises(ValueError, match="needs width, which has no default"):
-        profile.make("Needy", 8)
+        operators.make("Needy", 8)
 
 
 def test_what_does_not_run_is_listed_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(name: str, problem: profile.Problem, rounds: int) -> profile.Row:
+    def measure(name: str, problem: operators.Problem, rounds: int) -> costs.Row:
         if name == "Needy":
             Needy(8, 1)(problem.tensor())
-        return profile.Row(name, 1, 2, 3.0, 4.0, 5.0, 6.0)
+        return costs.Row(name, 1, 2, 3.0, 4.0, 5.0, 6.0)
 
-    monkeypatch.setattr(profile, "measure", measure)
-    result = profile.profile(["Needy", "Other"], profile.Problem(8, 3, 3, 1, "cpu"), 1)
+    monkeypatch.setattr(operators, "measure", measure)
+    result = operators.profile(["Needy", "Other"], operators.Problem(8, 3, 3, 1, "cpu"), 1)
     assert [row["name"] for row in result["rows"]] == ["3x3 convolution", "Other"]
     assert result["skipped"] == [{"name": "Needy", "reason": "and the reason"}]
-    assert "left out: Needy: and the reason" in profile.format_table(result)
+    assert "left out: Needy: and the reason" in operators.format_table(result)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,7 @@ def test_what_does_not_run_is_listed_with_the_reason(monkeypatch: pytest.MonkeyP
         (["--size", "6"], "2"),
         (["--size", "0x4"], "2"),
         (["--batch", "0"], "2"),
+        (["--peers"], "2"),
         pytest.param(
             ["--device", "cuda"],
             "no GPU",
@@ -101,28 +102,35 @@ def test_what_does_not_run_is_listed_with_the_reason(monkeypatch: pytest.MonkeyP
 )
 def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match=message):
-        profile.main(["attention", *arguments])
+        main(["attention", *arguments])
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_peers_are_those_of_the_benchmarks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    peaks = {"forward": profiling.Memory(1.0, 2.0), "training": profiling.Memory(1.0, 3.0)}
-    monkeypatch.setattr(profile, "extra_memories", lambda *arguments: peaks)
-    benchmark = importlib.import_module("benchmarks.attention")
-    monkeypatch.setattr(benchmark, "compare_all", lambda rounds: [f"ours / peer over {rounds} rounds"])
-    run("--channels", "32", "--names", "SpatialAttention", "--peers")
-    assert capsys.readouterr().out.splitlines()[-1] == "ours / peer over 2 rounds"
-
-    def absent(name: str) -> None:
-        raise ModuleNotFoundError(f"No module named {name!r}")
-
-    monkeypatch.setattr(profile, "import_module", absent)
-    with pytest.raises(SystemExit, match=r"--peers needs the benchmarks of a checkout.*No module named 'benchmarks"):
-        run("--channels", "32", "--names", "SpatialAttention", "--peers")
+def test_a_class_of_ones_own_is_measured_from_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_package.py").write_text(
+        "import torch\n"
+        "class MyGate(torch.nn.Conv2d):\n"
+        "    def __init__(self, channels, kernel_size=1, **more):\n"
+        "        super().__init__(channels, channels, kernel_size, **more)\n"
+        "NUMBER = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    run("--channels", "24", "--names", "my_package.MyGate", "--json")
+    row = json.loads(capsys.readouterr().out)["rows"][1]
+    assert (row["name"], row["parameters"], row["MACs"]) == ("my_package.MyGate", 24 * 25, 2 * 24 * 24 * 30)
+    for name, message in (
+        ("my_package.NUMBER", "my_package.NUMBER is 3, expected a class derived from torch.nn.Module"),
+        ("my_package.YourGate", "my_package.YourGate is None, expected a class"),
+        ("no_package.MyGate", "no_package.MyGate: No module named 'no_package'; run this from the folder"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            run("--names", name)
 
 
 def test_backbones_are_measured_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    profile.main(["backbones", "mobilenet_v2", "--size", "64x96", "--batch", "2", "--rounds", "1", "--json"])
+    main(["backbones", "mobilenet_v2", "--size", "64x96", "--batch", "2", "--rounds", "1", "--json"])
     result = json.loads(capsys.readouterr().out)
     assert result["skipped"] == [] and (result["size"], result["batch"]) == ("64x96", 2)
     (row,) = result["rows"]
@@ -135,8 +143,8 @@ def test_backbones_are_measured_by_name(capsys: pytest.CaptureFixture[str]) -> N
 def test_backbones_without_names_are_counted(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(profile, "list_backbones", lambda: ["mobilenet_v1", "mobilenet_v2"])
-    profile.main(["backbones", "--size", "32x32"])
+    monkeypatch.setattr(backbones, "list_backbones", lambda: ["mobilenet_v1", "mobilenet_v2"])
+    main(["backbones", "--size", "32x32"])
     title, _, heading, _, *rows, _, note = capsys.readouterr().out.splitlines()
     assert title == "1 x 3 x 32x32, without classifier" and "ms" not in heading
     assert [row.split()[1:4] for row in rows[:1]] == [["mobilenet_v1", "|", "3,206,976"]] and len(rows) == 2
@@ -146,11 +154,11 @@ def test_backbones_without_names_are_counted(
 def test_what_is_measured_is_said_before_the_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(name: str, *_: object) -> profile.Row:
+    def refuse(name: str, *_: object) -> costs.Row:
         raise ValueError(f"{name} is too large")
 
-    monkeypatch.setattr(profile, "measure_backbone", refuse)
-    profile.main(["backbones", "resnet50,swin_t", "--json"])
+    monkeypatch.setattr(backbones, "measure", refuse)
+    main(["backbones", "resnet50,swin_t", "--json"])
     shown = capsys.readouterr()
     assert shown.err.splitlines() == ["1/2 resnet50", "2/2 swin_t"]
     assert [each["reason"] for each in json.loads(shown.out)["skipped"]] == [
@@ -162,18 +170,18 @@ def test_what_is_measured_is_said_before_the_table(
 def test_backbones_that_do_not_run_are_listed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measure(name: str, *sizes: object) -> profile.Row:
+    def measure(name: str, *sizes: object) -> costs.Row:
         if name == "swin_t":
             raise RuntimeError("first line\nand the reason")
-        return profile.Row(name, 1, 2, 3.0, 4.0, 5.0, 6.0)
+        return costs.Row(name, 1, 2, 3.0, 4.0, 5.0, 6.0)
 
-    monkeypatch.setattr(profile, "measure_backbone", measure)
-    profile.main(["backbones", "swin_t,resnet50"])
+    monkeypatch.setattr(backbones, "measure", measure)
+    main(["backbones", "swin_t,resnet50"])
     lines = capsys.readouterr().out.splitlines()
     assert "float32, CPU, one thread" in lines[0] and lines[-1] == "left out: swin_t: and the reason"
     assert lines[4].split()[1::2] == ["resnet50", "1", "2", "3.0", "4.0", "5.0", "6.0"]
     with pytest.raises(SystemExit, match=r"there is no backbone 'resnet51'; choose from .*resnet50"):
-        profile.main(["backbones", "resnet51"])
+        main(["backbones", "resnet51"])
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -184,19 +192,19 @@ def test_gpu(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_command_loads_nothing_heavy() -> None:
-    program = "import tasks.profile, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    program = "import tasks.profile.__main__, sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {"mmseg", "mmcv", "mmengine", "lightning", "wandb", "timm", "benchmarks"} & set(answer.stdout.split())
 
 
 def test_memory_of_several_calls_in_one_process() -> None:
-    memories = profiling.extra_memories("tests.tasks.memory_probe", "make_calls", "50")
+    memories = fresh.extra_memories("tests.tasks.memory_probe", "make_calls", "50")
     assert memories["block"].peak == pytest.approx(50, abs=2) and memories["block"].resident == pytest.approx(50, abs=2)
     assert memories["nothing"].peak == pytest.approx(0, abs=2)
     with pytest.raises(RuntimeError, match=r"failed:\n(.|\n)*ValueError"):
-        profiling.extra_memories("tests.tasks.memory_probe", "make_calls", "large")["block"]
+        fresh.extra_memories("tests.tasks.memory_probe", "make_calls", "large")["block"]
 
 
 def test_a_killed_process_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"was killed \(signal 9\)"):
-        profiling.extra_memories("tests.tasks.memory_probe", "kill_itself")
+        fresh.extra_memories("tests.tasks.memory_probe", "kill_itself")

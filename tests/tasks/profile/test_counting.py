@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from backbones import build_backbone
-from tasks.macs import count_macs
+from tasks.profile.counting import count_macs
 from tests.attention.operators import Case, every_operator, make_inputs, make_operator
 
 PRODUCTS = ("mm", "mv", "dot", "addr", "conv", "attention", "einsum", "neighbourhood")

@@ -1,0 +1,1 @@
+"""Weights of other libraries, renamed for our hosts."""

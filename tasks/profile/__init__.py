@@ -1,0 +1,7 @@
+"""What parts of a model cost on your machine: operators on a map, backbones on an image, a recipe's model by part.
+
+python -m tasks.profile attention --size 100x136 --names CBAM,CoordinateAttention,my_package.MyGate
+python -m tasks.profile backbones mobilenet_v2_ca elsa_swin_t --size 800x1333
+python -m tasks.profile recipe configs/detect/quickstart.yaml --model.backbone.attention CBAM
+python -m tasks.profile recipe runs/detect/quickstart
+"""

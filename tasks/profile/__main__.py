@@ -1,0 +1,128 @@
+"""The command line: `python -m tasks.profile {attention,backbones,recipe}`."""
+
+import json
+import sys
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+from backbones.zoo.registry import list_backbones
+from tasks.errors import TaskError
+from tasks.profile import backbones, costs, operators
+
+
+def run_attention(options: Namespace) -> dict[str, Any]:
+    """Runs `python -m tasks.profile attention`."""
+    names = options.names.split(",") if options.names else list(operators.operator_classes())
+    for name in names:
+        operators.operator_class(name)
+    costs.prepare(options.device)
+    rows, columns = options.size
+    problem = operators.Problem(options.channels, rows, columns, options.batch, options.device)
+    return operators.profile(names, problem, options.rounds)
+
+
+def run_backbones(options: Namespace) -> dict[str, Any]:
+    """Runs `python -m tasks.profile backbones`."""
+    names = [name for text in options.names for name in text.split(",") if name]
+    for name in names:
+        if name not in list_backbones():
+            raise TaskError(f"there is no backbone {name!r}; choose from {', '.join(list_backbones())}")
+    costs.prepare(options.device)
+    return backbones.profile(names, options.size, options.batch, options.device, options.rounds)
+
+
+def run_recipe(options: Namespace) -> dict[str, Any]:
+    """Runs `python -m tasks.profile recipe`."""
+    from tasks.profile import recipes  # loads Lightning and both command lines, which the others do not need
+
+    costs.prepare(options.device)
+    options.format = recipes.format_table
+    sizes = (options.classes, options.size, options.batch)
+    return recipes.profile(options.source, options.more, *sizes, options.device, options.rounds)
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Height and width from a text such as 100x136."""
+    rows, separator, columns = text.partition("x")
+    if not (separator and rows.isdigit() and columns.isdigit() and int(rows) and int(columns)):
+        raise ValueError(text)
+    return int(rows), int(columns)
+
+
+def _positive(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(text)
+    return int(text)
+
+
+_size.__name__, _positive.__name__ = "HEIGHTxWIDTH", "positive integer"  # argparse names them in its errors
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        args: Arguments; default: those of the process.
+    """
+    parser = ArgumentParser(prog="python -m tasks.profile", description="Measures what parts of a model cost.")
+    commands = parser.add_subparsers(required=True, metavar="PART")
+    part = commands.add_parser(
+        "attention",
+        help="attention operators on one map, beside a 3x3 convolution",
+        description="Parameters, MACs (convolutions and matrix products), time and peak memory of attention operators.",
+    )
+    part.add_argument("--size", type=_size, default=(50, 68), help="cells of the map, HEIGHTxWIDTH (50x68)")
+    part.add_argument("--channels", type=_positive, default=256, help="channels of the map (256)")
+    part.add_argument("--batch", type=_positive, default=2, help="samples (2)")
+    part.add_argument(
+        "--names", help="operators, or your own classes as MODULE.CLASS, separated by commas (all operators)"
+    )
+    part.set_defaults(run=run_attention, format=operators.format_table)
+    part = commands.add_parser(
+        "backbones",
+        help="published networks on images",
+        description="Parameters, MACs (convolutions and matrix products), time and peak memory of backbones; without "
+        "names, parameters and MACs of all.",
+    )
+    part.add_argument("names", nargs="*", metavar="NAME", help="networks of backbones.list_backbones()")
+    part.add_argument("--size", type=_size, default=(800, 1333), help="pixels of the images, HEIGHTxWIDTH (800x1333)")
+    part.add_argument("--batch", type=_positive, default=1, help="images (1)")
+    part.set_defaults(run=run_backbones, format=backbones.format_table)
+    part = commands.add_parser(
+        "recipe",
+        help="the model of a recipe or a run, by part",
+        description="Parameters, MACs, time and memory of the parts of a model: backbone, neck, head. Options of the "
+        "recipe may follow, as at `fit`: --model.backbone.attention CBAM.",
+        allow_abbrev=False,
+    )
+    part.add_argument("source", type=Path, metavar="RECIPE", help="a recipe, or a run folder such as runs/detect/NAME")
+    part.add_argument(
+        "--classes", type=_positive, help="number of classes (the data set's, which is read; a run's own)"
+    )
+    part.add_argument("--size", type=_size, help="pixels of the images, HEIGHTxWIDTH (those of the recipe)")
+    part.add_argument("--batch", type=_positive, default=2, help="images (2)")
+    part.set_defaults(run=run_recipe)
+    for part, rounds in (
+        (commands.choices["attention"], 5),
+        (commands.choices["backbones"], 3),
+        (commands.choices["recipe"], 3),
+    ):
+        part.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (cpu, one thread)")
+        part.add_argument(
+            "--rounds", type=_positive, default=rounds, help=f"runs of which the median counts ({rounds})"
+        )
+        part.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    options, more = parser.parse_known_args(args)
+    if more and options.run is not run_recipe:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    options.more = more
+    try:
+        result = options.run(options)
+    except TaskError as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(result, indent=2) if options.json else options.format(result))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
