@@ -60,8 +60,9 @@ def build(source: Path, more: Sequence[str], classes: int | None) -> Any:
     arguments = ["fit", f"--config={config}", *more, *_without_training(kind, classes)]
     with redirect_stdout(io.StringIO()) as printed:
         _run(kind, [*arguments, "--print_config"])
-    model = yaml.safe_load(printed.getvalue())["model"]
-    if (model["backbone"].get("init_args") or {}).get("weights") is not None:
+    shown = yaml.safe_load(printed.getvalue())
+    own = (shown["model"]["backbone"].get("init_args") or {}).get("weights")
+    if own is not None or shown["host"]["weights"] is not None:
         arguments.append("--model.backbone.weights=null")
     _built.clear()
     _run(kind, [*arguments, "--model.weights=null", f"--trainer.callbacks+={__name__}.{EndWhenBuilt.__name__}"])
