@@ -22,8 +22,9 @@ class ELSASwin(Swin):
     unlike in Swin, on the tables of relative positions: their code exempts these by a name that its window attention
     does not use (assumption A28).
 
-    The released weights for classification do not shift the windows of stage 4 at 224 pixels, those for detection and
-    segmentation do: `shift_small_maps`.
+    The released weights for classification do not shift the windows of stage 4 at 224 pixels, nor along either side
+    where one is of at most 224 (`shift_together`, as for 448 x 224); those for detection and segmentation always do
+    (`shift_small_maps`).
 
     Args:
         embed_channels: Number of channels C of the first stage, a multiple of 32.
@@ -38,6 +39,7 @@ class ELSASwin(Swin):
         drop_path: Probability of skipping the last block's branches in training; it rises linearly from 0 at the first
             block.
         shift_small_maps: Whether to shift windows along sides that one window covers.
+        shift_together: Whether to shift windows along no side where one window covers a side.
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1 (stride 4), up to 5,
             everything.
         checkpointing: Whether blocks compute their intermediate results again in the backward pass to save memory.
@@ -55,6 +57,7 @@ class ELSASwin(Swin):
         out_indices: tuple[int, ...] | None = None,
         drop_path: float = 0.1,
         shift_small_maps: bool = False,
+        shift_together: bool = False,
         frozen_stages: int = 0,
         checkpointing: bool = False,
         weights: str | None = None,
@@ -73,6 +76,7 @@ class ELSASwin(Swin):
             out_indices,
             drop_path,
             shift_small_maps,
+            shift_together,
             frozen_stages,
             checkpointing,
             weights,

@@ -40,13 +40,22 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
         shift: Distance that windows are shifted by, 0 for none.
         heads: Number of heads.
         shift_small_maps: Whether windows are also shifted along sides that one window covers.
+        shift_together: Whether windows are shifted along both sides or along none.
     """
 
     position_tables = ("relative_position_bias_table",)
 
-    def __init__(self, channels: int, window: int, shift: int, heads: int, shift_small_maps: bool = False) -> None:
+    def __init__(
+        self,
+        channels: int,
+        window: int,
+        shift: int,
+        heads: int,
+        shift_small_maps: bool = False,
+        shift_together: bool = False,
+    ) -> None:
         super().__init__(channels, [window, window], [shift, shift], heads)
-        self.shift_small_maps = shift_small_maps
+        self.shift_small_maps, self.shift_together = shift_small_maps, shift_together
 
     def define_relative_position_index(self) -> None:
         """The index follows from the window, so it is no part of the state."""
@@ -64,6 +73,8 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
         rows, columns = x.shape[1] // side, x.shape[2] // side
         # Sides of one window are not shifted: the smaller of the shift and what lies beyond the first window.
         shifts = [shift if self.shift_small_maps else torch.sym_min(shift, side * (n - 1)) for n in (rows, columns)]
+        if self.shift_together:
+            shifts = [torch.sym_min(*shifts)] * 2
         if shift:
             x = x.roll((-shifts[0], -shifts[1]), (1, 2))
         windows = x.view(-1, rows, side, columns, side, channels).transpose(2, 3).reshape(-1, side**2, channels)
@@ -131,15 +142,20 @@ class Swin(Backbone):
     """Swin Transformer, or the same network with another operator in place of window attention.
 
     Features are the outputs of the four stages at strides 4, 8, 16 and 32, with C, 2 C, 4 C and 8 C channels, in the
-    memory format channels_last. Images of every size are accepted: like the published networks, this one fills up the
-    last patch, the last pair of cells before a merge, and the last window with zeros.
+    memory format channels_last. Images of every size are accepted: like the published detectors and segmentors, this
+    network fills up the last patch, the last pair of cells before a merge, and the last window with zeros.
 
     Each block is x + A(LN(x)) followed by x + MLP(LN(x)), where A is attention in windows of w x w cells, shifted by
     floor(w / 2) in every other block, with heads of 32 channels. A `mixer` takes the place of A in chosen stages.
 
-    With one window per side the published networks differ: those for classification (and torchvision) do not shift
-    there, those for detection and segmentation (MMDetection's and MMSegmentation's too) shift and mask. That concerns
-    the last stage for images of at most 224 pixels, and only along the short side of longer ones.
+    Published codes differ in two places:
+
+    - Where the image is no multiple of the patch, torchvision drops the last, partial patch instead of filling it up.
+    - Where one window covers a side of the map, torchvision and this network do not shift along that side. Microsoft's
+      and ELSA's code for classification then shifts along neither side (`shift_together`): another network for the last
+      stage of an image of 448 x 224 pixels. It also shrinks windows to maps that are smaller than one, which this does
+      not. Code for detection and segmentation (MMDetection's and MMSegmentation's too) always shifts, and masks
+      (`shift_small_maps`).
 
     Parameters without classifier: 27,520,698 (T), 48,838,602 (S), 86,745,016 (B), with four output normalisations. In
     training, normalisations, biases and `relative_position_bias_table` are published without weight decay.
@@ -157,6 +173,7 @@ class Swin(Backbone):
         drop_path: Probability of skipping the last block's branches in training; it rises linearly from 0 at the first
             block.
         shift_small_maps: Whether to shift windows along sides that one window covers.
+        shift_together: Whether to shift windows along no side where one window covers a side.
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1 (stride 4), up to 5,
             everything.
         checkpointing: Whether blocks compute their intermediate results again in the backward pass to save memory.
@@ -175,6 +192,7 @@ class Swin(Backbone):
         out_indices: tuple[int, ...] | None = None,
         drop_path: float = 0.2,
         shift_small_maps: bool = False,
+        shift_together: bool = False,
         frozen_stages: int = 0,
         checkpointing: bool = False,
         weights: str | None = None,
@@ -187,6 +205,8 @@ class Swin(Backbone):
             raise ValueError(f"mixer_stages={tuple(mixer_stages)} has no such stages; choose from 1, 2, 3, 4")
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path={drop_path} is no probability below 1; give one such as 0.2")
+        if shift_small_maps and shift_together:
+            raise ValueError("shift_small_maps and shift_together contradict each other; set one of them")
         self.channels = tuple(embed_channels * 2**index for index in range(4))
         self.strides = (4, 8, 16, 32)
         self.size = _SIZES.get((embed_channels, *depths))
@@ -204,7 +224,8 @@ class Swin(Backbone):
                 if mixer is not None and number in mixer_stages:
                     attention: nn.Module = mixer(channels, channels, 1)
                 else:
-                    attention = WindowAttention(channels, window, index % 2 * (window // 2), heads, shift_small_maps)
+                    shift = index % 2 * (window // 2)
+                    attention = WindowAttention(channels, window, shift, heads, shift_small_maps, shift_together)
                 blocks.append(_Block(channels, heads, drop_path * (before + index) / last, attention))
             layers.append(nn.Sequential(*blocks))
             before += depth

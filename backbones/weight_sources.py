@@ -89,7 +89,7 @@ def _of_torchvision(published: WeightsEnum, weights: str) -> object:
 
 
 def _of_timm(weights: str) -> object:
-    """State dict that timm publishes under a name such as `seresnet50.ra2_in1k`."""
+    """State dict that timm publishes under a name such as `seresnet50.ra2_in1k`, and `arch`, the network's name."""
     import timm
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -115,7 +115,7 @@ def _of_timm(weights: str) -> object:
             trained["mean"],
             trained["std"],
         )
-    return network.state_dict()
+    return {"arch": trained["architecture"], "state_dict": network.state_dict()}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones.base import Backbone
+from backbones.namesakes import check_namesake
 from backbones.weight_sources import read_file, read_weights
 
 _logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ def load_weights(backbone: Backbone, weights: str) -> None:
 
     Parameters of a classifier are ignored; unexpected names are logged as a warning; inserted attention that the
     checkpoint lacks keeps its initialisation and is logged (as a warning if the checkpoint has a part of it). Any other
-    missing or misshapen parameter is an error, as are those of further blocks, and then nothing is loaded.
+    missing or misshapen parameter is an error, as are those of further blocks, and then nothing is loaded. So are
+    weights of a network of timm's that fits and computes something else, where the checkpoint tells what it is.
 
     Args:
         backbone: Network to fill.
@@ -67,7 +69,11 @@ def load_classifier(network: nn.Module, weights: str) -> None:
 
 
 def _read(backbone: Backbone, weights: str) -> dict[str, Tensor]:
-    return _unwrapped(read_weights(weights, backbone.published_weights(), type(backbone).__name__), weights)
+    content = read_weights(weights, backbone.published_weights(), type(backbone).__name__)
+    architecture = content.get("arch") if isinstance(content, dict) else None
+    entries = _unwrapped(content, weights)
+    check_namesake(backbone, architecture, entries, weights)
+    return entries
 
 
 def _fill(backbone: Backbone, loaded: dict[str, Tensor], weights: str) -> None:

@@ -4,12 +4,16 @@ import re
 
 from torch import Tensor, nn
 
+from attention.global_context import GlobalContext
+
 # Authors' and timm's names to ours, applied in order; torchvision's own names match none of them.
 _RENAMED = [
     (r"^last_linear\.", "fc."),
-    # timm: SE, ECA and CBAM of a block are its `se`; beside selective kernels every convolution has its norm inside.
+    # timm: SE, ECA, CBAM and global context are a block's `se`; selective kernels' neighbours have norms inside.
     (r"^(layer\d\.\d+)\.se\.spatial\.conv\.conv\.", r"\1.attention.spatial.conv."),
     (r"^(layer\d\.\d+)\.se\.spatial\.conv\.bn\.", r"\1.attention.spatial.bn."),
+    (r"^(layer\d\.\d+)\.se\.conv_attn\.", r"\1.attention.key."),
+    (r"^(layer\d\.\d+)\.se\.mlp_(?:add|scale)\.", r"\1.attention."),
     (r"^(layer\d\.\d+)\.se\.", r"\1.attention."),
     (r"^(layer\d\.\d+)\.conv([13])\.conv\.", r"\1.conv\2."),
     (r"^(layer\d\.\d+)\.conv([13])\.bn\.", r"\1.bn\2."),
@@ -43,13 +47,16 @@ def from_known_layout(state: dict[str, Tensor], network: nn.Module) -> dict[str,
 
     Raises:
         ValueError: The entries are those of a network from Caffe (Cadene's, timm's `legacy_`), which has its strides in
-            other convolutions and pools differently: the same shapes, but another function.
+            other convolutions and pools differently: the same shapes, but another function. Or timm's global context
+            is used otherwise than the network's.
     """
     if any(name.startswith("layer0.") for name in state):
         raise ValueError(
             "these weights come from a Caffe network (timm's legacy_ family), whose first pooling and strides differ: "
             "here they would compute something else; take those of timm's seresnet50 or seresnext50_32x4d"
         )
+    if any(".se.conv_attn." in name for name in state):
+        _check_global_context(state, network)
     own = network.state_dict()
     converted = {}
     for name, value in state.items():
@@ -60,6 +67,20 @@ def from_known_layout(state: dict[str, Tensor], network: nn.Module) -> dict[str,
             value = value[:, :, None, None]
         converted[new] = value
     return converted
+
+
+def _check_global_context(state: dict[str, Tensor], network: nn.Module) -> None:
+    """Raises `ValueError` if the network's global context is not that of timm's entries, whose epsilon is 1e-6."""
+    adds, multiplies = (any(f".se.{mlp}." in name for name in state) for mlp in ("mlp_add", "mlp_scale"))
+    if adds and multiplies:
+        raise ValueError("these weights add the global context and multiply by it; GlobalContext does one of them")
+    fusion = "add" if adds else "multiply"
+    for module in network.modules():
+        if isinstance(module, GlobalContext) and (module.fusion, module.norm.eps) != (fusion, 1e-6):
+            raise ValueError(
+                f"these weights are of timm's global context, and this network's has fusion={module.fusion!r}, "
+                f"epsilon={module.norm.eps}; give GlobalContext fusion={fusion!r} and epsilon=1e-6"
+            )
 
 
 def _renamed(name: str) -> str:

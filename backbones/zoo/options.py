@@ -19,6 +19,7 @@ USE = (
     "last_conv",
     "drop_path",
     "shift_small_maps",
+    "shift_together",
     "image_size",
     "frozen_stages",
     "norms",

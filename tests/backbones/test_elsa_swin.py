@@ -165,6 +165,21 @@ def test_detection_and_classification_differ_in_the_shift_of_small_maps_alone():
             assert torch.allclose(first[3], second[3], atol=1e-5) == same
 
 
+@pytest.mark.slow
+def test_the_authors_classifier_shifts_nothing_in_a_last_map_of_14_x_7():
+    """What it computes at 448 x 224 pixels, with the shift of the last stage taken out by hand."""
+    torch.manual_seed(0)
+    together, by_side, unshifted = (ELSASwin(**TINY, shift_together=on).eval() for on in (True, False, False))
+    unshifted.features[7][1].attn.shift_size = [0, 0]
+    for network in (by_side, unshifted):
+        network.load_state_dict(together.state_dict())
+    with torch.no_grad():
+        for height, width, same in [(448, 224, False), (224, 448, False), (224, 224, True)]:
+            x = torch.randn(1, 3, height, width)
+            last = together(x)[3]
+            assert torch.equal(last, unshifted(x)[3]) and torch.allclose(last, by_side(x)[3], atol=1e-5) == same
+
+
 def test_images_of_every_size():
     network = ELSASwin(**TINY).eval()
     with torch.no_grad():

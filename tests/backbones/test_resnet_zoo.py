@@ -1,12 +1,14 @@
 """The published residual networks: exact sizes, and timm's and the authors' checkpoints."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import backbones
-from attention import BAM, CBAM, SelectiveKernel, SqueezeExcitation, StandAloneSelfAttention
+from attention import BAM, CBAM, GlobalContext, SelectiveKernel, SqueezeExcitation, StandAloneSelfAttention
 from backbones import ResNet
 from backbones.conversions.resnet import from_known_layout
 
@@ -114,6 +116,25 @@ def test_timm_cbam_has_its_planes_swapped():
     ours.load_state_dict({key: value for key, value in state.items() if not key.startswith("fc.")})
     x = torch.randn(1, 3, 65, 97)
     torch.testing.assert_close(ours(x)[-1], theirs.forward_features(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("layer", "fusion"), [("gca", "add"), ("gc", "multiply")])
+def test_timms_global_context_gives_the_same_features(tmp_path, layer, fusion):
+    torch.manual_seed(0)
+    theirs = randomised(timm.create_model("resnet18", block_args={"attn_layer": layer}))
+    torch.save(theirs.state_dict(), tmp_path / "weights.pth")
+    context = partial(GlobalContext, ratio=1 / 8, fusion=fusion, epsilon=1e-6)
+    ours = ResNet(18, context, weights=str(tmp_path / "weights.pth")).eval()
+    x = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x)[-1], theirs.forward_features(x), rtol=1e-4, atol=1e-5)
+    other = {"add": "multiply", "multiply": "add"}[fusion]
+    for options in ({"fusion": fusion}, {"fusion": other, "epsilon": 1e-6}):  # the released networks' epsilon is 1e-5
+        with pytest.raises(ValueError, match=f"give GlobalContext fusion='{fusion}' and epsilon=1e-6"):
+            ResNet(18, partial(GlobalContext, ratio=1 / 8, **options)).convert(theirs.state_dict())
+    both = {**theirs.state_dict(), "layer1.0.se.mlp_add.fc1.bias": None, "layer1.0.se.mlp_scale.fc1.bias": None}
+    with pytest.raises(ValueError, match="add the global context and multiply by it"):
+        ours.convert(both)
 
 
 def timm_cbam(channels, **_):

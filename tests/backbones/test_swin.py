@@ -112,6 +112,56 @@ def test_images_are_filled_up_with_zeros():
     assert [tuple(f.shape[1:]) for f in features] == [(32, 51, 83), (64, 26, 42), (128, 13, 21), (256, 7, 11)]
 
 
+def test_torchvision_drops_a_partial_patch():
+    peer, ours = randomised(torchvisions()), Swin(**TINY, out_norms="last").eval()
+    ours.load_state_dict({n: v for n, v in ours.convert(peer.state_dict()).items() if not n.startswith("fc.")})
+    x = torch.randn(1, 3, 46, 65)
+    with torch.no_grad():
+        assert [ours(x)[0].shape[2:], ours(x[..., :44, :64])[0].shape[2:]] == [(12, 17), (11, 16)]
+        for feature, value in zip(ours(x[..., :44, :64]), features_of(peer, x), strict=True):
+            torch.testing.assert_close(feature, value, rtol=1e-4, atol=1e-5)
+
+
+def windowed_literally(attn, x, shift):
+    """Microsoft's classification code: no shift at all where the map's smaller side is no larger than a window."""
+    height, width = x.shape[1:3]
+    shift = 0 if min(height, width) <= 7 else shift
+    rows, columns = (torch.arange(side).roll(-shift) for side in (height, width))
+    table = attn.relative_position_bias_table.view(13, 13, -1)
+    out = torch.zeros_like(x)
+    for top in range(0, height, 7):
+        for left in range(0, width, 7):
+            cells = [(int(r), int(c)) for r in rows[top : top + 7] for c in columns[left : left + 7]]
+            # Whether the shift brought a cell here from the map's other end.
+            strange = [(top + 7 == height and r < shift, left + 7 == width and c < shift) for r, c in cells]
+            tokens = torch.stack([x[:, r, c] for r, c in cells], 1)  # (B, 49, C)
+            places = [(i // 7, i % 7) for i in range(49)]
+            query, key, value = attn.qkv(tokens).unflatten(2, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+            scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
+            for i, (r, c) in enumerate(places):
+                for j, (s, d) in enumerate(places):
+                    scores[:, :, i, j] += table[r - s + 6, c - d + 6] - 100.0 * (strange[i] != strange[j])
+            mixed = attn.proj((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+            for i, (r, c) in enumerate(cells):
+                out[:, r, c] = mixed[:, i]
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("height", "width"), [(14, 7), (7, 21), (7, 7), (14, 21)])
+def test_windows_are_shifted_along_both_sides_or_none(height, width):
+    torch.manual_seed(0)
+    together, by_side = (WindowAttention(64, 7, 3, 2, shift_together=on).double() for on in (True, False))
+    torch.nn.init.normal_(together.relative_position_bias_table)
+    by_side.load_state_dict(together.state_dict())
+    x = torch.randn(2, height, width, 64, dtype=torch.float64)
+    with torch.no_grad():
+        expected = windowed_literally(together, x, 3)
+        torch.testing.assert_close(together(x), expected, rtol=1e-9, atol=1e-9)
+        alike = (height == 7) == (width == 7)
+        assert torch.allclose(by_side(x), expected, atol=1e-9) == alike
+
+
 def test_scores_equal_timms():
     torch.manual_seed(0)
     peer = timm.create_model("swin_tiny_patch4_window7_224").eval()
@@ -304,6 +354,10 @@ def test_compiled_networks_agree():
         ({"mixer_stages": (0,)}, r"mixer_stages=\(0,\) .*1, 2, 3, 4"),
         ({"out_norms": "all"}, "out_norms='all' .*each, last"),
         ({"drop_path": 1.0}, "drop_path=1.0 "),
+        (
+            {"shift_small_maps": True, "shift_together": True},
+            "shift_small_maps and shift_together contradict each other",
+        ),
         ({"frozen_stages": 6}, "stages=6 "),
     ],
 )
