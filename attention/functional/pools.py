@@ -1,4 +1,4 @@
-"""Pools of a map whose gradients are added in place to the gradient of the map.
+"""Pools of a map whose gradients are added to one copy of the gradient of the map.
 
 Under plain autograd each pool writes one full-size gradient. Here a pool leaves none of its own where the pooled map is
 read further by `attention.functional.gating.gated`, and several pools of a map are computed in one pass over it.
@@ -33,9 +33,8 @@ def pooled(
 ) -> tuple[Tensor, list[Tensor]]:
     """A map and its means and maxima over some axes, which keep the size 1.
 
-    Whatever reads the map after its pooling must read the returned one, and only once, by `gated` or another `pooled`:
-    the gradients of the pools are added in place to the gradient that comes back through it. Maxima give their gradient
-    to the first of equal cells.
+    Whatever reads the map after its pooling should read the returned one: the gradients of the pools are added to a copy
+    of the gradient that comes back through it. Maxima give their gradient to the first of equal cells.
 
     A reduction whose output layout disagrees with the layout of its input is up to 40 times slower on a CPU
     (2 x 256 x 100 x 136, one thread: `mean(3)` 1 ms contiguous, 44 ms channels_last), so maps are reduced in the layout
@@ -110,7 +109,8 @@ class _Pooled(Function):
             of_x = reference.new_zeros(ctx.shape)
         if torch.is_grad_enabled():
             return _Pooled._differentiable(ctx, of_x, *of_pools), None, None
-        of_x = of_x.contiguous()  # as ours are; lines of other layouts would be copies, lost below
+        # A copy, as others may hold what is handed in: `y + w` gives the same tensor to y and to w.
+        of_x = of_x.clone(memory_format=torch.contiguous_format)  # lines of other layouts would be copies, lost below
         of_means = [(axes, of_mean) for axes, of_mean in zip(ctx.means, of_pools, strict=False) if of_mean is not None]
         of_means = [(axes, of_mean.div(_count(ctx.shape, axes)).contiguous()) for axes, of_mean in of_means]
         if of_means:

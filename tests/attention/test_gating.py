@@ -231,3 +231,17 @@ def test_gradients_of_pools_reach_gradients_of_other_layouts():
     (found,) = torch.autograd.grad([same, top], x, [given, ones])
     (expected,) = torch.autograd.grad([x * 1, x.amax((2, 3), keepdim=True)], x, [given, ones])
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_pools_leave_the_gradient_that_they_are_handed(layout):
+    """Addition gives one tensor to both of its arguments, hooks and `retain_grad` may keep what they saw."""
+    x, w, seen = make(SIZE, layout), make(SIZE, layout), []
+    y, (average, top) = pooled(x, [(2, 3)], [(2, 3)])
+    y.register_hook(seen.append)
+    direction = torch.randn_like(x)
+    ones = torch.ones_like(average)
+    of_x, of_w = torch.autograd.grad([y + w, y * 2, average, top], [x, w], [direction, direction, ones, ones])
+    (of_pools,) = torch.autograd.grad((x.mean((2, 3)) + x.amax((2, 3))).sum(), x)
+    assert torch.equal(of_w, direction) and torch.equal(seen[0], 3 * direction)
+    torch.testing.assert_close(of_x, 3 * direction + of_pools)
