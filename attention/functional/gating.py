@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from attention.functional.pieces import BACK, LAST, differentiable, is_channels_last, is_plain, learns, piece_of, pieces
+from attention.functional.pieces import BACK, LAST, is_channels_last, learns, piece_of, pieces
+from attention.functional.plain import differentiable, is_plain
 
 
 def gated(x: Tensor, *gates: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ per image and head; positions outside the map count as zero. Each is linear in b
 are the other two, to any order. Nothing of size C k^2 H W is ever stored.
 
 They are operators of PyTorch (`torch.ops.attndense.*`), so that `torch.compile` takes them as they are, with one kernel
-for CPUs (`neighbourhood_blocks`) and one for CUDA (`neighbourhood_triton`). While a model is exported, and on any other
-device, they unfold into standard operators (`neighbourhood_shifts`), which every runtime knows.
+for CPUs (`neighbourhood_blocks`) and one for CUDA (`neighbourhood_triton`). While a model is exported or under a
+transform of `torch.func`, and on any other device, they unfold into standard operators (`neighbourhood_shifts`).
 """
 
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from attention.functional import neighbourhood_blocks, neighbourhood_shifts
+from attention.functional.plain import in_standard_operators
 
 _DEVICES = ("cpu", "cuda", "meta")  # that the operators have a kernel for, or nothing to compute
 
@@ -88,8 +89,8 @@ def neighbourhood_rows(queries: int, kernel_size: int, stride: int, dilation: in
 
 
 def _in_standard_operators(values: Tensor) -> bool:
-    """Whether the operators are unknown where the values go: to another runtime, or on a device without a kernel."""
-    return torch.compiler.is_exporting() or values.device.type not in _DEVICES
+    """Whether the operators are unknown where the values go: to another runtime, or to a device without a kernel."""
+    return in_standard_operators() or values.device.type not in _DEVICES
 
 
 @torch.library.custom_op("attndense::neighbourhood_sum", mutates_args=(), device_types="cpu")

@@ -14,18 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from attention.functional.pieces import (
-    BACK,
-    FIRST,
-    LAST,
-    is_channels_last,
-    is_exporting,
-    is_plain,
-    is_transforming,
-    learns,
-    piece_of,
-    pieces,
-)
+from attention.functional.pieces import BACK, FIRST, LAST, is_channels_last, learns, piece_of, pieces
+from attention.functional.plain import is_exporting, is_plain, is_transforming
 
 
 def pooled(

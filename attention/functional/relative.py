@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
 from attention.functional import relative_chunks, relative_tokens
+from attention.functional.plain import in_standard_operators
 from attention.functional.windows import Windows
 
 Implementation = Literal["auto", "chunks", "fused", "softmax"]
@@ -87,11 +88,8 @@ def relative_attention(
         Mixed values (B, heads e, H', W'), in the type of `keys_values`.
     """
     if implementation == "auto":
-        if queries.is_cuda:
-            implementation = "fused"
-        elif queries.device.type != "cpu" or torch.compiler.is_exporting() or _tracing():
-            implementation = "softmax"
-        else:
+        implementation = "fused" if queries.is_cuda else "softmax"
+        if queries.device.type == "cpu" and not in_standard_operators():
             implementation = "chunks"
     if implementation == "chunks":
         return _attention(queries, keys_values, torch.cat([rows, columns]), heads, scale, *windows.arguments())
@@ -136,10 +134,6 @@ def check_heads(heads: int, **channels: int) -> None:
     for name, value in channels.items():
         if value < 1 or value % heads:
             raise ValueError(f"{name}={value} is no multiple of {heads}; give e.g. {max(1, value // heads) * heads}")
-
-
-def _tracing() -> bool:
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
 
 
 @torch.library.custom_op("attndense::relative_attention", mutates_args=(), device_types="cpu")
