@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 import attention
 import backbones
-from attention.functional import depthwise, gating, modulated, neighbourhood, pools, relative
+from attention.functional import depthwise, modulated, neighbourhood, relative
 from backbones.gelu_linear import _GeluLinear
 from benchmarks.attention_cases.quadratic import literal_content, literal_learned, literal_quadratic
 from benchmarks.backbones import training
@@ -74,11 +74,6 @@ def plain_gelu_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 KERNELS = [
-    Kernel(
-        "gates and pools in pieces",
-        partial(stepping_back, gating, pools),
-        ("se_resnet50", "cbam_resnet50", "bam_resnet50", "mobilenet_v2_ca", "mobilenet_v2_cbam"),
-    ),
     Kernel(
         "neighbourhoods as matrix products",
         partial(stepping_back, neighbourhood),
