@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.content_relative import ContentRelativeSelfAttention
-from attention.functional.offsets import RelativeSelfAttention
 from attention.learned_relative import LearnedRelativeSelfAttention
+from attention.offsets import RelativeSelfAttention
 from attention.quadratic import QuadraticSelfAttention
 from benchmarks.attention_cases import Bounds, Call, Comparison
 
@@ -92,7 +92,7 @@ COMPARISONS = [
     Comparison(
         "quadratic self-attention, literal softmax, 2x256x32x40",
         partial(_beside, QuadraticSelfAttention, literal_quadratic, 256),
-        Bounds(forward=8, training=5, memory=0.25),
+        Bounds(forward=4.5, training=2.5, memory=0.25),
     ),
     Comparison(
         "learned relative self-attention, literal softmax, 2x256x32x40",
@@ -102,7 +102,7 @@ COMPARISONS = [
     Comparison(
         "content relative self-attention, literal softmax, 2x64x32x40",
         partial(_beside, ContentRelativeSelfAttention, literal_content, 64),
-        Bounds(forward=2, training=1.2, memory=0.4),
+        Bounds(forward=0.98, training=0.98),
     ),
     Comparison("quadratic self-attention of nine heads, 3x3 convolution, 2x256x50x68", _convolution),
 ]
