@@ -4,7 +4,16 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from attention.functional.relative import RelativeTables, Windows, check_heads, chunks, join_heads, relative_attention
+from attention.functional import plain
+from attention.functional.relative import (
+    RelativeTables,
+    Windows,
+    check_heads,
+    chunks,
+    join_heads,
+    relative_attention,
+    tokens,
+)
 from attention.functional.relative import relative_attention_with_weights as with_weights
 
 IMPLEMENTATIONS = ["chunks", "fused", "softmax"]
@@ -102,6 +111,19 @@ def test_equals_loops_forward_and_backward(name, logits, monkeypatch):
         torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
         for found, value in zip(gradients(out, given), expected_gradients, strict=True):
             torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weights_are_stored_where_they_are_few(name, monkeypatch):
+    size, windows = CASES[name]
+    given = inputs(size, windows)
+    q, k, _, to_rows, to_columns = tokens.tokens(*given, 2, 0.7, windows)
+    number, taken, forward = tokens.softmax(q, k, to_rows, to_columns).numel(), [], chunks.forward
+    monkeypatch.setattr(chunks, "forward", lambda *each: (taken.append(1), forward(*each))[1])
+    for limit, used in ((number, 0), (number - 1, 1)):
+        monkeypatch.setattr(plain, "STORED_WEIGHTS", limit)
+        relative_attention(*given, 2, 0.7, windows)
+        assert len(taken) == used
 
 
 def test_many_chunks_are_many(monkeypatch):
