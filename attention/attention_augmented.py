@@ -11,11 +11,11 @@ from attention.base import Mixer, check_at_least, check_choice
 from attention.functional.relative import (
     Implementation,
     RelativeTables,
+    Windows,
     join_heads,
     relative_attention,
     relative_attention_with_weights,
 )
-from attention.functional.windows import Windows
 
 Rounding = Literal["nearest", "floor"]
 

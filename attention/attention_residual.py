@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import check_at_least, check_choice
-from attention.functional.axial import at_least_float32, autocast_off
+from attention.functional.logits import at_least_float32, autocast_off
 from attention.lavit import check_scores
 
 Pooling = Literal["blocks", "separable", "literal"]

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Mixer, check_at_least, check_choice
-from attention.functional.axial import at_least_float32, autocast_off, precise_logits
-from attention.functional.cells import cell_means
-from attention.functional.layout import in_format_of
+from attention.functional.layout import cell_means, in_format_of
+from attention.functional.logits import at_least_float32, autocast_off, precise_logits
 
 Position = Literal["sensitive", "query", "none"]
 

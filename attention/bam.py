@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Refine, bottleneck_channels, check_at_least, check_choice
-from attention.functional.gating import jointly_gated
-from attention.functional.pools import pooled
+from attention.pooling import global_mean
 
 Fusion = Literal["product", "sum"]
 
@@ -32,7 +31,7 @@ class BAM(Refine):
     It compiles and exports: linear layers, convolutions and point-wise functions.
 
     Parameters: 18 m^2 + 3 C m + C + 13 m + 1. Cost: 2 C m + H W (C m + 18 m^2 + m) multiply-accumulates and four passes
-    over the map; memory of two maps in training (the result and a gradient) besides m channels of hidden layers.
+    over the map; memory of three maps in training besides m channels of hidden layers.
 
     Place: between the stages of a network, before each downsampling, and not behind the last.
 
@@ -68,10 +67,9 @@ class BAM(Refine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Amplifies `x` (B, C, H, W)."""
-        of_positions = self.position(x)  # (B, 1, H, W)
-        x, (averages,) = pooled(x, means=[(2, 3)])
-        of_channels = self.channel(averages.flatten(1)).unsqueeze(2).unsqueeze(3)  # (B, C, 1, 1)
+        of_positions = self.position(x).to(x.dtype)  # (B, 1, H, W)
+        of_channels = self.channel(global_mean(x).flatten(1)).unsqueeze(2).unsqueeze(3).to(x.dtype)  # (B, C, 1, 1)
+        gate = torch.sigmoid(of_channels * of_positions if self.fusion == "product" else of_channels + of_positions)
         if self.recording:
-            scores = of_channels * of_positions if self.fusion == "product" else of_channels + of_positions
-            self.record("gate", torch.sigmoid(scores))
-        return jointly_gated(x, of_channels, of_positions, self.fusion == "product")
+            self.record("gate", gate)
+        return x * (1 + gate)

@@ -5,17 +5,17 @@ from typing import get_args
 from torch import Tensor, nn
 
 from attention.base import Mixer, check_at_least, check_choice
-from attention.functional.cells import cell_means
+from attention.functional.layout import cell_means
 from attention.functional.relative import (
     Implementation,
     RelativeTables,
     Scaling,
+    Windows,
     check_heads,
     join_heads,
     relative_attention,
     relative_attention_with_weights,
 )
-from attention.functional.windows import Windows
 
 
 class BottleneckAttention(Mixer):

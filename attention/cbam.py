@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, bottleneck_channels, check_choice
-from attention.functional.gating import gated
-from attention.functional.pools import pooled
+from attention.pooling import gated, global_max, global_mean
 from attention.spatial import SpatialAttention, SpatialPooling
 
 ChannelPooling = Literal["avg_max", "avg", "max"]
@@ -26,9 +25,8 @@ class ChannelAttention(Refine):
 
     It compiles and exports: poolings, small convolutions and a product.
 
-    Parameters: 2 C m + m + C. Cost: 4 C m multiply-accumulates (2 C m with one pooling), one pass over the map for the
-    poolings (two where gradients are taken) and one for the product; the result and one gradient are the only full-size
-    tensors.
+    Parameters: 2 C m + m + C. Cost: 4 C m multiply-accumulates (2 C m with one pooling), one pass over the map for each
+    pooling and one for the product.
 
     Place: on the residual branch of a block behind its last norm, before the addition.
 
@@ -49,19 +47,20 @@ class ChannelAttention(Refine):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
 
-    def gate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The map `x` (B, C, H, W), to be read once more by `gated`, and the weight of its channels, (B, C, 1, 1)."""
-        x, descriptors = pooled(x, [(2, 3)] if "avg" in self.pooling else [], [(2, 3)] if "max" in self.pooling else [])
+    def gate(self, x: Tensor) -> Tensor:
+        """Weights of the channels of `x` (B, C, H, W), as (B, C, 1, 1)."""
+        pools = {"avg": global_mean, "max": global_max}
+        descriptors = [pool(x) for name, pool in pools.items() if name in self.pooling]
         descriptor = torch.cat(descriptors, 2)  # (B, C, 2, 1): the shared MLP reads both in one call
         scores = self.fc2(F.relu(self.fc1(descriptor)))
         weights = torch.sigmoid(scores.sum(2, keepdim=True))
         if self.recording:
             self.record("channel", weights)
-        return x, weights
+        return weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Weights the channels of `x` (B, C, H, W)."""
-        return gated(*self.gate(x))
+        return gated(x, self.gate(x))
 
 
 class CBAM(Refine):
@@ -77,7 +76,7 @@ class CBAM(Refine):
     It compiles and exports: poolings, convolutions and products.
 
     Parameters: 2 C m + m + C + 2 k^2 + 2 with m = floor(C / reduction) and the default poolings. Cost: 4 C m +
-    2 k^2 H W multiply-accumulates, and four passes over the map (six where gradients are taken); memory of two maps.
+    2 k^2 H W multiply-accumulates, and six passes over the map; memory of two maps.
 
     Place: on the residual branch of a block behind its last norm, before the addition.
 
@@ -112,7 +111,5 @@ class CBAM(Refine):
         elif self.order == "spatial_first":
             refined = self.channel(self.spatial(x))
         else:
-            x, of_channels = self.channel.gate(x)
-            x, of_positions = self.spatial.gate(x)
-            refined = gated(x, of_channels, of_positions)
+            refined = gated(x, self.channel.gate(x), self.spatial.gate(x))
         return refined

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Refine, bottleneck_channels, check_at_least, check_choice
-from attention.functional.axial import axial_attention, axial_weights, channelized_axial_attention
 from attention.functional.layout import in_format_of
+from attention.functional.logits import axial_attention, axial_weights, channelized_axial_attention
 
 Channelization = Literal["deep", "plain", "none"]
 

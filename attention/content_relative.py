@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attention.functional.logits import precise_logits
+from attention.functional.plain import may_store
 from attention.learned_relative import LearnedRelativeSelfAttention
 
 
@@ -14,9 +16,9 @@ class ContentRelativeSelfAttention(LearnedRelativeSelfAttention):
         y_q = sum_h W_h sum_k softmax_k(A_h(q, k)) x_k + b                                       (B, C_out, H', W')
 
     arXiv 1911.03584, section 4.3 ("learned embedding with content"), and the authors' code: queries and keys of C_in
-    numbers per head with biases (the key's bias cancels in the softmax), sums over the raw input. The two positional
-    terms are taken into the dot product as H + W further channels, so that fused attention kernels apply and no map of
-    weights is stored. Offsets beyond the tables use their ends. Keys lie inside the map.
+    numbers per head with biases (the key's bias cancels in the softmax), sums over the raw input. Where there are too
+    many weights to store, the two positional terms are taken into the dot product as H + W further channels, so that
+    fused attention kernels apply. Offsets beyond the tables use their ends. Keys lie inside the map.
 
     Parameters: those of `LearnedRelativeSelfAttention` and 2 heads C_in (C_in + 1). Cost: heads C_in (H W + H' W') C_in
     multiply-accumulates for queries and keys, 2 heads H' W' H W (C_in + H + W) for the attention, heads H' W' C_in
@@ -56,21 +58,32 @@ class ContentRelativeSelfAttention(LearnedRelativeSelfAttention):
             for layer, tokens in ((self.query, asking), (self.key, every))
         )
         query = query / channels**0.5
-        row, column = (torch.arange(size, device=x.device) for size in (height, width))
+        rows, columns = self._scores(x)  # (heads, H', H) and (heads, W', W)
+        number = x.shape[0] * self.heads * query.shape[2] * height * width
+        if self.recording or (x.is_cpu and may_store(number)):
+            scores = precise_logits(query, key).unflatten(3, (height, width)).unflatten(2, asking.shape[1:3])
+            weights = scores + rows[:, :, None, :, None] + columns[:, None, :, None, :]
+            weights = weights.flatten(4).softmax(4)  # (B, heads, H', W', N)
+            if self.recording:
+                self._record(weights.unflatten(4, (height, width)), x)
+            attended = weights.flatten(2, 3).to(key.dtype) @ every.flatten(1, 2).unsqueeze(1).to(key.dtype)
+        else:
+            attended = self._fused(query, key, every, rows, columns)
+        out = self.value(attended.transpose(1, 2).flatten(2))
+        return self._as_map(out.unflatten(1, asking.shape[1:3]), x)
+
+    def _fused(self, query: Tensor, key: Tensor, every: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """Sums (B, heads, N', C) for queries (B, heads, N', C) and keys (B, heads, N, C), without a map of weights."""
+        height, width, channels = every.shape[1:]
+        row, column = (torch.arange(size, device=every.device) for size in (height, width))
         at_row, at_column = ((cells.unsqueeze(1) == cells).to(key.dtype) for cells in (row, column))
         query, key = (  # H + W more channels: the scores by row and column, and one-hot which row and column it is
             torch.cat([tokens, _side_by_side(by_row, by_column).to(tokens.dtype).expand(*tokens.shape[:3], -1)], 3)
-            for tokens, by_row, by_column in ((query, *self._scores(x)), (key, at_row, at_column))
+            for tokens, by_row, by_column in ((query, rows, columns), (key, at_row, at_column))
         )
         value = F.pad(every.flatten(1, 2).to(key.dtype), (0, height + width))  # fused kernels want equal widths
         value = value.unsqueeze(1).expand(-1, self.heads, -1, -1)
-        attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :channels]  # (B, heads, N', C)
-        if self.recording:
-            weights = query @ key.transpose(2, 3)
-            weights = weights.softmax(3, dtype=torch.promote_types(weights.dtype, torch.float32))
-            self._record(weights.unflatten(3, (height, width)).unflatten(2, asking.shape[1:3]), x)
-        out = self.value(attended.transpose(1, 2).flatten(2))
-        return self._as_map(out.unflatten(1, asking.shape[1:3]), x)
+        return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :channels]
 
 
 def _side_by_side(rows: Tensor, columns: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, check_at_least, check_choice
-from attention.functional.gating import gated
-from attention.functional.pools import pooled
+from attention.pooling import gated, mean
 
 Directions = Literal["both", "height", "width"]
 
@@ -29,8 +28,8 @@ class CoordinateAttention(Refine):
     It compiles and exports: means, small convolutions and products.
 
     Parameters: 3 C m + 2 C + 3 m, one direction 2 C m + C + 3 m. Cost: 2 C m (H + W) multiply-accumulates (one
-    direction 2 C m H or 2 C m W), one pass over the map for the means and one for the products; the result and one
-    gradient are the only full-size tensors.
+    direction 2 C m H or 2 C m W), two passes over the map for the means and two for the products; memory of two
+    maps.
 
     Place: on the expanded map of an inverted residual behind the depthwise convolution, in other blocks on the residual
     branch before the addition.
@@ -68,14 +67,12 @@ class CoordinateAttention(Refine):
         """Weights the channels of `x` (B, C, H, W) at every row and column."""
         gates: dict[str, Tensor] = {}
         if self.directions == "height":
-            x, (of_rows,) = pooled(x, [(3,)])
-            gates["row"] = self._row_gate(self._embed(of_rows))
+            gates["row"] = self._row_gate(self._embed(mean(x, 3)))
         elif self.directions == "width":
-            x, (of_columns,) = pooled(x, [(2,)])
-            gates["column"] = self._column_gate(self._embed(of_columns.transpose(2, 3)))
+            gates["column"] = self._column_gate(self._embed(mean(x, 2).transpose(2, 3)))
         else:
-            x, (of_rows, of_columns) = pooled(x, [(3,), (2,)])
-            embedded = self._embed(torch.cat([of_rows, of_columns.transpose(2, 3)], 2))  # (B, m, H + W, 1)
+            means = torch.cat([mean(x, 3), mean(x, 2).transpose(2, 3)], 2)
+            embedded = self._embed(means)  # (B, m, H + W, 1)
             of_rows, of_columns = embedded.split([x.shape[2], x.shape[3]], 2)
             gates["row"], gates["column"] = self._row_gate(of_rows), self._column_gate(of_columns)
         if self.recording:

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Refine, bottleneck_channels, check_at_least
-from attention.functional.axial import precise_logits
 from attention.functional.layout import in_format_of
+from attention.functional.logits import precise_logits
 
 
 class CrissCrossAttention(Refine):

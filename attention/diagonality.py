@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attention.functional.axial import at_least_float32, autocast_off
+from attention.functional.logits import at_least_float32, autocast_off
 
 
 def diagonality_loss(scores: Tensor, margin: float = 0.0, valid: Tensor | None = None) -> Tensor:

@@ -4,8 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Refine, check_odd
-from attention.functional.gating import gated
-from attention.functional.pools import pooled
+from attention.pooling import gated, global_mean
 
 
 class EfficientChannelAttention(Refine):
@@ -20,8 +19,7 @@ class EfficientChannelAttention(Refine):
 
     It compiles and exports: a mean, a small convolution and a product.
 
-    Parameters: k. Cost: k C multiply-accumulates, one pass over the map for the mean and one for the product; the map
-    and its gradient are the only full-size tensors.
+    Parameters: k. Cost: k C multiply-accumulates, one pass over the map for the mean and one for the product.
 
     Place: on the residual branch of a block behind its last norm, before the addition.
 
@@ -39,10 +37,8 @@ class EfficientChannelAttention(Refine):
 
     def forward(self, x: Tensor) -> Tensor:
         """Weights the channels of `x` (B, C, H, W)."""
-        x, (averages,) = pooled(x, means=[(2, 3)])  # (B, C, 1, 1)
-        weights = (
-            torch.sigmoid(self.conv(averages.flatten(1).unsqueeze(1))).transpose(1, 2).unsqueeze(3)
-        )  # (B, C, 1, 1)
+        averages = global_mean(x).flatten(1).unsqueeze(1)  # (B, 1, C)
+        weights = torch.sigmoid(self.conv(averages)).transpose(1, 2).unsqueeze(3)  # (B, C, 1, 1)
         if self.recording:
             self.record("channel", weights)
         return gated(x, weights)

@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Mixer, check_at_least, check_choice, check_divides, check_odd
-from attention.functional.depthwise import depthwise
 from attention.functional.layout import channels_last, in_format_of
-from attention.functional.modulated import modulated_sum
-from attention.functional.neighbourhood import neighbourhood_rows, neighbourhood_sum
+from attention.functional.neighbourhood import depthwise, modulated_sum, neighbourhood_rows, neighbourhood_sum
 
 Border = Literal["zero", "mask"]
 

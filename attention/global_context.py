@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, check_choice
-from attention.functional.gating import gated
+from attention.pooling import gated
 
 Fusion = Literal["add", "multiply"]
 

@@ -6,16 +6,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Mixer, check_at_least, check_choice
-from attention.functional.cells import cell_means
+from attention.functional.layout import cell_means
 from attention.functional.relative import (
     Implementation,
     RelativeTables,
     Scaling,
+    Windows,
     check_heads,
     relative_attention,
     relative_attention_with_weights,
 )
-from attention.functional.windows import Windows
 
 Layout = Literal["paper", "timm"]
 Border = Literal["mask", "zero"]

@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Operator, check_at_least
-from attention.functional.axial import at_least_float32, autocast_off, precise_logits
 from attention.functional.layout import in_format_of
+from attention.functional.logits import at_least_float32, autocast_off, precise_logits
 
 
 class _Windowed(Operator):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Operator, check_at_least, check_choice
-from attention.functional.axial import precise_logits
+from attention.functional.logits import precise_logits
 
 Compatibility = Literal["parametrised", "dot_product"]
 Projection = Literal["descriptor", "local"]

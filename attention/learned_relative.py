@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import check_at_least
-from attention.functional.offsets import RelativeSelfAttention
+from attention.offsets import RelativeSelfAttention
 
 
 class LearnedRelativeSelfAttention(RelativeSelfAttention):

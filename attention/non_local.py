@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, bottleneck_channels
-from attention.functional.axial import precise_logits
 from attention.functional.layout import in_format_of
+from attention.functional.logits import precise_logits
 
 
 class NonLocal(Refine):

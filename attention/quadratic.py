@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from attention.base import check_at_least, check_choice
-from attention.functional.offsets import RelativeSelfAttention, without_traces
+from attention.offsets import RelativeSelfAttention, without_traces
 
 Covariance = Literal["isotropic", "full"]
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Refine, check_choice, check_odd
-from attention.functional.gating import gated
-from attention.functional.pools import pooled
+from attention.pooling import gated, maximum, mean
 
 SpatialPooling = Literal["avg_max", "avg", "max"]
 
@@ -27,7 +26,7 @@ class SpatialAttention(Refine):
     exports: poolings, a convolution and a product.
 
     Parameters: 2 k^2 + 2 (100 for k = 7), with one pooling k^2 + 2; independent of C. Cost: 2 k^2 H W
-    multiply-accumulates, one pass over the map for the poolings (two where gradients are taken), one for the product.
+    multiply-accumulates, one pass over the map for each pooling and one for the product.
 
     Place: on the residual branch of a block behind its last norm, before the addition.
 
@@ -48,14 +47,15 @@ class SpatialAttention(Refine):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out")
         nn.init.zeros_(self.bn.weight)
 
-    def gate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The map `x` (B, C, H, W), to be read once more by `gated`, and the weight of its positions, (B, 1, H, W)."""
-        x, planes = pooled(x, [(1,)] if "avg" in self.pooling else [], [(1,)] if "max" in self.pooling else [])
-        weights = torch.sigmoid(self.bn(self.conv(torch.cat(planes[::-1], 1))))  # the maximum before the mean
+    def gate(self, x: Tensor) -> Tensor:
+        """Weights of the positions of `x` (B, C, H, W), as (B, 1, H, W)."""
+        pools = {"max": maximum, "avg": mean}  # in the order of the planes
+        planes = [pool(x, 1) for name, pool in pools.items() if name in self.pooling]
+        weights = torch.sigmoid(self.bn(self.conv(torch.cat(planes, 1))))
         if self.recording:
             self.record("position", weights)
-        return x, weights
+        return weights
 
     def forward(self, x: Tensor) -> Tensor:
         """Weights the positions of `x` (B, C, H, W)."""
-        return gated(*self.gate(x))
+        return gated(x, self.gate(x))

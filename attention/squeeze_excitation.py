@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Refine, bottleneck_channels, check_choice
-from attention.functional.gating import gated
-from attention.functional.pools import pooled
+from attention.pooling import gated, global_max, global_mean
 
 Pooling = Literal["avg", "max", "none"]
 Hidden = Literal["relu", "relu6"]
@@ -32,8 +31,7 @@ class SqueezeExcitation(Refine):
     It compiles and exports: a pooling, small convolutions and a product.
 
     Parameters: 2 C m + m + C, without biases 2 C m. Cost: 2 C m multiply-accumulates (times H W without squeeze), one
-    pass over the map for the squeeze and one for the product; the result and one gradient are the only full-size
-    tensors.
+    pass over the map for the squeeze and one for the product.
 
     Place: on the residual branch of a block behind its last norm, before the addition.
 
@@ -75,9 +73,9 @@ class SqueezeExcitation(Refine):
         """Weights the channels of `x` (B, C, H, W)."""
         squeezed = x  # (B, C, H, W) without squeeze, otherwise (B, C, 1, 1)
         if self.pooling == "avg":
-            x, (squeezed,) = pooled(x, means=[(2, 3)])
+            squeezed = global_mean(x)
         elif self.pooling == "max":
-            x, (squeezed,) = pooled(x, maxima=[(2, 3)])
+            squeezed = global_max(x)
         excited = self.fc2(_HIDDEN[self.hidden](self.fc1(squeezed)))
         weights = _GATES[self.gate](excited)
         if self.recording:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Mixer, check_at_least, check_choice, check_divides, check_odd
-from attention.functional.cells import cell_means
-from attention.functional.layout import channels_last, in_format_of
+from attention.functional.layout import cell_means, channels_last, in_format_of
 from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_rows, neighbourhood_sum
 
 Relative = Literal["per_head", "shared", "none"]

@@ -22,8 +22,7 @@ from timm.layers.halo_attn import HaloAttn
 from torch import Tensor
 
 from attention import HaloAttention
-from attention.functional import neighbourhood_shifts
-from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_sum
+from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_sum, shifts
 from benchmarks.measure import ROOT, Goal, finish, parse_options, ratio_goal
 
 RESULTS = ROOT / "docs" / "results" / "attention_gpu.json"
@@ -70,13 +69,13 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 def attend_by_shifts(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """The same in plain PyTorch."""
-    logits = neighbourhood_shifts.inner_products(queries, keys, KERNEL, 1, 1)
-    return neighbourhood_shifts.weighted_sum(logits.softmax(-1), values, 1, 1)
+    logits = shifts.inner_products(queries, keys, KERNEL, 1, 1)
+    return shifts.weighted_sum(logits.softmax(-1), values, 1, 1)
 
 
 def sum_by_shifts(weights: Tensor, values: Tensor) -> Tensor:
     """`neighbourhood_sum` in plain PyTorch."""
-    return neighbourhood_shifts.weighted_sum(weights.to(values.dtype), values, 1, 1)
+    return shifts.weighted_sum(weights.to(values.dtype), values, 1, 1)
 
 
 def cores(device: torch.device, dry: bool) -> Iterator[Core]:

@@ -47,7 +47,7 @@ def test_attention_needs_torch_only() -> None:
             for module in modules:
                 used.setdefault(module.split(".")[0], set()).add(file.name)
     assert used.keys() - set(sys.stdlib_module_names) == {"torch", "triton", "attention"}
-    assert used["triton"] == {"neighbourhood_kernels.py", "neighbourhood_triton.py"}
+    assert used["triton"] == {"launch.py", "triton_kernels.py"}
 
 
 def test_pins_are_plain_versions() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.channelized_axial import ChannelizedAxialAttention
-from attention.functional.axial import channelized_axial_attention
+from attention.functional.logits import channelized_axial_attention
 from benchmarks.attention_cases import Bounds, Call, Comparison
 
 

@@ -6,11 +6,15 @@ learned encodings, which have none. The last comparison shows what a 3 x 3 convo
 heads.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.learned_relative import LearnedRelativeSelfAttention
+from attention.offsets import RelativeSelfAttention
 from attention.quadratic import QuadraticSelfAttention
 from benchmarks.attention_cases import Bounds, Call, Comparison
 
@@ -33,17 +37,27 @@ def _offsets(x: Tensor) -> tuple[Tensor, Tensor]:
     return (row - row[:, None])[:, None, :, None], (column - column[:, None])[:, None, :]
 
 
-def _quadratic(channels: int = 256) -> tuple[Call, Call, list[Tensor]]:
-    torch.manual_seed(0)
-    operator = QuadraticSelfAttention(channels, channels)
+def literal_quadratic(operator: QuadraticSelfAttention, x: Tensor) -> Tensor:
+    """Isotropic quadratic self-attention as its equation reads, without padding or stride."""
+    rows, columns = _offsets(x)
+    centres, spreads = operator.centres[:, :, None, None, None, None], operator.spreads[:, None, None, None, None]
+    scores = -spreads.square() / 2 * ((rows - centres[:, 0]).square() + (columns - centres[:, 1]).square())
+    return literal(scores.unsqueeze(0), x, operator.value)
 
-    def peer(x: Tensor) -> Tensor:
-        rows, columns = _offsets(x)
-        centres, spreads = operator.centres[:, :, None, None, None, None], operator.spreads[:, None, None, None, None]
-        scores = -spreads.square() / 2 * ((rows - centres[:, 0]).square() + (columns - centres[:, 1]).square())
-        return literal(scores.unsqueeze(0), x, operator.value)
 
-    return operator, peer, [torch.randn(2, channels, HEIGHT, WIDTH, requires_grad=True)]
+def literal_learned(operator: LearnedRelativeSelfAttention, x: Tensor) -> Tensor:
+    """Self-attention with learned relative encodings as its equation reads, without stride."""
+    return literal(_positional_scores(operator, x).unsqueeze(0), x, operator.value)
+
+
+def literal_content(operator: ContentRelativeSelfAttention, x: Tensor) -> Tensor:
+    """The same with content."""
+    tokens = x.flatten(2).transpose(1, 2)
+    query, key = (
+        layer(tokens).unflatten(2, (operator.heads, -1)).transpose(1, 2) for layer in (operator.query, operator.key)
+    )
+    scores = (query @ key.transpose(2, 3) / x.shape[1] ** 0.5).unflatten(3, x.shape[2:]).unflatten(2, x.shape[2:])
+    return literal(scores + _positional_scores(operator, x), x, operator.value)
 
 
 def _positional_scores(operator: LearnedRelativeSelfAttention, x: Tensor) -> Tensor:
@@ -60,29 +74,12 @@ def _positional_scores(operator: LearnedRelativeSelfAttention, x: Tensor) -> Ten
     return (by_row + by_column).permute(4, 0, 1, 2, 3)
 
 
-def _learned(channels: int = 256) -> tuple[Call, Call, list[Tensor]]:
+def _beside(
+    operator_class: type[RelativeSelfAttention], peer: Callable[..., Tensor], channels: int
+) -> tuple[Call, Call, list[Tensor]]:
     torch.manual_seed(0)
-    operator = LearnedRelativeSelfAttention(channels, channels)
-    return (
-        operator,
-        lambda x: literal(_positional_scores(operator, x).unsqueeze(0), x, operator.value),
-        [torch.randn(2, channels, HEIGHT, WIDTH, requires_grad=True)],
-    )
-
-
-def _content(channels: int = 64) -> tuple[Call, Call, list[Tensor]]:
-    torch.manual_seed(0)
-    operator = ContentRelativeSelfAttention(channels, channels)
-
-    def peer(x: Tensor) -> Tensor:
-        tokens = x.flatten(2).transpose(1, 2)
-        query, key = (
-            layer(tokens).unflatten(2, (operator.heads, -1)).transpose(1, 2) for layer in (operator.query, operator.key)
-        )
-        scores = (query @ key.transpose(2, 3) / channels**0.5).unflatten(3, x.shape[2:]).unflatten(2, x.shape[2:])
-        return literal(scores + _positional_scores(operator, x), x, operator.value)
-
-    return operator, peer, [torch.randn(2, channels, HEIGHT, WIDTH, requires_grad=True)]
+    operator = operator_class(channels, channels)
+    return operator, partial(peer, operator), [torch.randn(2, channels, HEIGHT, WIDTH, requires_grad=True)]
 
 
 def _convolution(channels: int = 256) -> tuple[Call, Call, list[Tensor]]:
@@ -94,18 +91,18 @@ def _convolution(channels: int = 256) -> tuple[Call, Call, list[Tensor]]:
 COMPARISONS = [
     Comparison(
         "quadratic self-attention, literal softmax, 2x256x32x40",
-        _quadratic,
-        Bounds(forward=8, training=5, memory=0.25),
+        partial(_beside, QuadraticSelfAttention, literal_quadratic, 256),
+        Bounds(forward=4.5, training=2.5, memory=0.25),
     ),
     Comparison(
         "learned relative self-attention, literal softmax, 2x256x32x40",
-        _learned,
+        partial(_beside, LearnedRelativeSelfAttention, literal_learned, 256),
         Bounds(forward=5, training=2.5, memory=0.3),
     ),
     Comparison(
         "content relative self-attention, literal softmax, 2x64x32x40",
-        _content,
-        Bounds(forward=2, training=1.2, memory=0.4),
+        partial(_beside, ContentRelativeSelfAttention, literal_content, 64),
+        Bounds(forward=0.98, training=0.98),
     ),
     Comparison("quadratic self-attention of nine heads, 3x3 convolution, 2x256x50x68", _convolution),
 ]

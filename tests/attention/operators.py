@@ -17,7 +17,7 @@ from attention.channelized_axial import ChannelizedAxialAttention
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.criss_cross import CrissCrossAttention
 from attention.efficient_channel import EfficientChannelAttention
-from attention.functional.axial import precise_logits
+from attention.functional.logits import precise_logits
 from attention.global_context import GlobalContext
 from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart

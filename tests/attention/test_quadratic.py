@@ -10,9 +10,11 @@ from attention import (
     ContentRelativeSelfAttention,
     LearnedRelativeSelfAttention,
     QuadraticSelfAttention,
+    content_relative,
     quadratic,
     record_attention,
 )
+from attention.functional import plain
 
 
 def score(operator, head, delta, query, key):
@@ -74,6 +76,14 @@ def test_equals_the_literal_softmax_forward_and_backward(name, stride, size, agr
     """The proof that isotropic Gaussians and learned encodings may be summed by rows and then by columns."""
     torch.manual_seed(0)
     agree(MAKERS[name](stride), reference, torch.randn(2, 2, *size))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_content_without_stored_weights_is_the_same(stride, monkeypatch, agree):
+    monkeypatch.setattr(plain, "STORED_WEIGHTS", 2 * 2 * -(-5 // stride) * -(-4 // stride) * 5 * 4 - 1)  # one too few
+    torch.manual_seed(0)
+    monkeypatch.setattr(content_relative, "precise_logits", None)  # of stored weights only
+    agree(MAKERS["content"](stride), reference, torch.randn(2, 2, 5, 4))
 
 
 def test_a_full_covariance_is_summed_in_groups_of_rows(monkeypatch, agree):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attention.functional.depthwise import depthwise
+from attention.functional.neighbourhood import depthwise
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])

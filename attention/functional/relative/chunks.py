@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attention.functional.windows import Windows
+from attention.functional.relative.windows import Windows
 
 LOGITS = 2**18  # of one chunk: 1 MB, so that they stay in a core's second-level cache
 

@@ -8,11 +8,12 @@ With (i, j) the place of a query in its block and (a, b) the place of a key in t
 Halo attention is this with square blocks; global attention (BoTNet, attention augmented convolution) is one block as
 large as the map. Three implementations of the same function exist:
 
-    chunks    CPU: a few windows at a time, both directions (`relative_chunks`); nothing of the size of the logits or of
+    softmax   anywhere: standard operators (`tokens`), also what is exported; the only one that has the
+              weights, and on a CPU the fastest where they are few (`plain.STORED_WEIGHTS`)
+    chunks    CPU: a few windows at a time, both directions (`chunks`); nothing of the size of the logits or of
               all windows is ever stored. An operator of PyTorch, so that `torch.compile` takes it as it is
-    fused     CUDA: relative logits become dimensions of queries and keys, [scale q, <q, rows>, <q, columns>] and
-              [k, one-hot a, one-hot b], so that `scaled_dot_product_attention` needs no bias tensor
-    softmax   anywhere: standard operators, also what is exported; the only one that has the weights
+    fused     CUDA, not measured: relative logits become dimensions of queries and keys, [scale q, <q, rows>,
+              <q, columns>] and [k, one-hot a, one-hot b], so that `scaled_dot_product_attention` needs no bias tensor
 
 Exported programs are for maps of more than one block in either direction: declare such a range of sizes.
 """
@@ -23,8 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from attention.functional import relative_chunks, relative_tokens
-from attention.functional.windows import Windows
+from attention.functional.plain import in_standard_operators, may_store
+from attention.functional.relative import chunks, tokens
+from attention.functional.relative.windows import Windows
 
 Implementation = Literal["auto", "chunks", "fused", "softmax"]
 Scaling = Literal["none", "content", "both"]
@@ -89,21 +91,18 @@ def relative_attention(
         Mixed values (B, heads e, H', W'), in the type of `keys_values`.
     """
     if implementation == "auto":
-        if queries.is_cuda:
-            implementation = "fused"
-        elif queries.device.type != "cpu" or torch.compiler.is_exporting() or _tracing():
-            implementation = "softmax"
-        else:
-            implementation = "chunks"
+        implementation = "fused" if queries.is_cuda else "softmax"
+        if queries.device.type == "cpu" and not in_standard_operators():
+            implementation = "softmax" if may_store(_logits(queries, keys_values, heads, windows)) else "chunks"
     if implementation == "chunks":
         return _attention(queries, keys_values, torch.cat([rows, columns]), heads, scale, *windows.arguments())
-    q, k, v, to_rows, to_columns = relative_tokens.tokens(queries, keys_values, rows, columns, heads, scale, windows)
+    q, k, v, to_rows, to_columns = tokens.tokens(queries, keys_values, rows, columns, heads, scale, windows)
     if implementation == "fused":
-        mixed = relative_tokens.fused(q, k, v, to_rows, to_columns, queries.shape[0] * heads)
+        mixed = tokens.fused(q, k, v, to_rows, to_columns, queries.shape[0] * heads)
     else:
-        mixed = relative_tokens.softmax(q, k, to_rows, to_columns).to(v.dtype) @ v
+        mixed = tokens.softmax(q, k, to_rows, to_columns).to(v.dtype) @ v
     return (
-        relative_tokens.in_order(mixed, queries, heads, windows)
+        tokens.in_order(mixed, queries, heads, windows)
         .transpose(1, 2)
         .reshape(queries.shape[0], -1, *queries.shape[2:])
     )
@@ -113,11 +112,11 @@ def relative_attention_with_weights(
     queries: Tensor, keys_values: Tensor, rows: Tensor, columns: Tensor, heads: int, scale: float, windows: Windows
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `relative_attention` returns, and weights (B, heads, H', W', h, w) with the tables of `AttentionMap`."""
-    q, k, v, to_rows, to_columns = relative_tokens.tokens(queries, keys_values, rows, columns, heads, scale, windows)
-    weights = relative_tokens.softmax(q, k, to_rows, to_columns).to(v.dtype)
+    q, k, v, to_rows, to_columns = tokens.tokens(queries, keys_values, rows, columns, heads, scale, windows)
+    weights = tokens.softmax(q, k, to_rows, to_columns).to(v.dtype)
     (batch, _, height, width), (i, j) = queries.shape, windows.queries
-    mixed = relative_tokens.in_order(weights @ v, queries, heads, windows).transpose(1, 2)
-    weights = relative_tokens.in_order(weights, queries, heads, windows)
+    mixed = tokens.in_order(weights @ v, queries, heads, windows).transpose(1, 2)
+    weights = tokens.in_order(weights, queries, heads, windows)
     key_rows, key_columns = windows.keys(keys_values.shape[2], keys_values.shape[3], queries.device)
     return (
         mixed.reshape(batch, -1, height, width),
@@ -125,6 +124,13 @@ def relative_attention_with_weights(
         key_rows.repeat_interleave(i, 0)[:height],
         key_columns.repeat_interleave(j, 0)[:width],
     )
+
+
+def _logits(queries: Tensor, keys_values: Tensor, heads: int, windows: Windows) -> int:
+    """Number of logits, of queries that fill the last blocks as well."""
+    down, right = windows.blocks(*keys_values.shape[2:])
+    keys = (windows.block[0] + 2 * windows.halo) * (windows.block[1] + 2 * windows.halo)
+    return queries.shape[0] * heads * down * right * windows.queries[0] * windows.queries[1] * keys
 
 
 def join_heads(keys: Tensor, values: Tensor, heads: int) -> Tensor:
@@ -138,10 +144,6 @@ def check_heads(heads: int, **channels: int) -> None:
     for name, value in channels.items():
         if value < 1 or value % heads:
             raise ValueError(f"{name}={value} is no multiple of {heads}; give e.g. {max(1, value // heads) * heads}")
-
-
-def _tracing() -> bool:
-    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined]
 
 
 @torch.library.custom_op("attndense::relative_attention", mutates_args=(), device_types="cpu")
@@ -159,7 +161,7 @@ def _attention(
     whole: bool,
 ) -> Tensor:
     windows = Windows((block[0], block[1]), halo, stride, step, masked, whole)
-    return relative_chunks.forward(queries, keys_values, tables, heads, scale, windows)
+    return chunks.forward(queries, keys_values, tables, heads, scale, windows)
 
 
 @torch.library.custom_op("attndense::relative_attention_backward", mutates_args=(), device_types="cpu")
@@ -179,12 +181,12 @@ def _backward(
     whole: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     windows = Windows((block[0], block[1]), halo, stride, step, masked, whole)
-    return relative_chunks.backward(gradient, out, queries, keys_values, tables, heads, scale, windows)
+    return chunks.backward(gradient, out, queries, keys_values, tables, heads, scale, windows)
 
 
 @_attention.register_fake
 def _(queries: Tensor, keys_values: Tensor, tables: Tensor, heads: int, *_: Any) -> Tensor:
-    return relative_chunks.new_output(queries, keys_values)
+    return chunks.new_output(queries, keys_values)
 
 
 @_backward.register_fake

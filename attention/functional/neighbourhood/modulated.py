@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attention.functional.neighbourhood_shifts import cell_views, shifted
-from attention.functional.pieces import differentiable, is_plain
+from attention.functional.neighbourhood.shifts import cell_views, shifted
+from attention.functional.plain import differentiable, is_plain
 
 _ROWS = 4  # of queries handled together, so that the temporaries of a row stay in the cache
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention.functional.cells import cell_means, every_nth
+from attention.functional.layout import cell_means, every_nth
 
 
 def reference(x, stride):

@@ -8,9 +8,15 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from attention.functional import neighbourhood, neighbourhood_blocks, neighbourhood_shifts
-from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_rows, neighbourhood_sum
-from attention.functional.neighbourhood_triton import _scatter_by_shifts
+from attention.functional.neighbourhood import (
+    blocks,
+    neighbourhood_products,
+    neighbourhood_rows,
+    neighbourhood_sum,
+    operators,
+    shifts,
+)
+from attention.functional.neighbourhood.launch import _scatter_by_shifts
 
 SIZES = [(1, 1), (1, 7), (7, 1), (5, 3), (9, 14)]
 
@@ -61,10 +67,10 @@ def test_definition(kernel_size, stride, dilation, size):
 def test_values_and_gradients_equal_those_of_shifted_copies(kernel_size, stride, dilation, size):
     weights, queries, values = (x.requires_grad_() for x in tensors(*size, kernel_size, stride))
     for ours, slow, inputs in (
-        (neighbourhood_sum, neighbourhood_shifts.weighted_sum, (weights, values)),
+        (neighbourhood_sum, shifts.weighted_sum, (weights, values)),
         (
             lambda q, v, s, d: neighbourhood_products(q, v, kernel_size, s, d),
-            lambda q, v, s, d: neighbourhood_shifts.inner_products(q, v, kernel_size, s, d),
+            lambda q, v, s, d: shifts.inner_products(q, v, kernel_size, s, d),
             (queries, values),
         ),
     ):
@@ -81,14 +87,14 @@ def test_windows_do_not_grow_with_the_dilation(size, monkeypatch):
     """A dilation of 12 as a plain window would take over a hundred times the arithmetic at k = 7."""
     made = []
 
-    class Noted(neighbourhood_blocks._Blocks):
+    class Noted(blocks._Blocks):
         def __init__(self, *arguments):
             super().__init__(*arguments)
             made.append(self.window)
 
-    monkeypatch.setattr(neighbourhood_blocks, "_Blocks", Noted)
+    monkeypatch.setattr(blocks, "_Blocks", Noted)
     weights, _, values = (x.requires_grad_() for x in tensors(*size, 7))
-    out, expected = neighbourhood_sum(weights, values, 1, 12), neighbourhood_shifts.weighted_sum(weights, values, 1, 12)
+    out, expected = neighbourhood_sum(weights, values, 1, 12), shifts.weighted_sum(weights, values, 1, 12)
     torch.testing.assert_close(out, expected)
     direction = torch.randn_like(out)
     found, correct = (torch.autograd.grad(x, (weights, values), direction) for x in (out, expected))
@@ -118,7 +124,7 @@ def test_only_the_gradients_that_are_asked_for():
     weights, _, values = tensors(5, 4, 3)
     neighbourhood_sum(weights.requires_grad_(), values).sum().backward()
     assert values.grad is None
-    copies = neighbourhood_shifts.shifted(values, 5, 4, 3, 1, 1)
+    copies = shifts.shifted(values, 5, 4, 3, 1, 1)
     torch.testing.assert_close(weights.grad, torch.stack([copy.sum(-1) for copy in copies], -1))
 
 
@@ -149,7 +155,7 @@ def test_views(views):
     # An expanded gradient, as that of a plain sum, is such a view too.
     weights, values = weights.clone().requires_grad_(), values.clone().requires_grad_()
     gradients = torch.autograd.grad(neighbourhood_sum(weights, values).sum(), (weights, values))
-    correct = torch.autograd.grad(neighbourhood_shifts.weighted_sum(weights, values, 1, 1).sum(), (weights, values))
+    correct = torch.autograd.grad(shifts.weighted_sum(weights, values, 1, 1).sum(), (weights, values))
     for gradient, expected in zip(gradients, correct, strict=True):
         torch.testing.assert_close(gradient, expected)
 
@@ -241,7 +247,7 @@ def test_export_takes_standard_operators():
 def test_devices_without_a_kernel_take_standard_operators(monkeypatch):
     x = torch.randn(1, 6, 5, 2, 4, dtype=torch.float64)
     expected = Attention()(x)
-    monkeypatch.setattr(neighbourhood, "_DEVICES", ("cuda",))
+    monkeypatch.setattr(operators, "_DEVICES", ("cuda",))
     with TorchDispatchRecorder() as recorder:
         torch.testing.assert_close(Attention()(x), expected)
     assert recorder.names and not any("attndense" in name for name in recorder.names)

@@ -5,8 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attention.base import Mixer, check_at_least
-from attention.functional.cells import every_nth
-from attention.functional.layout import in_format_of
+from attention.functional.layout import every_nth, in_format_of
 
 
 class RelativeSelfAttention(Mixer):

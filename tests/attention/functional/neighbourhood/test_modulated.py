@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from attention.functional.modulated import modulated_sum
+from attention.functional.neighbourhood import modulated_sum
 
 
 def reference(weights, values, kernels, stride=1, dilation=1):

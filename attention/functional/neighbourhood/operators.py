@@ -12,8 +12,8 @@ per image and head; positions outside the map count as zero. Each is linear in b
 are the other two, to any order. Nothing of size C k^2 H W is ever stored.
 
 They are operators of PyTorch (`torch.ops.attndense.*`), so that `torch.compile` takes them as they are, with one kernel
-for CPUs (`neighbourhood_blocks`) and one for CUDA (`neighbourhood_triton`). While a model is exported, and on any other
-device, they unfold into standard operators (`neighbourhood_shifts`), which every runtime knows.
+for CPUs (`blocks`) and one for CUDA (`launch`). While a model is exported or under a transform of `torch.func`, and on
+any other device, they unfold into standard operators (`shifts`).
 """
 
 from typing import Any
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from attention.functional import neighbourhood_blocks, neighbourhood_shifts
+from attention.functional.neighbourhood import blocks, shifts
+from attention.functional.plain import in_standard_operators
 
 _DEVICES = ("cpu", "cuda", "meta")  # that the operators have a kernel for, or nothing to compute
 
@@ -42,7 +43,7 @@ def neighbourhood_sum(weights: Tensor, values: Tensor, stride: int = 1, dilation
     """
     weights = weights.to(values.dtype)
     if _in_standard_operators(values):
-        return neighbourhood_shifts.weighted_sum(weights, values, stride, dilation)
+        return shifts.weighted_sum(weights, values, stride, dilation)
     total: Tensor = torch.ops.attndense.neighbourhood_sum(weights, values, stride, dilation)
     return total
 
@@ -63,7 +64,7 @@ def neighbourhood_products(
         Products (B, H', W', heads, k k).
     """
     if _in_standard_operators(keys):
-        return neighbourhood_shifts.inner_products(queries, keys, kernel_size, stride, dilation)
+        return shifts.inner_products(queries, keys, kernel_size, stride, dilation)
     products: Tensor = torch.ops.attndense.neighbourhood_products(queries, keys, kernel_size, stride, dilation)
     return products
 
@@ -88,21 +89,21 @@ def neighbourhood_rows(queries: int, kernel_size: int, stride: int, dilation: in
 
 
 def _in_standard_operators(values: Tensor) -> bool:
-    """Whether the operators are unknown where the values go: to another runtime, or on a device without a kernel."""
-    return torch.compiler.is_exporting() or values.device.type not in _DEVICES
+    """Whether the operators are unknown where the values go: to another runtime, or to a device without a kernel."""
+    return in_standard_operators() or values.device.type not in _DEVICES
 
 
 @torch.library.custom_op("attndense::neighbourhood_sum", mutates_args=(), device_types="cpu")
 def _sum(weights: Tensor, values: Tensor, stride: int, dilation: int) -> Tensor:
     out = values.new_empty((*weights.shape[:4], values.shape[4]))
-    neighbourhood_blocks.weighted_sum(weights, values, out, stride, dilation)
+    blocks.weighted_sum(weights, values, out, stride, dilation)
     return out
 
 
 @torch.library.custom_op("attndense::neighbourhood_products", mutates_args=(), device_types="cpu")
 def _products(queries: Tensor, keys: Tensor, kernel_size: int, stride: int, dilation: int) -> Tensor:
     out = queries.new_empty((*queries.shape[:4], kernel_size**2))
-    neighbourhood_blocks.inner_products(queries, keys, out, kernel_size, stride, dilation)
+    blocks.inner_products(queries, keys, out, kernel_size, stride, dilation)
     return out
 
 
@@ -110,29 +111,29 @@ def _products(queries: Tensor, keys: Tensor, kernel_size: int, stride: int, dila
 def _scatter(weights: Tensor, queries: Tensor, height: int, width: int, stride: int, dilation: int) -> Tensor:
     batch, heads, channels = queries.shape[0], queries.shape[3], queries.shape[4]
     out = queries.new_empty((batch, height, width, heads, channels))
-    neighbourhood_blocks.scatter(weights, queries, out, stride, dilation)
+    blocks.scatter(weights, queries, out, stride, dilation)
     return out
 
 
 @_sum.register_kernel("cuda")
 def _(weights: Tensor, values: Tensor, stride: int, dilation: int) -> Tensor:
-    from attention.functional import neighbourhood_triton
+    from attention.functional.neighbourhood import launch
 
-    return neighbourhood_triton.weighted_sum(weights, values, stride, dilation)
+    return launch.weighted_sum(weights, values, stride, dilation)
 
 
 @_products.register_kernel("cuda")
 def _(queries: Tensor, keys: Tensor, kernel_size: int, stride: int, dilation: int) -> Tensor:
-    from attention.functional import neighbourhood_triton
+    from attention.functional.neighbourhood import launch
 
-    return neighbourhood_triton.inner_products(queries, keys, kernel_size, stride, dilation)
+    return launch.inner_products(queries, keys, kernel_size, stride, dilation)
 
 
 @_scatter.register_kernel("cuda")
 def _(weights: Tensor, queries: Tensor, height: int, width: int, stride: int, dilation: int) -> Tensor:
-    from attention.functional import neighbourhood_triton
+    from attention.functional.neighbourhood import launch
 
-    return neighbourhood_triton.scatter(weights, queries, height, width, stride, dilation)
+    return launch.scatter(weights, queries, height, width, stride, dilation)
 
 
 @_sum.register_fake

@@ -11,7 +11,7 @@ accumulated in memory, so every run gives the same bits.
 With a dilation d the queries of a tile are d / gcd(stride, d) apart, so that their windows share cells: in units of the
 dilation the window is again dense, and query j sees the cells E j .. E j + k - 1 with E = stride / gcd(stride, d).
 
-Offsets of rows and images are 64 bits wide. The arguments are explained in `neighbourhood_triton`, which calls this.
+Offsets of rows and images are 64 bits wide. The arguments are explained in `launch`, which calls this.
 """
 
 import torch

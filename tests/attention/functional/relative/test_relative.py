@@ -4,10 +4,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from attention.functional import relative_chunks
-from attention.functional.relative import RelativeTables, check_heads, join_heads, relative_attention
+from attention.functional import plain
+from attention.functional.relative import (
+    RelativeTables,
+    Windows,
+    check_heads,
+    chunks,
+    join_heads,
+    relative_attention,
+    tokens,
+)
 from attention.functional.relative import relative_attention_with_weights as with_weights
-from attention.functional.windows import Windows
 
 IMPLEMENTATIONS = ["chunks", "fused", "softmax"]
 every_implementation = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -94,7 +101,7 @@ CASES = {
 @pytest.mark.parametrize("logits", [2**18, 40], ids=["one-chunk", "many-chunks"])
 @pytest.mark.parametrize("name", CASES)
 def test_equals_loops_forward_and_backward(name, logits, monkeypatch):
-    monkeypatch.setattr(relative_chunks, "LOGITS", logits)
+    monkeypatch.setattr(chunks, "LOGITS", logits)
     size, windows = CASES[name]
     given = inputs(size, windows)
     expected = reference(*given, 2, 0.7, windows)
@@ -106,12 +113,25 @@ def test_equals_loops_forward_and_backward(name, logits, monkeypatch):
             torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_weights_are_stored_where_they_are_few(name, monkeypatch):
+    size, windows = CASES[name]
+    given = inputs(size, windows)
+    q, k, _, to_rows, to_columns = tokens.tokens(*given, 2, 0.7, windows)
+    number, taken, forward = tokens.softmax(q, k, to_rows, to_columns).numel(), [], chunks.forward
+    monkeypatch.setattr(chunks, "forward", lambda *each: (taken.append(1), forward(*each))[1])
+    for limit, used in ((number, 0), (number - 1, 1)):
+        monkeypatch.setattr(plain, "STORED_WEIGHTS", limit)
+        relative_attention(*given, 2, 0.7, windows)
+        assert len(taken) == used
+
+
 def test_many_chunks_are_many(monkeypatch):
     windows = Windows((4, 4), 1)
     given = inputs((8, 8), windows)
     for logits, number in ((2**18, 1), (1200, 2), (600, 4)):
-        monkeypatch.setattr(relative_chunks, "LOGITS", logits)
-        plan = relative_chunks._Plan(given[0], given[1], torch.cat(given[2:]), 2, windows)
+        monkeypatch.setattr(chunks, "LOGITS", logits)
+        plan = chunks._Plan(given[0], given[1], torch.cat(given[2:]), 2, windows)
         assert len(list(plan.strips())) // 4 * len(list(plan.query_rows())) == number, logits
 
 

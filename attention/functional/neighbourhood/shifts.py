@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attention.functional.cells import every_nth
+from attention.functional.layout import every_nth
 
 
 def weighted_sum(weights: Tensor, values: Tensor, stride: int, dilation: int) -> Tensor:

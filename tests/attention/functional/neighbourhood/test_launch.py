@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 import pytest
 import torch
 
-from attention.functional import neighbourhood, neighbourhood_shifts, neighbourhood_triton
+from attention.functional.neighbourhood import launch, operators, shifts
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Largest error of a sum that is rounded once, per unit of its terms' magnitude."""
@@ -105,18 +105,18 @@ def errors(case, device):
     for name, function, slow in (
         (
             "weighted_sum",
-            lambda w, q, v: neighbourhood_triton.weighted_sum(w, v, case.stride, case.dilation),
-            lambda w, q, v: neighbourhood_shifts.weighted_sum(w, v, case.stride, case.dilation),
+            lambda w, q, v: launch.weighted_sum(w, v, case.stride, case.dilation),
+            lambda w, q, v: shifts.weighted_sum(w, v, case.stride, case.dilation),
         ),
         (
             "inner_products",
-            lambda w, q, v: neighbourhood_triton.inner_products(q, v, case.kernel_size, case.stride, case.dilation),
-            lambda w, q, v: neighbourhood_shifts.inner_products(q, v, case.kernel_size, case.stride, case.dilation),
+            lambda w, q, v: launch.inner_products(q, v, case.kernel_size, case.stride, case.dilation),
+            lambda w, q, v: shifts.inner_products(q, v, case.kernel_size, case.stride, case.dilation),
         ),
         (
             "scatter",
-            lambda w, q, v: neighbourhood_triton.scatter(w, q, *v.shape[1:3], case.stride, case.dilation),
-            lambda w, q, v: neighbourhood_triton._scatter_by_shifts(w, q, *v.shape[1:3], case.stride, case.dilation),
+            lambda w, q, v: launch.scatter(w, q, *v.shape[1:3], case.stride, case.dilation),
+            lambda w, q, v: launch._scatter_by_shifts(w, q, *v.shape[1:3], case.stride, case.dilation),
         ),
     ):
         out, expected = function(weights, queries, values), slow(*precise)
@@ -133,8 +133,8 @@ def far_apart():
     values = storage.as_strided((1, 5, 2, 1, 4), (0, 2**29, 4, 4, 1))
     values.copy_(torch.randn(values.shape))
     weights = torch.randn(1, 5, 2, 1, 9).half()
-    out = neighbourhood_triton.weighted_sum(weights, values, 1, 1)
-    expected = neighbourhood_shifts.weighted_sum(weights.double(), values.double(), 1, 1)
+    out = launch.weighted_sum(weights, values, 1, 1)
+    expected = shifts.weighted_sum(weights.double(), values.double(), 1, 1)
     return ((out.double() - expected).abs() / TOLERANCE[torch.float16] / 9).max().item()
 
 
@@ -156,25 +156,23 @@ def shared_memory(cases, capabilities):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from attention.functional import neighbourhood_kernels
+    from attention.functional.neighbourhood import triton_kernels
 
-    neighbourhood_triton.available = lambda device: True  # this process does nothing else
-    kernels = {
-        name: getattr(neighbourhood_kernels, name) for name in ("sum_kernel", "products_kernel", "scatter_kernel")
-    }
-    unspecialised = neighbourhood_kernels.SIZES + neighbourhood_kernels.WEIGHTS
+    launch.available = lambda device: True  # this process does nothing else
+    kernels = {name: getattr(triton_kernels, name) for name in ("sum_kernel", "products_kernel", "scatter_kernel")}
+    unspecialised = triton_kernels.SIZES + triton_kernels.WEIGHTS
     compiled = {}
     for case in cases:
         launches = {}
         for name in kernels:
-            setattr(neighbourhood_kernels, name, Recorder(name, launches))
+            setattr(triton_kernels, name, Recorder(name, launches))
         weights, queries, values = tensors(case, "cpu")
-        neighbourhood_triton.weighted_sum(weights, values, case.stride, case.dilation)
-        neighbourhood_triton.inner_products(queries, values, case.kernel_size, case.stride, case.dilation)
-        neighbourhood_triton.scatter(weights, queries, case.height, case.width, case.stride, case.dilation)
+        launch.weighted_sum(weights, values, case.stride, case.dilation)
+        launch.inner_products(queries, values, case.kernel_size, case.stride, case.dilation)
+        launch.scatter(weights, queries, case.height, case.width, case.stride, case.dilation)
         for name, (arguments, constants) in launches.items():
             options = {"num_warps": constants.pop("num_warps")}
-            constants["COMPUTE"] = neighbourhood_kernels.DTYPES[weights.dtype]  # wider for bfloat16 on a CPU
+            constants["COMPUTE"] = triton_kernels.DTYPES[weights.dtype]  # wider for bfloat16 on a CPU
             constants["SPLIT"] = weights.dtype == torch.float32
             parameters = kernels[name].arg_names
             source = ASTSource(kernels[name], *signature(arguments, constants, unspecialised, parameters))
@@ -254,7 +252,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CU
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("case", CASES + LARGE, ids=str)
 def test_on_a_gpu(case, operator):
-    assert neighbourhood_triton.available(torch.device("cuda"))
+    assert launch.available(torch.device("cuda"))
     assert errors(case, "cuda")[operator] <= 1
 
 
@@ -264,8 +262,8 @@ def test_gradients_on_a_gpu(stride, dilation):
     weights, queries, values = tensors(Case(13, 21, 5, stride, dilation, 2, 24, 2), "cpu")
 
     def loss(weights, queries, values):
-        products = neighbourhood.neighbourhood_products(queries, values, 5, stride, dilation)
-        summed = neighbourhood.neighbourhood_sum(products.softmax(-1) * weights, values, stride, dilation)
+        products = operators.neighbourhood_products(queries, values, 5, stride, dilation)
+        summed = operators.neighbourhood_sum(products.softmax(-1) * weights, values, stride, dilation)
         return summed.square().sum()
 
     inputs = [x.double().requires_grad_() for x in (weights, queries, values)]
@@ -278,29 +276,29 @@ def test_gradients_on_a_gpu(stride, dilation):
 @needs_gpu
 def test_every_run_gives_the_same_bits_on_a_gpu():
     weights, queries, _ = tensors(LARGE[0], "cuda")
-    first, second = (neighbourhood_triton.scatter(weights, queries, 37, 45, 1, 1) for _ in range(2))
+    first, second = (launch.scatter(weights, queries, 37, 45, 1, 1) for _ in range(2))
     assert torch.equal(first, second)
 
 
 @pytest.fixture
 def fresh():
     """Forgets whether Triton is there, before and after."""
-    for function in (neighbourhood_triton.available, neighbourhood_triton._starts):
+    for function in (launch.available, launch._starts):
         function.cache_clear()
     yield
-    for function in (neighbourhood_triton.available, neighbourhood_triton._starts):
+    for function in (launch.available, launch._starts):
         function.cache_clear()
 
 
 def test_without_triton_all_runs_in_plain_pytorch(fresh, monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    monkeypatch.delitem(sys.modules, "attention.functional.neighbourhood_kernels", raising=False)
-    assert not neighbourhood_triton.available(torch.device("cuda"))
-    assert not neighbourhood_triton.available(torch.device("cpu"))
+    monkeypatch.delitem(sys.modules, "attention.functional.neighbourhood.triton_kernels", raising=False)
+    assert not launch.available(torch.device("cuda"))
+    assert not launch.available(torch.device("cpu"))
     for case in (Case(stride=2, dilation=3), Case(dtype="bfloat16", channels=32), Case(dtype="float16")):
         assert max(errors(case, "cpu").values()) <= 1
-    assert "attention.functional.neighbourhood_kernels" not in sys.modules
+    assert "attention.functional.neighbourhood.triton_kernels" not in sys.modules
 
 
 def test_a_triton_that_does_not_start_is_left_alone(fresh, monkeypatch):
@@ -313,17 +311,17 @@ def test_a_triton_that_does_not_start_is_left_alone(fresh, monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", triton)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with pytest.warns(UserWarning, match="does not start.*C compiler"):
-        assert not neighbourhood_triton.available(torch.device("cuda"))
+        assert not launch.available(torch.device("cuda"))
     with warnings.catch_warnings():  # said once
         warnings.simplefilter("error")
-        assert not neighbourhood_triton.available(torch.device("cuda", 0))
+        assert not launch.available(torch.device("cuda", 0))
 
 
 def test_float64_runs_in_plain_pytorch():
     weights, _, values = (x.double() for x in tensors(Case(), "cpu"))
-    expected = neighbourhood_shifts.weighted_sum(weights, values, 1, 1)
-    assert not neighbourhood_triton._by_kernel(weights, values)
-    assert torch.equal(neighbourhood_triton.weighted_sum(weights, values, 1, 1), expected)
+    expected = shifts.weighted_sum(weights, values, 1, 1)
+    assert not launch._by_kernel(weights, values)
+    assert torch.equal(launch.weighted_sum(weights, values, 1, 1), expected)
 
 
 def interpret():
@@ -343,7 +341,7 @@ def interpret():
 
 if __name__ == "__main__":
     if sys.argv[1] == "interpret":
-        assert neighbourhood_triton.available(torch.device("cpu"))
+        assert launch.available(torch.device("cpu"))
         outcomes = interpret()
     else:
         cases = [Case(16, 16, 7, channels=32, heads=2, dtype=dtype) for dtype in ("float32", "bfloat16")]

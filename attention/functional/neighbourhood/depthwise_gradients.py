@@ -5,12 +5,14 @@ that of a grouped convolution with 16 channels per group, of which the diagonal 
 times the arithmetic.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from attention.functional.plain import differentiable, is_plain
 
 _GROUP = 16  # channels; 8 and 32 are slower
 
@@ -27,35 +29,41 @@ def depthwise(values: Tensor, kernels: Tensor, stride: int = 1, dilation: int = 
     Returns:
         Map (B, C, ceil(H / stride), ceil(W / stride)).
     """
-    reach, channels = dilation * (kernels.shape[-1] // 2), len(kernels)
-    in_groups = values.device.type == "cpu" and values.dtype == torch.float32 and channels % _GROUP == 0
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu") or not in_groups:
-        return F.conv2d(values, kernels, None, stride, reach, dilation, channels)
-    out: Tensor = _Depthwise.apply(values, kernels, stride, reach, dilation)
+    in_groups = values.device.type == "cpu" and values.dtype == torch.float32 and len(kernels) % _GROUP == 0
+    if is_plain() or torch.is_autocast_enabled("cpu") or not in_groups:
+        return _plain(values, kernels, stride, dilation)
+    out: Tensor = _Depthwise.apply(values, kernels, stride, dilation)
     return out
+
+
+def _plain(values: Tensor, kernels: Tensor, stride: int, dilation: int) -> Tensor:
+    return F.conv2d(values, kernels, None, stride, dilation * (kernels.shape[-1] // 2), dilation, len(kernels))
 
 
 class _Depthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, values: Tensor, kernels: Tensor, stride: int, reach: int, dilation: int) -> Tensor:
+    def forward(ctx: Any, values: Tensor, kernels: Tensor, stride: int, dilation: int) -> Tensor:
         ctx.save_for_backward(values, kernels)
-        ctx.geometry = ([stride] * 2, [reach] * 2, [dilation] * 2)
-        return F.conv2d(values, kernels, None, stride, reach, dilation, len(kernels))
+        ctx.stride, ctx.dilation = stride, dilation
+        return _plain(values, kernels, stride, dilation)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         values, kernels = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            expression = partial(_plain, stride=ctx.stride, dilation=ctx.dilation)
+            return *differentiable(expression, ctx.saved_tensors, ctx.needs_input_grad[:2], gradient), None, None
+        geometry = [ctx.stride] * 2, [ctx.dilation * (kernels.shape[-1] // 2)] * 2, [ctx.dilation] * 2
         channels, shape = len(kernels), kernels.shape[2:]
         of_values = of_kernels = None
         if ctx.needs_input_grad[0]:
-            of_values = _backward(gradient, values, kernels, ctx.geometry, channels, 0)
+            of_values = _backward(gradient, values, kernels, geometry, channels, 0)
         if ctx.needs_input_grad[1]:
             wide = kernels.new_empty(channels, _GROUP, *shape)  # only its shape counts
-            of_all = _backward(gradient, values, wide, ctx.geometry, channels // _GROUP, 1)
+            of_all = _backward(gradient, values, wide, geometry, channels // _GROUP, 1)
             of_kernels = of_all.view(-1, _GROUP, _GROUP, *shape).diagonal(0, 1, 2).permute(0, 3, 1, 2)
             of_kernels = of_kernels.reshape(kernels.shape)
-        return of_values, of_kernels, None, None, None
+        return of_values, of_kernels, None, None
 
 
 def _backward(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attention.functional.axial import precise_logits
-from attention.functional.windows import Windows
+from attention.functional.logits import precise_logits
+from attention.functional.relative.windows import Windows
 
 Tokens = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 

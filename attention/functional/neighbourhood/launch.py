@@ -18,7 +18,7 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from attention.functional import neighbourhood_shifts
+from attention.functional.neighbourhood import shifts
 
 _TALL, _WIDE = 4, 8  # tile of queries of a program, as in the kernels
 
@@ -53,7 +53,7 @@ def _starts() -> bool:
 def weighted_sum(weights: Tensor, values: Tensor, stride: int, dilation: int) -> Tensor:
     """`neighbourhood_sum` of weights (B, H', W', heads, k k) and values (B, H, W, heads, c), in the dtype of values."""
     if not _by_kernel(weights, values):
-        total = neighbourhood_shifts.weighted_sum(_at_least_single(weights), _at_least_single(values), stride, dilation)
+        total = shifts.weighted_sum(_at_least_single(weights), _at_least_single(values), stride, dilation)
         return total.to(values.dtype)
     out = values.new_empty((*weights.shape[:4], values.shape[4]))
     kernel_size = _side(weights)
@@ -68,7 +68,7 @@ def inner_products(queries: Tensor, keys: Tensor, kernel_size: int, stride: int,
     """`neighbourhood_products` of queries (B, H', W', heads, c) and keys (B, H, W, heads, c), in queries' dtype."""
     if not _by_kernel(queries, keys):
         left, right = _at_least_single(queries), _at_least_single(keys)
-        return neighbourhood_shifts.inner_products(left, right, kernel_size, stride, dilation).to(queries.dtype)
+        return shifts.inner_products(left, right, kernel_size, stride, dilation).to(queries.dtype)
     out = queries.new_empty((*queries.shape[:4], kernel_size**2))
     step, classes = _in_common_units(stride, dilation)
     window = (_WIDE - 1) * step + kernel_size
@@ -124,7 +124,7 @@ def _run(
     """
     if not out.numel():
         return
-    from attention.functional import neighbourhood_kernels
+    from attention.functional.neighbourhood import triton_kernels
 
     left, right = (tensor if tensor.stride(4) == 1 else tensor.contiguous() for tensor in (left, right))
     heads, channels = right.shape[3:]
@@ -136,7 +136,7 @@ def _run(
     # Triton's interpreter would multiply the bits of bfloat16 as integers.
     compute = torch.float32 if (out.device.type, out.dtype) == ("cpu", torch.bfloat16) else out.dtype
     with torch.cuda.device_of(out):
-        getattr(neighbourhood_kernels, name)[(programs,)](
+        getattr(triton_kernels, name)[(programs,)](
             left,
             right,
             out,
@@ -150,7 +150,7 @@ def _run(
             BLOCK=block,
             CHUNK=chunk,
             CHUNKS=-(-window // chunk),
-            COMPUTE=neighbourhood_kernels.DTYPES[compute],
+            COMPUTE=triton_kernels.DTYPES[compute],
             SPLIT=compute == torch.float32 and torch.version.hip is None,
             num_warps=2,
         )
@@ -180,9 +180,7 @@ def _scatter_by_shifts(weights: Tensor, queries: Tensor, height: int, width: int
     shape = (queries.shape[0], height + 2 * reach, width + 2 * reach, *queries.shape[3:])
     received = queries.new_zeros(shape, dtype=torch.promote_types(weights.dtype, queries.dtype))
     rows, columns = queries.shape[1:3]
-    for index, cell in enumerate(
-        neighbourhood_shifts.cell_views(received, rows, columns, kernel_size, stride, dilation)
-    ):
+    for index, cell in enumerate(shifts.cell_views(received, rows, columns, kernel_size, stride, dilation)):
         cell += weights[..., index : index + 1] * queries
     return received[:, reach : reach + height, reach : reach + width].contiguous()
 
