@@ -134,7 +134,7 @@ def largest_difference(kernel: Kernel, network: nn.Module) -> float:
         ours = network(image)
         with kernel.plain():
             plain = network(image)
-    pairs = zip(ours, plain, strict=True)
+    pairs = [(one.detach(), other.detach()) for one, other in zip(ours, plain, strict=True)]
     return max(float(((one - other).abs() / other.abs().clamp(min=1)).max()) for one, other in pairs)
 
 
