@@ -186,8 +186,8 @@ class Backbone(nn.Module, ABC):
         """Freezes the first `stages` entries of `stages()` and thaws those which an earlier call froze beyond them.
 
         Frozen modules get no gradients and stay in evaluation mode whatever `train()` says, so that the running
-        statistics of their batch normalisations do not move either. What was inserted into them learns all the same:
-        published weights lack it, so there is nothing that could be kept.
+        statistics of their batch normalisations do not move either. Operators that were inserted into them learn all the
+        same: published weights lack them, so there is nothing that could be kept.
 
         Args:
             stages: 0 freezes nothing, 1 the stem, 2 the stem and stage 1, and so on up to the whole backbone.
@@ -236,9 +236,10 @@ class Backbone(nn.Module, ABC):
         return self
 
     def _inserted_parts(self) -> list[nn.Module]:
-        """What published weights of the host lack."""
+        """Operators that published weights of the host lack."""
         prefixes = set(self.inserted_prefixes())
-        return [module for name, module in self.named_modules() if f"{name}." in prefixes]
+        operators = [(name, module) for name, module in self.named_modules() if isinstance(module, Refine | Mixer)]
+        return [module for name, module in operators if f"{name}." in prefixes]
 
 
 class LeftOut(nn.Identity):
