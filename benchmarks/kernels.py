@@ -81,7 +81,12 @@ KERNELS = [
         partial(stepping_back, neighbourhood),
         ("sasa_resnet26", "elsa_swin_t"),
     ),
-    Kernel("depth-wise gradients in groups", partial(stepping_back, depthwise_gradients), ("elsa_swin_t",)),
+    Kernel(
+        "depth-wise gradients in groups",
+        partial(stepping_back, depthwise_gradients),
+        ("elsa_swin_t",),
+        320,  # on maps of less than 80 x 80 positions there is nothing in it
+    ),
     Kernel("modulated sums by rows", partial(stepping_back, modulated), ("elsa_volo_d1",)),
     Kernel(
         "relative attention in chunks",
