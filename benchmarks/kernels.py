@@ -133,7 +133,7 @@ def step(kernel: Kernel, network: nn.Module, side: str, size: int) -> Callable[[
 
 def largest_difference(kernel: Kernel, network: nn.Module) -> float:
     """Largest difference of the features with and without the kernel."""
-    image = torch.randn(1, 3, kernel.size, kernel.size, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(BATCH, 3, kernel.size, kernel.size, generator=torch.Generator().manual_seed(0))
     network.eval()
     with torch.enable_grad():  # some forms are taken only where somebody learns
         ours = network(image)
