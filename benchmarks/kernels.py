@@ -81,7 +81,12 @@ KERNELS = [
         partial(stepping_back, neighbourhood),
         ("sasa_resnet26", "elsa_swin_t"),
     ),
-    Kernel("depth-wise gradients in groups", partial(stepping_back, depthwise_gradients), ("elsa_swin_t",)),
+    Kernel(
+        "depth-wise gradients in groups",
+        partial(stepping_back, depthwise_gradients),
+        ("elsa_swin_t",),
+        320,  # on maps of less than 80 x 80 positions there is nothing in it
+    ),
     Kernel("modulated sums by rows", partial(stepping_back, modulated), ("elsa_volo_d1",)),
     Kernel(
         "relative attention in chunks",
@@ -128,7 +133,7 @@ def step(kernel: Kernel, network: nn.Module, side: str, size: int) -> Callable[[
 
 def largest_difference(kernel: Kernel, network: nn.Module) -> float:
     """Largest difference of the features with and without the kernel."""
-    image = torch.randn(1, 3, kernel.size, kernel.size, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(BATCH, 3, kernel.size, kernel.size, generator=torch.Generator().manual_seed(0))
     network.eval()
     with torch.enable_grad():  # some forms are taken only where somebody learns
         ours = network(image)
