@@ -56,9 +56,11 @@ def test_the_same_networks_are_not(monkeypatch, name, build):
 @pytest.fixture
 def file(tmp_path):
     """Writes a checkpoint of a ResNet-18 as training scripts do, under the name of some network."""
+    with torch.device("meta"):
+        entries = {name: torch.zeros(value.shape) for name, value in _create("resnet18").state_dict().items()}
 
     def write(architecture, name="weights.pth"):
-        content = {"arch": architecture, "state_dict": _create("resnet18").state_dict()}
+        content = {"arch": architecture, "state_dict": entries}
         torch.save(content if architecture else content["state_dict"], tmp_path / name)
         return str(tmp_path / name)
 
@@ -66,28 +68,34 @@ def file(tmp_path):
 
 
 def test_checkpoints_of_training_scripts_tell_their_network(file, caplog):
+    with torch.device("meta"):
+        host, efficientnet = ResNet(18), EfficientNet()
     with pytest.raises(ValueError, match=r"timm's resnetblur18 does not compute what ResNet does.*take resnet50"):
-        load_weights(ResNet(18), file("resnetblur18"))
+        load_weights(host, file("resnetblur18"))
     # The same network; one of no library; one of this package's, which timm knows as well.
     for architecture in ("resnet18", "gluon_resnet18_v1b", "resnet", "se_resnet50"):
-        load_weights(ResNet(18), file(architecture))
-    check_namesake(EfficientNet(), "efficientnet_b7", ["features.0.0.weight"], "torchvision's layout")
+        load_weights(host, file(architecture))
+    check_namesake(efficientnet, "efficientnet_b7", ["features.0.0.weight"], "torchvision's layout")
     assert caplog.records == []
 
 
 def test_the_name_of_a_file_is_a_hint(file, caplog):
-    load_weights(ResNet(18), file(None, "resnet18_blurred.pth"))
+    with torch.device("meta"):
+        host = ResNet(18)
+    load_weights(host, file(None, "resnet18_blurred.pth"))
     assert caplog.records == []
-    load_weights(ResNet(18), file(None, "resnetblur18-84f4748f.pth"))
+    load_weights(host, file(None, "resnetblur18-84f4748f.pth"))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "the name is that of timm's resnetblur18, which does not compute what ResNet does" in caplog.text
 
 
 def test_a_network_that_timm_builds_warns_of_other_names(file, caplog):
+    with torch.device("meta"):
+        host = timm_features("resnet18")
     for architecture in ("resnet18", "resnet18.a1_in1k", "mine"):
-        timm_features("resnet18", weights=file(architecture))
+        load_weights(host, file(architecture))
     assert caplog.records == []
-    timm_features("resnet18", weights=file("resnetblur18"))
+    load_weights(host, file("resnetblur18"))
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "weights of timm's resnetblur18 in its resnet18, which may compute something else" in caplog.text
 
