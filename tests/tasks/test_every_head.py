@@ -48,6 +48,7 @@ HEADS: dict[str, Callable[[Backbone], DenseModel]] = {
     "segmenter": segmentor({"type": "SegmenterMaskTransformerHead", "num_layers": 1, "num_heads": 2, "embed_dims": 8}),
     "semantic_fpn": segmentor({"type": "FPNHead"}, neck=True),
 }
+FAST = {"vgg": ("fcn_of_the_finest_map",), "timm_halo": ("upernet",)}  # of the large hosts one head each
 EVERYWHERE = ("retinanet", "upernet", "fcn_of_the_finest_map")  # the other pairs of head and host are slow tests
 # Pairs that are refused, with the words.
 STRIDES = {"attention_cnn": "has strides .2,., a feature pyramid needs"}
@@ -92,7 +93,7 @@ def left_over(model: DenseModel, side: int) -> tuple[set[str], set[str]]:
 @pytest.mark.parametrize(
     ("head", "host"),
     [
-        pytest.param(head, host, marks=() if head in EVERYWHERE or host == "swin" else pytest.mark.slow)
+        pytest.param(head, host, marks=() if host == "swin" or head in FAST.get(host, EVERYWHERE) else pytest.mark.slow)
         for host in SMALL_HOSTS
         for head in HEADS
     ],
