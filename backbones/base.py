@@ -186,8 +186,8 @@ class Backbone(nn.Module, ABC):
         """Freezes the first `stages` entries of `stages()` and thaws those which an earlier call froze beyond them.
 
         Frozen modules get no gradients and stay in evaluation mode whatever `train()` says, so that the running
-        statistics of their batch normalisations do not move either. Operators that were inserted into them learn all the
-        same: published weights lack them, so there is nothing that could be kept.
+        statistics of their batch normalisations do not move either. Operators that were inserted into them learn
+        all the same: published weights lack them, so there is nothing that could be kept.
 
         Args:
             stages: 0 freezes nothing, 1 the stem, 2 the stem and stage 1, and so on up to the whole backbone.

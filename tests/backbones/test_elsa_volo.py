@@ -196,11 +196,16 @@ def test_stages_hold_every_parameter_and_stay_frozen():
         assert sum(map(len, backbone.layer_groups())) == len(list(backbone.parameters()))
         frozen = {n.rsplit(".", 1)[0].split(".")[0] for n, p in backbone.named_parameters() if not p.requires_grad}
         assert frozen == ({"patch_embed", "network", "norm0"} if out_norms else {"patch_embed", "network"})
-        assert not any(p.requires_grad for p in backbone.network[0].parameters())
+        inserted = {
+            id(p) for part in backbone.network[0].modules() if isinstance(part, ELSA) for p in part.parameters()
+        }
+        assert all(p.requires_grad == (id(p) in inserted) for p in backbone.network[0].parameters())
         assert all(p.requires_grad for part in backbone.network[1:] for p in part.parameters())
         assert not any(m.training for m in backbone.patch_embed.modules())
     backbone.freeze(5)
-    assert not any(p.requires_grad for p in backbone.parameters())
+    elsa = tuple(f"{name}." for name, module in backbone.named_modules() if isinstance(module, ELSA))
+    learns = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    assert learns == {name for name, _ in backbone.named_parameters() if name.startswith(elsa)}
 
 
 def test_statistics_of_the_stem_follow_norms():
