@@ -69,7 +69,7 @@ class TestTime:
 
     def test_time_with_a_constant_rate_is_a_run(self, command: Command) -> None:
         folder = command(
-            "detect", "fit", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:02", "--model.lr_schedule=Constant"
+            "detect", "fit", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:06", "--model.lr_schedule=Constant"
         )
         step = last(folder)["global_step"]
         assert step >= 1 and scored_steps(folder)[-1] == step
