@@ -24,8 +24,8 @@ class COCODetectionMetric:
     Args:
         class_names: K distinct names; position is the label.
         iou_type: Overlap of boxes ("bbox") or of masks ("segm").
-        prefix: Put in front of the name of every number, so that masks can be scored beside boxes: `mask_`.
         backend: "hotcoco", "faster_coco_eval", "pycocotools", or "auto" for the first of them that can be imported.
+        prefix: Put in front of the name of every number, so that masks can be scored beside boxes: `mask_`.
 
     Attributes:
         scores: Names of the 12 numbers, and "images", the number of distinct images.
@@ -40,8 +40,8 @@ class COCODetectionMetric:
         self,
         class_names: Sequence[str],
         iou_type: Literal["bbox", "segm"] = "bbox",
-        prefix: str = "",
         backend: Literal["auto", "hotcoco", "faster_coco_eval", "pycocotools"] = "auto",
+        prefix: str = "",
     ) -> None:
         self.class_names = tuple(class_names)
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
