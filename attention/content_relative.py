@@ -60,7 +60,7 @@ class ContentRelativeSelfAttention(LearnedRelativeSelfAttention):
         query = query / channels**0.5
         rows, columns = self._scores(x)  # (heads, H', H) and (heads, W', W)
         number = x.shape[0] * self.heads * query.shape[2] * height * width
-        if self.recording or (x.is_cpu and may_store(number)):
+        if self.recording or (not x.is_cuda and may_store(number)):
             scores = precise_logits(query, key).unflatten(3, (height, width)).unflatten(2, asking.shape[1:3])
             weights = scores + rows[:, :, None, :, None] + columns[:, None, :, None, :]
             weights = weights.flatten(4).softmax(4)  # (B, heads, H', W', N)
