@@ -153,7 +153,7 @@ class TestFormats:
             "class_names": NAMES,
             "category_ids": [1, 2, 4, 7, 11, 13],
             "image_size": (96, 128),
-            "parameter_rules": FORMAT_1["parameter_rules"],
+            "parameter_rules": FORMAT_1["parameter_rules"] | {"base_batch_size": None},
             "weights": None,
             "channels_last": False,
             "compile_backbone": False,
