@@ -248,8 +248,14 @@ def onnx_session(program, inputs, optimize=False):
     return run
 
 
+EXPORTED_HERE = {"se", "coordinate", "elsa", "halo", "channelized-axial", "quadratic", "learn-to-pay"}  # one a family
+
+
 @pytest.mark.parametrize("optimize", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "optimized"])
-@first_cases
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(c, marks=() if c.name in EXPORTED_HERE else pytest.mark.slow, id=c.name) for c in CASES],
+)
 def test_exports_for_any_height_and_width(case, optimize):
     """A program that was exported at one size computes the same at another, in PyTorch and in ONNX Runtime.
 

@@ -227,6 +227,7 @@ def test_no_map_is_copied_between_formats():
     assert seen[1] == (seen[0], True)
 
 
+@pytest.mark.slow
 def test_compiled_networks_agree():
     torch.manual_seed(0)
     network = ELSASwin(**TINY).double().eval()

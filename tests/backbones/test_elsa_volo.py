@@ -33,7 +33,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("number", SIZES)
+@pytest.mark.parametrize("number", [1, *(pytest.param(number, marks=pytest.mark.slow) for number in (2, 3, 4, 5))])
 def test_sizes_are_those_of_the_reading(number):
     name = f"elsa_volo_d{number}"
     figures = published_figures()[name]
@@ -224,6 +224,7 @@ def test_depth_is_dropped_as_in_timms():
     assert rates[0] == pytest.approx(rates[1]) and rates[0] == pytest.approx([0.2, 0.3, 0.4, 0.5])
 
 
+@pytest.mark.slow
 def test_compiled_networks_agree():
     torch.manual_seed(0)
     network = ELSAVOLO(**TINY).double().eval()

@@ -248,6 +248,7 @@ def test_frozen_stages_stay_frozen_in_training():
     assert len(backbone.layer_groups()) == 1 + 6 + 1  # the stem, six blocks, the last convolution
 
 
+@pytest.mark.slow
 def test_compiled_networks_agree():
     network = randomised(HaloNet(**TINY))
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)

@@ -160,6 +160,7 @@ def test_frozen_stages_stay_frozen_in_training():
     assert backbone.host.stages[1].training and not backbone.host.stages[0][1].training
 
 
+@pytest.mark.slow
 def test_compiled_networks_agree():
     torch.manual_seed(0)
     network = randomised(TimmHaloNet(TINY)).double()

@@ -52,7 +52,7 @@ CASES = [
     Case(kernel_size=7),
     Case(4, 8, kernel_size=9),
     Case(4, 9, kernel_size=11),
-    *(Case(4, 7, stride=stride, dilation=dilation) for stride in (1, 2, 3) for dilation in (1, 2, 3)),
+    *(Case(4, 7, stride=stride, dilation=dilation) for stride, dilation in ((1, 1), (2, 1), (1, 2), (2, 3), (3, 2))),
     Case(3, 25, stride=1, dilation=3),
     Case(5, 17, kernel_size=5, stride=6, dilation=4),
     Case(5, 9, stride=2),
