@@ -18,7 +18,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="a folder that does not exist yet, such as configs")
     folder = parser.parse_args(args).folder
     try:
-        shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
+        shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("*.py", "*.csv", "__pycache__"))
     except FileExistsError:
         sys.exit(f"error: {folder} exists already; give the name of a folder that does not")
     except OSError as error:

@@ -97,7 +97,10 @@ def test_saved_config_of_fit_trains_again(command: Command) -> None:
 
 
 @one_in_every_run
-def test_resume_equals_an_uninterrupted_run(task: str, command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [(7,), pytest.param((2, 3), marks=pytest.mark.slow)], ids=str)
+def test_resume_equals_an_uninterrupted_run(
+    steps: tuple[int, ...], task: str, command: Command, tmp_path: Path
+) -> None:
     """Bitwise, from the middle of an epoch and from its end; order, augmentation, dropout and momentum included."""
     options = ("--trainer.max_epochs=3", "--model.lr_schedule.warmup_steps=2", "--data.num_workers=1")
     whole = command(
@@ -113,7 +116,7 @@ def test_resume_equals_an_uninterrupted_run(task: str, command: Command, tmp_pat
     )
     expected = torch.load(whole / "checkpoints" / "last.ckpt", weights_only=True)
     assert expected["global_step"] == 9  # 3 epochs of 3 steps
-    for step in (2, 3, 7):
+    for step in steps:
         checkpoint = tmp_path / "steps" / f"step={step}.ckpt"
         resumed = command(task, "fit", *options, f"--ckpt_path={checkpoint}", name=f"from-{step}")
         found = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)
@@ -126,6 +129,7 @@ def test_resume_equals_an_uninterrupted_run(task: str, command: Command, tmp_pat
         assert other <= one  # the best epoch may lie before the checkpoint
 
 
+@pytest.mark.slow
 def test_resumed_run_continues_its_table(command: Command) -> None:
     folder = command("segment", "fit", "--trainer.max_epochs=2", "--model.lr_schedule.class_path=Constant")
     with (folder / "metrics.csv").open() as lines:

@@ -46,7 +46,7 @@ def launch(task: str, subcommand: str, processes: int, *options: str) -> None:
 
 @pytest.mark.parametrize("task", ["detect", pytest.param("segment", marks=pytest.mark.slow)])
 def test_processes_agree(task: str, command: Command, shapes: Path, tmp_path: Path) -> None:
-    """Both ranks end with equal weights; one checkpoint scores the same on 1, 2 and 3 processes (7 images)."""
+    """Both ranks end with equal weights; one checkpoint scores the same on 1 and 3 processes (7 images)."""
     folder = tmp_path / "runs" / task / "ddp"
     config = [f"--config={ROOT}/configs/{task}/quickstart.yaml", f"--data.root={shapes / DATA[task]}"]
     launch(
@@ -71,7 +71,7 @@ def test_processes_agree(task: str, command: Command, shapes: Path, tmp_path: Pa
 
     checkpoint = f"--ckpt_path={folder}/checkpoints/last.ckpt"
     found = []
-    for processes in (1, 2, 3):
+    for processes in (1, 3):
         launch(
             task, "validate", processes, *config, checkpoint, f"--runs={tmp_path}/runs", f"--name=validate{processes}"
         )

@@ -41,7 +41,11 @@ class Try:
 
 
 TRIES = (
-    Try("accelerator=cpu devices=1 num_nodes=1 strategy=auto"),
+    Try(
+        "accelerator=cpu devices=1 num_nodes=1 strategy=auto max_time=00:01:00:00 limit_test_batches=1 "
+        "limit_predict_batches=1 log_every_n_steps=2 benchmark=true inference_mode=false use_distributed_sampler=false "
+        "enable_autolog_hparams=false gradient_clip_val=0.1 callbacks+=LearningRateMonitor"
+    ),
     Try("accelerator=gpu", refused="gpu|GPU|CUDA") if not torch.cuda.is_available() else Try("accelerator=gpu"),
     Try("strategy=fsdp accelerator=cpu", refused="(?i)fsdp"),
     Try("num_nodes=2", refused="srun|MASTER_ADDR"),
@@ -50,20 +54,15 @@ TRIES = (
     Try("precision=bf16-true", refused="too small to change them; use bf16-mixed"),
     Try("precision=transformer-engine", refused="linear layers"),
     Try("logger=false"),
-    Try("logger=true"),
-    Try("logger=CSVLogger logger.save_dir=elsewhere"),
+    Try("logger=CSVLogger logger.save_dir=elsewhere enable_progress_bar=false enable_model_summary=true"),
     Try("callbacks=ModelCheckpoint callbacks.every_n_train_steps=1 callbacks.dirpath=elsewhere"),
-    Try("callbacks+=EarlyStopping callbacks.monitor=train/loss"),
-    Try("callbacks+=LearningRateMonitor"),
     Try("fast_dev_run=1", saved=False, scored=False),
     Try("max_epochs=2 min_epochs=1", steps=6),
     Try("max_epochs=2 max_steps=4 min_steps=1", steps=4),
-    Try("max_time=00:01:00:00"),
     Try("limit_train_batches=2", steps=2),
     Try("limit_train_batches=0.67", steps=2),
-    Try("limit_val_batches=1"),
+    Try("limit_val_batches=1 callbacks+=EarlyStopping callbacks.monitor=train/loss"),
     Try("limit_val_batches=0", scored=False),
-    Try("limit_test_batches=1 limit_predict_batches=1"),
     Try("overfit_batches=2", steps=2),
     Try("overfit_batches=1.0"),
     Try("val_check_interval=2"),
@@ -71,24 +70,16 @@ TRIES = (
     Try("val_check_interval=2 check_val_every_n_epoch=null"),
     Try("val_check_interval=00:00:00:01 check_val_every_n_epoch=1"),
     Try("check_val_every_n_epoch=5 num_sanity_val_steps=0"),
-    Try("log_every_n_steps=2"),
     Try("log_every_n_steps=0", refused="log_every_n_steps"),
     Try("enable_checkpointing=false", saved=False),
-    Try("enable_checkpointing=true enable_progress_bar=false enable_model_summary=true"),
     Try("accumulate_grad_batches=2", steps=2),
-    Try("gradient_clip_val=0.1"),
-    Try("gradient_clip_val=0.1 gradient_clip_algorithm=value"),
-    Try("deterministic=true"),
-    Try("benchmark=true inference_mode=false"),
-    Try("use_distributed_sampler=false"),
-    Try("profiler=simple"),
+    Try("gradient_clip_val=0.1 gradient_clip_algorithm=value enable_checkpointing=true profiler=simple logger=true"),
+    Try("deterministic=true sync_batchnorm=true"),
     Try("detect_anomaly=true"),
     Try("barebones=true", refused="--trainer.profiler"),
     Try("plugins=AsyncCheckpointIO", refused="CheckpointIO"),
-    Try("sync_batchnorm=true"),
     Try("max_epochs=2 reload_dataloaders_every_n_epochs=1", steps=6),
     Try("default_root_dir=elsewhere", refused="--runs"),
-    Try("enable_autolog_hparams=false"),
     Try("model_registry=somewhere", refused="model_registry"),
 )
 

@@ -119,10 +119,10 @@ def plain(sgd: tuple[str, ...], shapes: Path, tmp_path_factory: pytest.TempPathF
     ("option", "changes_from_step"),
     [
         ("--trainer.gradient_clip_val=0.01", 1),
-        ("--trainer.precision=bf16-mixed", 0),
-        ("--model.parameter_rules.backbone_multiplier=0.0", 1),
+        pytest.param("--trainer.precision=bf16-mixed", 0, marks=pytest.mark.slow),
+        pytest.param("--model.parameter_rules.backbone_multiplier=0.0", 1, marks=pytest.mark.slow),
         ("--model.parameter_rules.base_batch_size=1", 1),
-        ("--model.backbone.norms=eval", 0),
+        pytest.param("--model.backbone.norms=eval", 0, marks=pytest.mark.slow),
         ("--model.lr_schedule=Constant", 2),
     ],
 )

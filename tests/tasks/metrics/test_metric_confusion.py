@@ -193,7 +193,7 @@ def _process(rank, processes, folder):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
+@pytest.mark.parametrize("processes", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_number_of_processes_does_not_matter(tmp_path, processes):
     context = mp.spawn(_process, (processes, tmp_path), processes, join=False)
     deadline = time.monotonic() + 60

@@ -32,15 +32,21 @@ def scored_steps(folder: Path, task: str = "detect") -> list[int]:
     ("options", "steps", "scored"),
     [
         (("max_steps=5", "max_epochs=-1"), 5, [3, 5]),  # 3 steps an epoch: the last epoch is cut short
-        (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=10"), 5, [5]),
         (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=null", "val_check_interval=2"), 5, [2, 4, 5]),
-        (("max_epochs=3", "check_val_every_n_epoch=2"), 9, [6, 9]),
-        (("max_epochs=2", "max_steps=4"), 4, [3, 4]),
-        (("max_epochs=2", "val_check_interval=0.34"), 6, [1, 2, 3, 4, 5, 6]),
-        (("max_epochs=2", "limit_train_batches=2"), 4, [2, 4]),
-        (("max_epochs=2", "overfit_batches=2"), 4, [2, 4]),
+        (("max_epochs=3", "check_val_every_n_epoch=2", "limit_train_batches=2"), 6, [4, 6]),
         (("max_epochs=2", "accumulate_grad_batches=2"), 4, [2, 4]),
-        (("max_epochs=2", "limit_val_batches=0"), 6, []),
+        *(
+            pytest.param(*values, marks=pytest.mark.slow)
+            for values in (
+                (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=10"), 5, [5]),
+                (("max_epochs=3", "check_val_every_n_epoch=2"), 9, [6, 9]),
+                (("max_epochs=2", "max_steps=4"), 4, [3, 4]),
+                (("max_epochs=2", "val_check_interval=0.34"), 6, [1, 2, 3, 4, 5, 6]),
+                (("max_epochs=2", "limit_train_batches=2"), 4, [2, 4]),
+                (("max_epochs=2", "overfit_batches=2"), 4, [2, 4]),
+                (("max_epochs=2", "limit_val_batches=0"), 6, []),
+            )
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
