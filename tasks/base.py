@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from tasks.losses import Losses, sum_losses
 from tasks.metrics import Metric, NamedMetrics
 from tasks.optimization import group_table
 from tasks.run.length import images_per_step, require_end
+from tasks.same_network import require_same_network
 from tasks.task_options import TaskOptions, build_options, saved_options
 from tasks.weights import FORMAT, FORMAT_KEY, arguments_without_weights, load_model_weights, read_checkpoint
 
@@ -155,6 +157,15 @@ class VisionTask(pl.LightningModule):
         """Adds the options, but for weights to start from: a checkpoint has weights of its own."""
         checkpoint[FORMAT_KEY] = FORMAT
         checkpoint["hyper_parameters"] = {**self.saved_options, "weights": None}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses the checkpoint of another network in one line.
+
+        Raises:
+            TaskError: It has other weights, or an optimiser of other parameters where training goes on.
+        """
+        if self._trainer is not None:  # `load_from_checkpoint` has rules of its own
+            require_same_network(self, checkpoint, continues=self.trainer.state.fn == TrainerFn.FITTING)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:

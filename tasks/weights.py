@@ -14,6 +14,7 @@ from backbones import load_weights
 from tasks.class_tensors import DenseModel
 from tasks.errors import TaskError
 from tasks.foreign_code import foreign_code
+from tasks.same_network import differences, listed
 
 EXPECTED = "expected a checkpoint such as RUN/checkpoints/best.ckpt or last.ckpt"
 FORMAT_KEY, FORMAT = "attndense_format", 2
@@ -195,22 +196,13 @@ def _check_head(own: dict[str, Tensor], shapes: dict[str, torch.Size], found: di
         path: The checkpoint, for messages.
     """
     parts = {name.split(".")[0] for name in own}
-    faults = {
-        "lacks": [name for name in own if name not in found and not name.endswith("num_batches_tracked")],
-        "has other shapes for": [
-            f"{name} {tuple(found[name].shape)} instead of {tuple(shape)}"
-            for name, shape in shapes.items()
-            if name in found and found[name].shape != shape
-        ],
-        "has besides": [name for name in found if name not in own and name.split(".")[0] in parts],
-    }
-    for fault, names in faults.items():
-        if names:
-            raise TaskError(
-                f"--model.weights: {path} is of another network: next to {len(own)} entries of neck and head it "
-                f"{fault} {len(names)}, {listed(names)}; expected a checkpoint of a run with the same model options; "
-                f"for its backbone alone use --model.backbone.weights {path}"
-            )
+    found = {name: value for name, value in found.items() if name.split(".")[0] in parts}
+    for fault, names in differences(own, shapes, found).items():
+        raise TaskError(
+            f"--model.weights: {path} is of another network: next to {len(own)} entries of neck and head it "
+            f"{fault} {len(names)}, {listed(names)}; expected a checkpoint of a run with the same model options; "
+            f"for its backbone alone use --model.backbone.weights {path}"
+        )
 
 
 def _class_report(new: Sequence[str], old: list[str], rows: dict[int, int], unordered: list[str]) -> str:
@@ -240,9 +232,3 @@ def _require_file(path: str | Path) -> None:
 def _damaged(path: object, error: Exception) -> DamagedCheckpoint:
     cause = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
     return DamagedCheckpoint(f"{path} is damaged or no checkpoint ({cause}); {EXPECTED}")
-
-
-def listed(names: Sequence[str], shown: int = 3) -> str:
-    """The first few names and how many there are besides: `a, b, c and 77 more`."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more

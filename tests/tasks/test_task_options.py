@@ -101,7 +101,9 @@ def task(**options: Any) -> DetectionTask:
 
 
 class TestFormats:
-    def test_the_format_before_loads_validates_and_goes_on(self, command: Command, tmp_path: Path) -> None:
+    def test_the_format_before_loads_validates_and_goes_on(
+        self, command: Command, fails: Callable[..., str], tmp_path: Path
+    ) -> None:
         folder = command("detect", "fit")
         trained = json.loads((folder / "summary.json").read_text())
         content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
@@ -123,6 +125,18 @@ class TestFormats:
         resumed = command("detect", "fit", f"--ckpt_path={old}", "--trainer.max_epochs=2", name="resumed")
         last = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)
         assert (last["global_step"], last["attndense_format"]) == (6, 2)
+
+        # A version in which the network had other parameters.
+        weight = {"model.backbone.norm0.weight": torch.ones(3)}
+        torch.save(content | {"state_dict": content["state_dict"] | weight}, old)
+        for subcommand in ("fit", "validate"):
+            message = fails("detect", subcommand, f"--ckpt_path={old}")
+            assert "of another network: it has besides 1, model.backbone.norm0.weight; " in message
+        held = sum(len(group["params"]) for group in content["optimizer_states"][0]["param_groups"])
+        content["optimizer_states"][0]["param_groups"][0]["params"].append(held)
+        torch.save(content, old)
+        message = fails("detect", "fit", f"--ckpt_path={old}")
+        assert f"the optimiser of the checkpoint holds {held + 1} tensors, and {held} learn here; " in message
 
     def test_a_later_format_is_refused_in_one_line(self, fails: Callable[..., str], tmp_path: Path) -> None:
         path = tmp_path / "checkpoints" / "last.ckpt"
