@@ -1,6 +1,7 @@
 """Command lines on the sample data set, in this process."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def command(shapes: Path, tmp_path: Path) -> Command:
         return tmp_path / "runs" / task / name
 
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a finished run of a task, trained once, for tests that only read it."""
+    runs = tmp_path_factory.mktemp("trained")
+
+    @cache
+    def folder(task: str) -> Path:
+        MAINS[task](command_arguments(task, "fit", shapes, runs, "test"))
+        return runs / task / "test"
+
+    return folder
 
 
 @pytest.fixture

@@ -71,7 +71,8 @@ def test_piped_output_is_one_line_per_step_with_what_a_user_asks(
     assert "epoch 0 val: mAP " in shown
 
 
-@one_in_every_run
+@pytest.mark.slow  # in every run: TestFormats in tests/tasks/test_task_options.py
+@pytest.mark.parametrize("task", TASKS)
 def test_evaluation_of_a_checkpoint_repeats_its_numbers(task: str, command: Command) -> None:
     folder = command(task, "fit")
     trained = read_json(folder / "summary.json")
@@ -149,12 +150,14 @@ def test_resumed_run_continues_its_table(command: Command) -> None:
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_predict_writes_results_and_pictures(task: str, command: Command, shapes: Path, tmp_path: Path) -> None:
-    folder = command(task, "fit")
+def test_predict_writes_results_and_pictures(
+    task: str, command: Command, trained: Command, shapes: Path, tmp_path: Path
+) -> None:
+    folder = trained(task)
     images = sorted((shapes / "coco" / "val2017").glob("*.jpg"))[:3]
     checkpoint = f"--ckpt_path={folder}/checkpoints/last.ckpt"
     command(task, "predict", checkpoint, f"--data.images={images[0].parent}/00000000000[123].jpg", name="images")
-    written = folder.parent / "images" / "predictions"
+    written = tmp_path / "runs" / task / "images" / "predictions"
     assert sorted(path.name for path in (written / "pictures").iterdir()) == [f"{path.stem}.png" for path in images]
     if task == "detect":
         results = json.loads((written / "predictions.json").read_text())
@@ -172,9 +175,9 @@ def test_predict_writes_results_and_pictures(task: str, command: Command, shapes
 
 
 @one_in_every_run
-def test_predict_needs_no_data_set(task: str, command: Command, shapes: Path, tmp_path: Path) -> None:
+def test_predict_needs_no_data_set(task: str, command: Command, trained: Command, shapes: Path, tmp_path: Path) -> None:
     """Class names come from the checkpoint."""
-    folder = command(task, "fit")
+    folder = trained(task)
     image = shapes / "coco" / "val2017" / "000000000001.jpg"
     command(
         task,
@@ -184,12 +187,12 @@ def test_predict_needs_no_data_set(task: str, command: Command, shapes: Path, tm
         f"--data.images={image}",
         name="alone",
     )
-    assert (folder.parent / "alone" / "predictions" / "pictures" / "000000000001.png").exists()
+    assert (tmp_path / "runs" / task / "alone" / "predictions" / "pictures" / "000000000001.png").exists()
 
 
 @one_in_every_run
-def test_checkpoint_loads_in_another_process_without_code(task: str, command: Command) -> None:
-    folder = command(task, "fit")
+def test_checkpoint_loads_in_another_process_without_code(task: str, trained: Command) -> None:
+    folder = trained(task)
     program = (
         "import sys, torch\n"
         "from tasks.detection import DetectionTask\n"
@@ -207,8 +210,8 @@ def test_checkpoint_loads_in_another_process_without_code(task: str, command: Co
     assert answer.stdout.split()[-2:] == [{"detect": "6", "segment": "9"}[task], str(expected)]
 
 
-def test_weights_start_a_new_run(command: Command) -> None:
-    folder = command("detect", "fit")
+def test_weights_start_a_new_run(command: Command, trained: Command) -> None:
+    folder = trained("detect")
     checkpoint = folder / "checkpoints" / "last.ckpt"
     start = torch.load(checkpoint, weights_only=True)["state_dict"]
     # A learning rate of 0 leaves the weights where they started.

@@ -59,9 +59,14 @@ def crops(shapes: Path, folder: Path, names: list[str]) -> dict[str, tuple[int, 
 
 @pytest.mark.parametrize("task", ["detect", pytest.param("segment", marks=pytest.mark.slow)])
 def test_images_of_equal_names_have_predictions_of_their_own(
-    task: str, command: Command, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    task: str,
+    command: Command,
+    trained: Command,
+    shapes: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    checkpoint = f"--ckpt_path={command(task, 'fit')}/checkpoints/last.ckpt"
+    checkpoint = f"--ckpt_path={trained(task)}/checkpoints/last.ckpt"
     sizes = crops(shapes, tmp_path / "in", ["a/x.jpg", "b/x.jpg", "a/x.png"])
     folder = command(task, "predict", checkpoint, f"--data.images={tmp_path}/in/*/*", name="all") / "predictions"
     expected = {"a/x.jpg.png": "a/x.jpg", "a/x.png.png": "a/x.png", "b/x.png": "b/x.jpg"}
