@@ -1,8 +1,7 @@
 """Where runs go: claimed by one process, found again by the job that goes on."""
 
 import json
-import subprocess
-import sys
+import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -142,24 +141,24 @@ def test_a_start_that_saves_nothing_leaves_the_step_of_the_record(tmp_path: Path
 
 
 def test_starts_at_once_get_folders_of_their_own(tmp_path: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from tasks.run.folder import Request, claim_run_folder\n"
-        "from tasks.run.job import Job\n"
-        "input()\n"
-        "claim = claim_run_folder(Request('detect', Path(sys.argv[1]), 'same'), Job())\n"
-        "print(claim.folder.name, flush=True); input(); claim.lock.release()\n"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    starts = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    for start in starts:
-        start.stdin.write("\n")
-        start.stdin.flush()
-    names = sorted(start.stdout.readline().strip() for start in starts)
-    assert names == ["same", "same-2", "same-3"]
-    for start in starts:
-        start.communicate("\n")
-        assert start.returncode == 0
+    context = multiprocessing.get_context("fork")  # has all imports already, so that the starts really coincide
+    together, names, over = context.Barrier(4), context.Queue(), context.Event()
+
+    def start() -> None:
+        together.wait(60)
+        claim = claim_run_folder(Request("detect", tmp_path, "same"), Job())
+        names.put(claim.folder.name)
+        over.wait(60)
+        claim.lock.release()
+
+    starts = [context.Process(target=start) for _ in range(4)]
+    for process in starts:
+        process.start()
+    assert sorted(names.get(timeout=60) for _ in starts) == ["same", "same-2", "same-3", "same-4"]
+    over.set()
+    for process in starts:
+        process.join(60)
+        assert process.exitcode == 0
 
 
 def test_a_record_that_cannot_be_read_is_none(tmp_path: Path) -> None:
