@@ -21,8 +21,9 @@ class ContentRelativeSelfAttention(LearnedRelativeSelfAttention):
     fused attention kernels apply. Offsets beyond the tables use their ends. Keys lie inside the map.
 
     Parameters: those of `LearnedRelativeSelfAttention` and 2 heads C_in (C_in + 1). Cost: heads C_in (H W + H' W') C_in
-    multiply-accumulates for queries and keys, 2 heads H' W' H W (C_in + H + W) for the attention, heads H' W' C_in
-    C_out for the output; memory grows with H W heads (C_in + H + W).
+    multiply-accumulates for queries and keys, 2 heads H' W' H W C_in for the attention (C_in + H + W in place of C_in
+    where the weights are not stored), heads H' W' C_in C_out for the output; memory grows with heads H' W' H W, or with
+    heads H W (C_in + H + W) where they are not stored.
 
     Place: for a spatial convolution on small maps.
 
@@ -60,7 +61,7 @@ class ContentRelativeSelfAttention(LearnedRelativeSelfAttention):
         query = query / channels**0.5
         rows, columns = self._scores(x)  # (heads, H', H) and (heads, W', W)
         number = x.shape[0] * self.heads * query.shape[2] * height * width
-        if self.recording or (not x.is_cuda and may_store(number)):
+        if self.recording or may_store(number):
             scores = precise_logits(query, key).unflatten(3, (height, width)).unflatten(2, asking.shape[1:3])
             weights = scores + rows[:, :, None, :, None] + columns[:, None, :, None, :]
             weights = weights.flatten(4).softmax(4)  # (B, heads, H', W', N)
