@@ -152,15 +152,19 @@ def close_record(
 def named_checkpoint(request: Request, job: Job, name: str) -> Path:
     """The file that `--ckpt_path` means: `best` and `last` are those of the run that the other options name.
 
+    Where that has none, as with a new `--name` for what is written, they are those of the run whose config is given.
+
     Raises:
         TaskError: It does not exist.
     """
     if name in ("best", "last"):
-        folder = evaluation_folder(replace(request, checkpoint=None), job)
-        path = folder / CHECKPOINTS / (BEST if name == "best" else LAST)
-        if not path.is_file():
-            raise TaskError(f"--ckpt_path {name}: no {path}; name the run with --name, or give the file itself")
-        return path
+        named = evaluation_folder(replace(request, checkpoint=None), job)
+        given = [] if request.config is None else [request.config.parent]
+        paths = [folder / CHECKPOINTS / (BEST if name == "best" else LAST) for folder in (named, *given)]
+        for path in paths:
+            if path.is_file():
+                return path
+        raise TaskError(f"--ckpt_path {name}: no {paths[0]}; name the run with --name, or give the file itself")
     path = Path(name)
     if not path.is_file():
         raise TaskError(f"no checkpoint at {path}; --ckpt_path expects a file such as RUN/{CHECKPOINTS}/last.ckpt")
