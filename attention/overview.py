@@ -8,13 +8,13 @@ import inspect
 import json
 import re
 import sys
-from argparse import ArgumentParser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import attention
 from attention.base import Mixer, Operator, Refine
+from attention.page_command import run_page_command
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "attention.md"
@@ -197,23 +197,15 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    parser = ArgumentParser(
-        prog="python -m attention.overview",
-        description="Prints the table of all attention operators: paper, equation, cost, place.",
+    description = "Prints the table of all attention operators: paper, equation, cost, place."
+    run_page_command(
+        "attention.overview",
+        description,
+        page(json.loads(GPU_TIMES.read_text()) if GPU_TIMES.is_file() else None),
+        PAGE,
+        ROOT,
+        args,
     )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file instead")
-    parser.add_argument("--check", action="store_true", help=f"exit code 1 when {PAGE.relative_to(ROOT)} is outdated")
-    options = parser.parse_args(args)
-    text = page(json.loads(GPU_TIMES.read_text()) if GPU_TIMES.is_file() else None)
-    if options.check and (not PAGE.is_file() or PAGE.read_text() != text):
-        sys.exit(f"error: {PAGE} is outdated; run python -m attention.overview --write {PAGE.relative_to(ROOT)}")
-    if options.write:
-        try:
-            options.write.write_text(text)
-        except OSError as error:
-            sys.exit(f"error: cannot write {options.write}: {error.strerror}")
-    elif not options.check:
-        print(text, end="")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 import re
 import sys
-from argparse import ArgumentParser
 from pathlib import Path
 
+from attention.page_command import run_page_command
 from backbones.zoo.registry import Figures, backbone_function, list_backbones, published_figures
 
 ROOT = Path(__file__).parents[1]
@@ -74,20 +74,8 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    parser = ArgumentParser(
-        prog="python -m backbones.overview",
-        description="Prints the table of all published networks: parameters, cost, accuracy, source.",
-    )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file instead")
-    parser.add_argument("--check", action="store_true", help=f"exit code 1 when {PAGE.relative_to(ROOT)} is outdated")
-    options = parser.parse_args(args)
-    text = page()
-    if options.check and (not PAGE.is_file() or PAGE.read_text() != text):
-        sys.exit(f"error: {PAGE} is outdated; run python -m backbones.overview --write {PAGE.relative_to(ROOT)}")
-    if options.write:
-        options.write.write_text(text)
-    elif not options.check:
-        print(text, end="")  # noqa: T201
+    description = "Prints the table of all published networks: parameters, cost, accuracy, source."
+    run_page_command("backbones.overview", description, page(), PAGE, ROOT, args)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """`python -m tasks.recipes`: one table of all recipes, from their files, `configs/published.csv` and `docs/results`."""
 
 import csv
-import json
-import sys
-from argparse import ArgumentParser
 from pathlib import Path
-from typing import Any
 
 import yaml
+
+from attention.page_command import run_page_command
+from tasks.run.summary_file import SUMMARY, read_summary
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "recipes.md"
@@ -55,11 +54,10 @@ def _row(line: dict[str, str]) -> list[str]:
 
 def _reached(line: dict[str, str]) -> str:
     """The score of the run of this recipe that is kept in `docs/results`."""
-    for file in sorted((ROOT / "docs" / "results").rglob("summary.json")):
-        summary: dict[str, Any] = json.loads(file.read_text())
+    for file in sorted((ROOT / "docs" / "results").rglob(SUMMARY)):
+        summary = read_summary(file)
         if summary["run"] == f"runs/{line['recipe']}":
-            name = "val/mAP" if summary["task"] == "detect" else "val/mIoU"
-            return f"{summary[name]:.3f} {name.removeprefix('val/')}"
+            return f"{summary[summary['headline']]:.3f} {summary['headline'].removeprefix('val/')}"
     return "not trained here"
 
 
@@ -69,20 +67,8 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    parser = ArgumentParser(
-        prog="python -m tasks.recipes",
-        description="Prints the table of all recipes: images a step, hardware, length, published and reached scores.",
-    )
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file instead")
-    parser.add_argument("--check", action="store_true", help=f"exit code 1 when {PAGE.relative_to(ROOT)} is outdated")
-    options = parser.parse_args(args)
-    text = page()
-    if options.check and (not PAGE.is_file() or PAGE.read_text() != text):
-        sys.exit(f"error: {PAGE} is outdated; run python -m tasks.recipes --write {PAGE.relative_to(ROOT)}")
-    if options.write:
-        options.write.write_text(text)
-    elif not options.check:
-        print(text, end="")  # noqa: T201
+    description = "Prints the table of all recipes: images a step, hardware, length, published and reached scores."
+    run_page_command("tasks.recipes", description, page(), PAGE, ROOT, args)
 
 
 if __name__ == "__main__":
