@@ -198,8 +198,10 @@ def helper_of(run: WandbRun) -> int:
 
 
 def children(pid: int) -> list[int]:
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    """Of any of its threads; read by `pgrep`, for threads end while they are listed."""
+    return [
+        int(child) for child in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
+    ]
 
 
 def is_running(pid: int) -> bool:
