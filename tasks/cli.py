@@ -30,7 +30,7 @@ from tasks.run.checkpoint_files import BEST, CHECKPOINTS, CheckpointFiles
 from tasks.run.checkpoint_options import merge_options
 from tasks.run.cluster import check_processes, cluster_environment
 from tasks.run.ending import Ending
-from tasks.run.folder import Request, Resume, evaluation_folder
+from tasks.run.folder import Request, evaluation_folder
 from tasks.run.guard import NumbersGuard
 from tasks.run.job import current_job
 from tasks.run.life import EvaluationStop, RunLife
@@ -42,7 +42,8 @@ from tasks.run.stop import StopRequests, StopRun, listening
 from tasks.run.summary import RunSummary
 from tasks.run.table import CSVMetrics
 from tasks.run.trainer_options import refuse_trainer_options
-from tasks.run.wandb_run import WandbOptions, WandbRun, make_wandb_run
+from tasks.run.wandb_run import WandbRun, make_wandb_run
+from tasks.run_options import add_run_options
 from tasks.task_options import TaskOptions, saved_options
 from tasks.weights import read_checkpoint
 
@@ -102,63 +103,7 @@ class VisionCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Adds the options that every run has, and hands the data set's facts to the model."""
-        parser.add_argument("--name", type=str | None, default=None, help="Name of the run. Default: the config's.")
-        parser.add_argument("--runs", type=Path, default=Path("runs"), help="Folder of all runs.")
-        parser.add_argument(
-            "--resume",
-            type=Resume | None,
-            default=None,
-            help="`auto` goes on with the run of this name from its newest good checkpoint, if there is one; `must` "
-            "fails if there is none; `never` starts a run of its own. Default: `auto` where Slurm or torchrun has "
-            "started this same job again, else `never`.",
-        )
-        parser.add_argument(
-            "--new_schedule",
-            type=bool,
-            default=False,
-            help="With a checkpoint: take optimiser, rate and schedule from here instead of from the checkpoint.",
-        )
-        parser.add_class_arguments(HostOptions, "host")
-        parser.add_class_arguments(WandbOptions, "wandb")
-        parser.add_argument(
-            "--save_every_n_steps",
-            type=int | None,
-            default=None,
-            help="Optimiser steps between additional writes of last.ckpt within an epoch.",
-        )
-        parser.add_argument(
-            "--save_every_n_minutes",
-            type=float | None,
-            default=30.0,
-            help="Minutes between additional writes of last.ckpt within an epoch.",
-        )
-        parser.add_argument(
-            "--stop_within",
-            type=float,
-            default=25.0,
-            help="Seconds after a stop signal until the process leaves without having reached the end of a step. Less "
-            "than the cluster's grace period (Slurm's KillWait, 30 by default).",
-        )
-        parser.add_argument(
-            "--skip_bad_steps",
-            type=int,
-            default=0,
-            help="Steps with losses or gradients that are not finite that may be skipped one after another before the "
-            "run ends; above 0, every step is checked before it is taken.",
-        )
-        parser.add_argument(
-            "--check_every_step",
-            type=bool,
-            default=False,
-            help="Check before every step that losses and gradients are finite, also on a GPU, where each step then "
-            "waits for the device; otherwise the answer comes a step later, before anything is saved.",
-        )
-        parser.add_argument(
-            "--ema_decay",
-            type=float | None,
-            default=None,
-            help="Average the weights with this decay per step (0.999, say); validation and best.ckpt use the average.",
-        )
+        add_run_options(parser)
         for name, report in self.reports.items():  # another of its kind may take its place
             parser.add_subclass_arguments(report.__base__, name, default=lazy_instance(report))
         parser.add_argument(
