@@ -4,10 +4,11 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attention.base import Mixer, check_at_least, check_choice, check_divides, check_odd
 from attention.functional.layout import channels_last, in_format_of
-from attention.functional.neighbourhood import depthwise, modulated_sum, neighbourhood_rows, neighbourhood_sum
+from attention.functional.neighbourhood import modulated_sum, neighbourhood_rows, neighbourhood_sum
 
 Border = Literal["zero", "mask"]
 
@@ -148,7 +149,9 @@ class ELSA(Mixer):
         mixed = mixed.flatten(3)
         if add is None:
             return mixed
-        return mixed + depthwise(value, add, self.stride, self.dilation).permute(0, 2, 3, 1)
+        padding = self.dilation * (self.kernel_size // 2)
+        static = F.conv2d(value, add, None, self.stride, padding, self.dilation, len(add))
+        return mixed + static.permute(0, 2, 3, 1)
 
     def _ghost_kernels(self) -> tuple[Tensor | None, Tensor | None]:
         """Multiplicative kernels (C, k, k) and additive kernels (C, 1, k, k), where there are such."""

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 import attention
 import backbones
-from attention.functional.neighbourhood import depthwise_gradients, modulated
+from attention.functional.neighbourhood import modulated
 from attention.functional.neighbourhood import operators as neighbourhood
 from attention.functional.relative import operators as relative
 from backbones.gelu_linear import _GeluLinear
@@ -80,12 +80,6 @@ KERNELS = [
         "neighbourhoods as matrix products",
         partial(stepping_back, neighbourhood),
         ("sasa_resnet26", "elsa_swin_t"),
-    ),
-    Kernel(
-        "depth-wise gradients in groups",
-        partial(stepping_back, depthwise_gradients),
-        ("elsa_swin_t",),
-        320,  # on maps of less than 80 x 80 positions there is nothing in it
     ),
     Kernel("modulated sums by rows", partial(stepping_back, modulated), ("elsa_volo_d1",)),
     Kernel(

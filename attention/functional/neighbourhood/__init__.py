@@ -3,14 +3,12 @@
 Read `shifts.py` first: the plain form, one shifted copy of the map per cell. It is what is exported and what runs under
 `torch.func`, but it stores k^2 maps, and so the other files exist:
 
-    operators.py             what callers use: the functions, their gradients, and which form computes them
-    blocks.py                CPU: matrix products of blocks of queries and the windows that they see
-    launch.py                CUDA, not measured: starts the kernels of triton_kernels.py, or takes the plain form
-    modulated.py             the sum with a static kernel per channel, no matrix product; a few rows at a time
-    depthwise_gradients.py   the sum with static kernels alone, a convolution; gradients in groups of channels on a CPU
+    operators.py    what callers use: the functions, their gradients, and which form computes them
+    blocks.py       CPU: matrix products of blocks of queries and the windows that they see
+    launch.py       CUDA, not measured: starts the kernels of triton_kernels.py, or takes the plain form
+    modulated.py    the sum with a static kernel per channel, no matrix product; a few rows at a time
 """
 
-from attention.functional.neighbourhood.depthwise_gradients import depthwise
 from attention.functional.neighbourhood.modulated import modulated_sum
 from attention.functional.neighbourhood.operators import (
     neighbourhood_products,
@@ -18,4 +16,4 @@ from attention.functional.neighbourhood.operators import (
     neighbourhood_sum,
 )
 
-__all__ = ["depthwise", "modulated_sum", "neighbourhood_products", "neighbourhood_rows", "neighbourhood_sum"]
+__all__ = ["modulated_sum", "neighbourhood_products", "neighbourhood_rows", "neighbourhood_sum"]

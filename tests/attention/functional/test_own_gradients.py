@@ -5,12 +5,11 @@ import torch
 from torch.autograd import forward_ad
 
 from attention.functional import plain
-from attention.functional.neighbourhood import depthwise, modulated_sum, neighbourhood_products, neighbourhood_sum
+from attention.functional.neighbourhood import modulated_sum, neighbourhood_products, neighbourhood_sum
 from attention.functional.relative import Windows, relative_attention
 
 WHOLE, HALO = Windows((5, 6), whole=True), Windows((2, 2), halo=1)
 FUNCTIONS = {
-    "depthwise": (depthwise, [(2, 16, 5, 6), (16, 1, 3, 3)]),
     "modulated": (modulated_sum, [(2, 5, 6, 2, 9), (2, 5, 6, 2, 3), (2, 3, 9)]),
     "neighbourhood-sum": (neighbourhood_sum, [(2, 5, 6, 2, 9), (2, 5, 6, 2, 3)]),
     "neighbourhood-products": (lambda q, k: neighbourhood_products(q, k, 3), [(2, 5, 6, 2, 3), (2, 5, 6, 2, 3)]),
