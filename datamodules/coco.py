@@ -59,8 +59,8 @@ class COCO(VisionDataModule):
             padding. The images left over at the end of an epoch are mixed.
         masks: Read the masks of the objects, too, for detectors that learn them. The command line takes it from the
             detector.
-        empty_images: Keep training images without any object to learn from, as negatives, or drop them, as torchvision
-            and MMDetection do.
+        empty_images: Keep training images without any object to learn from (nothing, or only crowds and boxes without
+            area), as negatives, or drop them, as the recipes of torchvision and MMDetection do.
         follow_links: Read images through links that lead out of their folder, as where a data set is links to shared
             storage; otherwise such an image is an error.
         images: Image, folder or glob that `predict` runs on, instead of the validation split.
