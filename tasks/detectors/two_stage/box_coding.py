@@ -1,4 +1,4 @@
-"""Boxes as offsets from other boxes, which is what regressors learn (R-CNN, Girshick et al., arXiv 1311.2524, app. C)."""
+"""Boxes as offsets from other boxes, which is what regressors learn (R-CNN, arXiv 1311.2524, appendix C)."""
 
 import math
 from dataclasses import dataclass

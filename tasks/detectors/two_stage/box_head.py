@@ -1,15 +1,13 @@
 """The head that classifies boxes and moves them, from pooled features."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPHead
 
 from attention.base import check_at_least
 from tasks.class_tensors import ClassRows
-from tasks.detectors.two_stage.options import BoxHeadOptions
 from tasks.detectors.two_stage.convention import Convention, Regressors
+from tasks.detectors.two_stage.options import BoxHeadOptions
 from tasks.precision import precise
 
 

@@ -1,8 +1,9 @@
 """What torchvision and MMDetection do differently in detectors of two stages, side by side."""
 
-import sys
 from dataclasses import dataclass
 from typing import Literal, get_args
+
+import torch
 
 from attention.base import check_choice
 
@@ -10,8 +11,8 @@ ConventionName = Literal["mmdetection", "torchvision"]
 Regressors = Literal["shared", "classes", "all"]
 LowQuality = Literal["none", "own_best", "last_object"]
 
-_ANY_SIDE = sys.float_info.min
-"""Smallest side in pixels that is more than nothing."""
+_ANY_SIDE = torch.finfo(torch.float32).tiny
+"""Smallest side in pixels that is more than nothing, in float32 too."""
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,7 @@ class TwoStageDetector(Detector):
         features = self.neck(self.backbone(images.tensors))
         scored = self.rpn(features, images.tensors.shape[-2:])
         with precise_arithmetic():
-            proposals = self.rpn.propose(scored, images.image_sizes)
+            proposals = self.rpn.propose(scored, images.image_sizes, self.training)
             limits = batch["size"].flip(1).repeat(1, 2)  # (B, 4) width, height, width, height
             if not self.training:
                 return self.detect(features, proposals, limits, images, batch)

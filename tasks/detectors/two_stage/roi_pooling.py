@@ -1,4 +1,4 @@
-"""RoIAlign over the levels of a pyramid (Mask R-CNN, He et al., arXiv 1703.06870; FPN, arXiv 1612.03144, equation 1)."""
+"""RoIAlign (Mask R-CNN, arXiv 1703.06870) over the levels of a pyramid (arXiv 1612.03144, equation 1)."""
 
 from dataclasses import dataclass
 

@@ -86,15 +86,16 @@ class RegionProposals(nn.Module):
         )
 
     @torch.no_grad()
-    def propose(self, scored: ScoredAnchors, sizes: list[Size]) -> list[Tensor]:
+    def propose(self, scored: ScoredAnchors, sizes: list[Size], training: bool) -> list[Tensor]:
         """Proposals (P, 4) of every image, xyxy in pixels, best first.
 
         Args:
             scored: Anchors.
             sizes: Height and width of every image without padding.
+            training: Whether they are trained on, for which there are numbers of their own.
         """
-        count = self.options.candidates_train if self.training else self.options.candidates_test
-        limit = self.proposals_train if self.training else self.options.proposals_test
+        count = self.options.candidates_train if training else self.options.candidates_test
+        limit = self.proposals_train if training else self.options.proposals_test
         boxes, scores, levels = [], [], []
         for number, logits in enumerate(scored.logits):
             best, places = logits.topk(min(count, logits.shape[1]), dim=1)

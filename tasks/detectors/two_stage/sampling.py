@@ -66,9 +66,7 @@ def _smallest(drawn: Tensor, allowed: Tensor, number: int) -> tuple[Tensor, Tens
     return places, values < 1.5
 
 
-def image_generators(
-    keys: Sequence[Any] | None, count: int, seed: int, device: torch.device
-) -> Generators:
+def image_generators(keys: Sequence[Any] | None, count: int, seed: int, device: torch.device) -> Generators:
     """A generator for each image, from the run's seed and the image's sample key.
 
     So the choice does not depend on the process that an image is on, nor on its place in the batch.
