@@ -12,6 +12,10 @@ _RULES: list[Rule] = [
     (r"backbone\.body\.", "backbone."),
     # As saved before torchvision 0.13, whose published files have these names still.
     (r"backbone\.fpn\.(inner|layer)_blocks\.(\d+)\.(weight|bias)$", r"neck.fpn.\1_blocks.\2.0.\3"),
+    *(
+        (rf"head\.(\w+)_head\.conv\.{2 * index}\.(weight|bias)$", rf"head.\1_head.conv.{index}.0.\2")
+        for index in range(4)
+    ),
     (r"rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1"),
     (r"roi_heads\.mask_head\.mask_fcn1\.", "mask_heads.0.layers.0.0."),
     (r"roi_heads\.mask_head\.mask_fcn2\.", "mask_heads.0.layers.1.0."),

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, box_iou
+from torchvision.ops import box_iou
 
 from tasks.detectors.two_stage.convention import LowQuality
 
@@ -65,18 +65,3 @@ class Assignment:
         numbers = torch.arange(len(overlaps), device=overlaps.device)[:, None]
         last = numbers.masked_fill(~shares_best, -1).amax(dim=0)
         return torch.where(last >= 0, last, found)
-
-
-def inside_crowds(boxes: Tensor, crowds: Tensor, share: float = 0.5) -> Tensor:
-    """Which boxes (N,) lie in a crowd region, with at least a share of their own area.
-
-    Args:
-        boxes: (N, 4) xyxy.
-        crowds: (C, 4) xyxy boxes of crowd regions.
-        share: Of the box's area, 0..1.
-    """
-    lower = torch.maximum(boxes[:, None, :2], crowds[:, :2])
-    upper = torch.minimum(boxes[:, None, 2:], crowds[:, 2:])
-    common = (upper - lower).clamp(min=0).prod(dim=2)  # (N, C)
-    areas = box_area(boxes)[:, None]
-    return ((common >= share * areas) & (areas > 0)).any(dim=1)

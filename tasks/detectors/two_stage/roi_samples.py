@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tasks.detectors.two_stage.assignment import Assignment, inside_crowds
+from tasks.detectors.crowds import inside_crowds
+from tasks.detectors.two_stage.assignment import Assignment
 from tasks.detectors.two_stage.roi_pooling import numbered
 from tasks.detectors.two_stage.sampling import Generators, Sampling
 

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image
 
+from tasks.detectors.crowds import inside_crowds
 from tasks.detectors.two_stage.anchors import Anchors, Size
-from tasks.detectors.two_stage.assignment import Assignment, inside_crowds
+from tasks.detectors.two_stage.assignment import Assignment
 from tasks.detectors.two_stage.box_coding import BoxCoding
 from tasks.detectors.two_stage.convention import Convention
 from tasks.detectors.two_stage.options import RPNOptions
