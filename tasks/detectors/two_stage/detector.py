@@ -1,5 +1,7 @@
 """Detectors that look twice: proposals, then heads on what was pooled from them, in one stage or several."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
@@ -54,6 +56,8 @@ class TwoStageDetector(Detector):
     """
 
     neck: FeaturePyramid
+    box_heads: Any  # nn.ModuleList of `BoxHead`
+    mask_heads: Any  # nn.ModuleList of `MaskHead`
     seed: int = 0
 
     def __init__(
@@ -157,7 +161,7 @@ class TwoStageDetector(Detector):
         return losses
 
     def mask_loss(
-        self, head: nn.Module, features: list[Tensor], samples: Samples, targets: list[dict[str, Tensor]]
+        self, head: MaskHead, features: list[Tensor], samples: Samples, targets: list[dict[str, Tensor]]
     ) -> Tensor:
         """The loss of the masks in those boxes that have an object."""
         found = (samples.labels < self.num_classes).nonzero()[:, 0]
