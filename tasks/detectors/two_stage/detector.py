@@ -21,7 +21,7 @@ from tasks.detectors.two_stage.mask_head import MaskHead, mask_loss, mask_target
 from tasks.detectors.two_stage.options import BoxHeadOptions, CascadeOptions, MaskHeadOptions, RPNOptions
 from tasks.detectors.two_stage.roi_pooling import RoIPooling, numbered
 from tasks.detectors.two_stage.roi_samples import Samples, sample_boxes
-from tasks.detectors.two_stage.rpn import RegionProposals
+from tasks.detectors.two_stage.rpn import Proposals, RegionProposals
 from tasks.detectors.two_stage.sampling import Generators, Sampling, image_generators
 from tasks.detectors.two_stage.stage import Stage
 from tasks.losses import Losses
@@ -121,7 +121,7 @@ class TwoStageDetector(Detector):
             proposals = self.rpn.propose(scored, images.image_sizes, self.training)
             limits = batch["size"].flip(1).repeat(1, 2)  # (B, 4) width, height, width, height
             if not self.training:
-                return self.detect(features, proposals, limits, images, batch)
+                return self.detect(features, proposals.boxes, limits, images, batch)
             targets = batch["targets"]
             generators = image_generators(batch.get("keys"), len(targets), self.seed, features[0].device)
             first = self.rpn.losses(scored, images.image_sizes, targets, generators)
@@ -130,7 +130,7 @@ class TwoStageDetector(Detector):
     def stage_losses(
         self,
         features: list[Tensor],
-        proposals: list[Tensor],
+        proposals: Proposals,
         limits: Tensor,
         targets: list[dict[str, Tensor]],
         generators: Generators,
@@ -156,8 +156,7 @@ class TwoStageDetector(Detector):
                 losses[f"{stage.name}mask"] = stage.weight * mask
             if number + 1 < len(self.stages):
                 moved = stage.moved(head, samples.rois, logits, offsets, limits, samples.labels)
-                per_image = zip(moved[:, 1:].split(samples.counts), samples.added.split(samples.counts), strict=True)
-                proposals = [boxes[~added] for boxes, added in per_image]
+                proposals = samples.followed_by(moved)
         return losses
 
     def mask_loss(

@@ -8,9 +8,8 @@ from torch import Tensor
 from tasks.detectors.crowds import inside_crowds
 from tasks.detectors.two_stage.assignment import Assignment
 from tasks.detectors.two_stage.roi_pooling import numbered
-from tasks.detectors.two_stage.sampling import Generators, Sampling
-
-Target = dict[str, Tensor]
+from tasks.detectors.two_stage.rpn import Proposals, Target
+from tasks.detectors.two_stage.sampling import Generators, Sampling, draw
 
 
 @dataclass(frozen=True)
@@ -22,20 +21,28 @@ class Samples:
         labels: (S,) class 0..K-1 of the object that each box is to find, K for the background.
         numbers: (S,) the object's number in its image; without meaning for the background.
         objects: (S, 4) the object's box; the box itself for the background.
-        added: (S,) whether the box is an object that was added to the proposals.
+        origins: (S,) the anchor that each box was made from; -1 for an object that was added to the proposals.
         counts: Boxes of every image.
+        anchors: Number of all anchors.
     """
 
     rois: Tensor
     labels: Tensor
     numbers: Tensor
     objects: Tensor
-    added: Tensor
+    origins: Tensor
     counts: list[int]
+    anchors: int
+
+    def followed_by(self, rois: Tensor) -> Proposals:
+        """What the next stage gets: these boxes after their move (S, 5), without the objects that were added."""
+        pairs = list(zip(rois[:, 1:].split(self.counts), self.origins.split(self.counts), strict=True))
+        boxes = [boxes[origins >= 0] for boxes, origins in pairs]
+        return Proposals(boxes, [origins[origins >= 0] for _, origins in pairs], self.anchors)
 
 
 def sample_boxes(
-    proposals: list[Tensor],
+    proposals: Proposals,
     targets: list[Target],
     generators: Generators,
     assignment: Assignment,
@@ -46,7 +53,7 @@ def sample_boxes(
     """Chooses boxes of every image; every object is one of its own proposals, assigned to itself.
 
     Args:
-        proposals: (P, 4) of every image.
+        proposals: Of every image.
         targets: `boxes` (G, 4) and `labels` (G,) of every image, and `crowd` (C, 4) where crowds are ignored.
         generators: Random numbers of every image.
         assignment: Says which object a proposal is to find.
@@ -54,13 +61,17 @@ def sample_boxes(
         background: K.
         ignore_crowds: Whether proposals in crowd regions are left out.
     """
-    boxes, labels, numbers, objects, added, used = [], [], [], [], [], []
-    for of_image, target, generator in zip(proposals, targets, generators, strict=True):
+    boxes, labels, numbers, objects, origins, used = [], [], [], [], [], []
+    for of_image, anchors, target, generator in zip(
+        proposals.boxes, proposals.origins, targets, generators, strict=True
+    ):
         own = target["boxes"].to(of_image)
         ignored = inside_crowds(of_image, target["crowd"]) if ignore_crowds else None
         itself = torch.arange(len(own), device=own.device)
         assigned = torch.cat([itself, assignment(of_image, own, ignored)])
-        chosen = sampling(assigned, generator)
+        origin = torch.cat([torch.full_like(itself, -1), anchors])
+        drawn = draw(len(own) + proposals.anchors, generator, own.device)
+        chosen = sampling(assigned, torch.cat([drawn[: len(own)], drawn[len(own) + anchors]]))
         number = assigned[chosen.indices].clamp(min=-1)  # -1 is the row that is put behind the objects
         box = torch.cat([own, of_image])[chosen.indices]
         boxes.append(box)
@@ -68,7 +79,7 @@ def sample_boxes(
         numbers.append(number)
         found = torch.cat([own, own.new_zeros(1, 4)])[number]
         objects.append(torch.where(chosen.positive[:, None], found, box))
-        added.append(chosen.indices < len(own))
+        origins.append(origin[chosen.indices])
         used.append(chosen.used)
     kept = torch.cat(used)
     return Samples(
@@ -76,6 +87,7 @@ def sample_boxes(
         torch.cat(labels)[kept],
         torch.cat(numbers)[kept],
         torch.cat(objects)[kept],
-        torch.cat(added)[kept],
+        torch.cat(origins)[kept],
         torch.stack([of_image.sum() for of_image in used]).tolist(),
+        proposals.anchors,
     )

@@ -14,7 +14,7 @@ from tasks.detectors.two_stage.assignment import Assignment
 from tasks.detectors.two_stage.box_coding import BoxCoding
 from tasks.detectors.two_stage.convention import Convention
 from tasks.detectors.two_stage.options import RPNOptions
-from tasks.detectors.two_stage.sampling import Generators, Sampling
+from tasks.detectors.two_stage.sampling import Generators, Sampling, draw
 from tasks.precision import precise
 from tasks.reduction import reduce_mean
 
@@ -36,6 +36,22 @@ class ScoredAnchors:
     offsets: list[Tensor]
     anchors: list[Tensor]
     maps: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Boxes of a batch that may hold an object.
+
+    Attributes:
+        boxes: (P, 4) of every image, xyxy in pixels.
+        origins: (P,) of every image, the number of the anchor that each box was made from. Random numbers belong to it
+            and not to the box's place, which rounding may change where two boxes have the same score.
+        anchors: Number of all anchors.
+    """
+
+    boxes: list[Tensor]
+    origins: list[Tensor]
+    anchors: int
 
 
 class RegionProposals(nn.Module):
@@ -87,8 +103,8 @@ class RegionProposals(nn.Module):
         )
 
     @torch.no_grad()
-    def propose(self, scored: ScoredAnchors, sizes: list[Size], training: bool) -> list[Tensor]:
-        """Proposals (P, 4) of every image, xyxy in pixels, best first.
+    def propose(self, scored: ScoredAnchors, sizes: list[Size], training: bool) -> Proposals:
+        """Proposals of every image, best first.
 
         Args:
             scored: Anchors.
@@ -97,21 +113,24 @@ class RegionProposals(nn.Module):
         """
         count = self.options.candidates_train if training else self.options.candidates_test
         limit = self.proposals_train if training else self.options.proposals_test
-        boxes, scores, levels = [], [], []
+        boxes, scores, levels, origins, before = [], [], [], [], 0
         for number, logits in enumerate(scored.logits):
             best, places = logits.topk(min(count, logits.shape[1]), dim=1)
             offsets = scored.offsets[number].gather(1, places[..., None].expand(-1, -1, 4))
             boxes.append(self.coding.decode(offsets, scored.anchors[number][places]))
             scores.append(best.sigmoid())
             levels.append(torch.full_like(places, number))
-        found = []
-        candidates = zip(torch.cat(boxes, dim=1), torch.cat(scores, dim=1), torch.cat(levels, dim=1), strict=True)
-        for (of_image, chances, groups), size in zip(candidates, sizes, strict=True):
+            origins.append(before + places)
+            before += logits.shape[1]
+        candidates = (torch.cat(parts, dim=1) for parts in (boxes, scores, levels, origins))
+        found = Proposals([], [], before)
+        for of_image, chances, groups, anchors, size in zip(*candidates, sizes, strict=True):
             clipped = clip_boxes_to_image(of_image, size)
             large = (clipped[:, 2:] - clipped[:, :2] >= self.convention.smallest_proposal).all(dim=1)
             clipped = clipped[large]
-            kept = batched_nms(clipped, chances[large], groups[large], self.options.nms_threshold)
-            found.append(clipped[kept[:limit]])
+            kept = batched_nms(clipped, chances[large], groups[large], self.options.nms_threshold)[:limit]
+            found.boxes.append(clipped[kept])
+            found.origins.append(anchors[large][kept])
         return found
 
     def losses(
@@ -129,7 +148,7 @@ class RegionProposals(nn.Module):
         places, positive, used, wanted = [], [], [], []
         for size, target, generator in zip(sizes, targets, generators, strict=True):
             assigned = self.assignment(anchors, target["boxes"], self._outside(scored, anchors, size, target))
-            chosen = self.sampling(assigned, generator)
+            chosen = self.sampling(assigned, draw(len(assigned), generator, assigned.device))
             own = anchors[chosen.indices]
             objects = torch.cat([target["boxes"], own.new_zeros(1, 4)])[assigned[chosen.indices].clamp(min=-1)]
             wanted.append(self.coding.encode(torch.where(chosen.positive[:, None], objects, own), own))

@@ -41,14 +41,13 @@ class Sampling:
     number: int
     positive_fraction: float
 
-    def __call__(self, assigned: Tensor, generator: torch.Generator | None) -> Chosen:
+    def __call__(self, assigned: Tensor, drawn: Tensor) -> Chosen:
         """Draws without repetition, each box being as likely as any other of its kind.
 
         Args:
             assigned: (N,) numbers of objects, `NEGATIVE` or `IGNORED`.
-            generator: The image's random numbers; None takes PyTorch's own.
+            drawn: (N,) random numbers 0..1; the boxes with the smallest ones are chosen.
         """
-        drawn = torch.rand(len(assigned), generator=generator, device=assigned.device, dtype=torch.float32)
         positives, positive = _smallest(drawn, assigned >= 0, int(self.number * self.positive_fraction))
         negatives, negative = _smallest(drawn, assigned == NEGATIVE, self.number)
         room = self.number - positive.sum()
@@ -64,6 +63,11 @@ def _smallest(drawn: Tensor, allowed: Tensor, number: int) -> tuple[Tensor, Tens
     """Places of the smallest numbers among the allowed ones, and whether each of them is allowed."""
     values, places = drawn.masked_fill(~allowed, 2.0).topk(min(number, len(drawn)), largest=False)
     return places, values < 1.5
+
+
+def draw(count: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    """Random numbers (count,) in 0..1, of an image; None takes PyTorch's own generator."""
+    return torch.rand(count, generator=generator, device=device, dtype=torch.float32)
 
 
 def image_generators(keys: Sequence[Any] | None, count: int, seed: int, device: torch.device) -> Generators:

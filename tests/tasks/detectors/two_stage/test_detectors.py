@@ -177,7 +177,7 @@ def test_stages_of_a_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
         losses = model(batch)
         images = model.image_list(batch)
         features = model.neck(model.backbone(images.tensors))
-        proposals = model.rpn.propose(model.rpn(features, (128, 128)), images.image_sizes, training=True)
+        proposals = model.rpn.propose(model.rpn(features, (128, 128)), images.image_sizes, training=True).boxes
     final = [[box for box in of_image] for of_image in proposals]
     for number, (iou, deviations, weight) in enumerate(
         zip((0.5, 0.6, 0.7), model_deviations(), (1.0, 0.5, 0.25), strict=True)
@@ -225,7 +225,7 @@ def test_stages_of_a_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
     model.training = False
     with torch.no_grad():
         found = model(batch)
-        proposals = model.rpn.propose(model.rpn(features, (128, 128)), images.image_sizes, training=False)
+        proposals = model.rpn.propose(model.rpn(features, (128, 128)), images.image_sizes, training=False).boxes
         for image, of_image in enumerate(proposals):
             candidates = []
             for box in of_image:

@@ -16,7 +16,7 @@ from tasks.detectors.two_stage.assignment import IGNORED, NEGATIVE, Assignment
 from tasks.detectors.two_stage.box_coding import BoxCoding
 from tasks.detectors.two_stage.convention import MMDETECTION, TORCHVISION, find_convention
 from tasks.detectors.two_stage.roi_pooling import RoIPooling, numbered
-from tasks.detectors.two_stage.sampling import Sampling, image_generators
+from tasks.detectors.two_stage.sampling import Sampling, draw, image_generators
 
 RATIOS = (0.5, 1.0, 2.0)
 STRIDES = [4, 8, 16, 32, 64]
@@ -143,7 +143,7 @@ class TestSampling:
     )
     def test_numbers(self, positives: int, negatives: int, expected: tuple[int, int]) -> None:
         assigned = self.assigned(positives, negatives, 7)
-        chosen = Sampling(20, 0.25)(assigned, torch.Generator().manual_seed(0))
+        chosen = Sampling(20, 0.25)(assigned, draw(len(assigned), torch.Generator().manual_seed(0), assigned.device))
         used = assigned[chosen.indices[chosen.used]]
         assert ((used >= 0).sum(), (used == NEGATIVE).sum()) == expected and len(used) == sum(expected)
         assert len(chosen.indices[chosen.used].unique()) == len(used)
@@ -154,7 +154,7 @@ class TestSampling:
         assigned, counts = self.assigned(12, 24, 4), torch.zeros(40)
         generator = torch.Generator().manual_seed(0)
         for _ in range(2000):
-            chosen = Sampling(8, 0.5)(assigned, generator)
+            chosen = Sampling(8, 0.5)(assigned, draw(40, generator, assigned.device))
             counts[chosen.indices[chosen.used]] += 1
         assert (counts[assigned >= 0] / 2000 - 4 / 12).abs().max() < 0.05
         assert (counts[assigned == NEGATIVE] / 2000 - 4 / 24).abs().max() < 0.05
@@ -164,13 +164,13 @@ class TestSampling:
         keys = [SampleKey(0, 3, False), SampleKey(0, 4, True), SampleKey(1, 3, False)]
         assigned, rule, device = self.assigned(10, 90, 0), Sampling(20, 0.5), torch.device("cpu")
 
-        def draw(seed: int, order: list[int]) -> list[list[int]]:
+        def choose(seed: int, order: list[int]) -> list[list[int]]:
             found = image_generators([keys[place] for place in order], len(order), seed, device)
-            return [rule(assigned, generator).indices.tolist() for generator in found]
+            return [rule(assigned, draw(100, generator, device)).indices.tolist() for generator in found]
 
-        first = draw(0, [0, 1, 2])
-        assert draw(0, [2, 0]) == [first[2], first[0]]
-        assert len({str(row) for row in [*first, *draw(1, [0, 1, 2])]}) == 6
+        first = choose(0, [0, 1, 2])
+        assert choose(0, [2, 0]) == [first[2], first[0]]
+        assert len({str(row) for row in [*first, *choose(1, [0, 1, 2])]}) == 6
 
 
 class TestPooling:
