@@ -116,6 +116,14 @@ class CascadeOptions:
     )
     weights: tuple[float, ...] = (1.0, 0.5, 0.25)
 
+    def __post_init__(self) -> None:
+        counts = (len(self.ious), len(self.deviations), len(self.weights))
+        if len({*counts}) > 1 or not counts[0]:
+            raise ValueError(
+                f"ious, deviations and weights of a cascade have {counts[0]}, {counts[1]} and {counts[2]} entries; give "
+                "one of each for every stage"
+            )
+
 
 RPN = RPNOptions()
 TWO_FCS = BoxHeadOptions()

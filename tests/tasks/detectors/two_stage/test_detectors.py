@@ -15,7 +15,7 @@ from tasks.detectors import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
 from tasks.detectors.two_stage.convention import MMDETECTION, TORCHVISION
 from tasks.detectors.two_stage.detector import TwoStageDetector
 from tasks.detectors.two_stage.mask_head import mask_targets
-from tasks.detectors.two_stage.options import ONE_STAGE
+from tasks.detectors.two_stage.options import ONE_STAGE, CascadeOptions
 from tasks.losses import sum_losses
 from tests.tasks.detectors.two_stage.small import BOX, BUILDERS, CONVS, MASK, RPN, SMALL, K, small_batch, spread
 
@@ -299,7 +299,9 @@ def test_crowds_are_ignored_by_option(name: str) -> None:
     assert found[f"{first}bbox_regression"] < expected[f"{first}bbox_regression"] or found[f"{first}classification"] > 0
 
 
-def test_strides_that_are_needed() -> None:
+def test_wrong_options() -> None:
+    with pytest.raises(ValueError, match="have 2, 3 and 3 entries; give one of each for every stage"):
+        CascadeOptions(ious=(0.5, 0.6))
     message = r"the backbone has strides \(4, 8, 16, 16\), FasterRCNN needs 4, 8, 16 and 32"
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         FasterRCNN(ResNet(50, output_stride=16), K)

@@ -66,7 +66,7 @@ def spread(peer: nn.Module) -> None:
             if name.endswith("running_var"):
                 value.copy_(1 + 0.2 * torch.rand(value.shape, generator=generator))
             elif "cls_" in name or "bbox_pred" in name or "mask_fcn_logits" in name:
-                deviation = 0.05 if "bbox_pred" in name else 0.2
+                deviation = 0.02 if "bbox_pred" in name else 0.05
                 value.copy_(deviation * torch.randn(value.shape, generator=generator))
 
 
