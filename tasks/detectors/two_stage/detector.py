@@ -162,8 +162,14 @@ class TwoStageDetector(Detector):
     def mask_loss(
         self, head: MaskHead, features: list[Tensor], samples: Samples, targets: list[dict[str, Tensor]]
     ) -> Tensor:
-        """The loss of the masks in those boxes that have an object."""
-        found = (samples.labels < self.num_classes).nonzero()[:, 0]
+        """The loss of the masks in those boxes that have an object.
+
+        Raises:
+            ValueError: The objects have no masks.
+        """
+        if not all("masks" in target for target in targets):
+            raise ValueError(f"{type(self).__name__} learns masks, and the objects have none; use --data.masks true")
+        found = samples.found
         count = reduce_mean(found.new_tensor(len(found)))
         if not len(found):  # one box without an object: batch norms need values, and parameters gradients
             nothing = head(self.mask_pooling(features, samples.rois[:1]), samples.labels[:1].clamp(max=0))
@@ -171,12 +177,11 @@ class TwoStageDetector(Detector):
         rois, labels = samples.rois[found], samples.labels[found]
         logits = head(self.mask_pooling(features, rois), labels)
         with torch.no_grad():
-            counts = torch.bincount(rois[:, 0].long(), minlength=len(targets)).tolist()
-            per_image = zip(targets, samples.numbers[found].split(counts), rois[:, 1:].split(counts), strict=True)
+            numbers, boxes = samples.numbers[found].split(samples.counts), rois[:, 1:].split(samples.counts)
             wanted = torch.cat(
                 [
-                    mask_targets(target["masks"], numbers, boxes, logits.shape[-1], self.convention)
-                    for target, numbers, boxes in per_image
+                    mask_targets(target["masks"], *of_image, logits.shape[-1], self.convention)
+                    for target, *of_image in zip(targets, numbers, boxes, strict=True)
                 ]
             )
         return mask_loss(logits, wanted.to(logits), count)

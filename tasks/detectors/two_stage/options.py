@@ -50,7 +50,8 @@ class BoxHeadOptions:
     """The head that classifies proposals and moves their boxes; in a cascade every stage has one.
 
     Attributes:
-        convs: 3x3 convolutions with batch normalisation in front of the fully connected layers.
+        convs: 3x3 convolutions with batch normalisation in front of the fully connected layers; the papers share its
+            statistics among the processes (`--trainer.sync_batchnorm true`).
         conv_channels: Their channels.
         fcs: Fully connected layers.
         fc_channels: Their channels.
@@ -120,8 +121,8 @@ class CascadeOptions:
         counts = (len(self.ious), len(self.deviations), len(self.weights))
         if len({*counts}) > 1 or not counts[0]:
             raise ValueError(
-                f"ious, deviations and weights of a cascade have {counts[0]}, {counts[1]} and {counts[2]} entries; give "
-                "one of each for every stage"
+                f"ious, deviations and weights of a cascade have {counts[0]}, {counts[1]} and {counts[2]} entries; "
+                "give one of each for every stage"
             )
 
 

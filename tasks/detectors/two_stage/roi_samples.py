@@ -22,7 +22,8 @@ class Samples:
         numbers: (S,) the object's number in its image; without meaning for the background.
         objects: (S, 4) the object's box; the box itself for the background.
         origins: (S,) the anchor that each box was made from; -1 for an object that was added to the proposals.
-        counts: Boxes of every image.
+        found: (F,) places of the boxes that have an object.
+        counts: Number of these in every image.
         anchors: Number of all anchors.
     """
 
@@ -31,14 +32,15 @@ class Samples:
     numbers: Tensor
     objects: Tensor
     origins: Tensor
+    found: Tensor
     counts: list[int]
     anchors: int
 
     def followed_by(self, rois: Tensor) -> Proposals:
         """What the next stage gets: these boxes after their move (S, 5), without the objects that were added."""
-        pairs = list(zip(rois[:, 1:].split(self.counts), self.origins.split(self.counts), strict=True))
-        boxes = [boxes[origins >= 0] for boxes, origins in pairs]
-        return Proposals(boxes, [origins[origins >= 0] for _, origins in pairs], self.anchors)
+        kept = (self.origins >= 0).nonzero()[:, 0]
+        counts = torch.bincount(rois[kept, 0].long(), minlength=len(self.counts)).tolist()
+        return Proposals(list(rois[kept, 1:].split(counts)), list(self.origins[kept].split(counts)), self.anchors)
 
 
 def sample_boxes(
@@ -81,13 +83,9 @@ def sample_boxes(
         objects.append(torch.where(chosen.positive[:, None], found, box))
         origins.append(origin[chosen.indices])
         used.append(chosen.used)
-    kept = torch.cat(used)
-    return Samples(
-        numbered(boxes)[kept],
-        torch.cat(labels)[kept],
-        torch.cat(numbers)[kept],
-        torch.cat(objects)[kept],
-        torch.cat(origins)[kept],
-        torch.stack([of_image.sum() for of_image in used]).tolist(),
-        proposals.anchors,
-    )
+    kept = torch.cat(used).nonzero()[:, 0]
+    columns = (numbered(boxes), *(torch.cat(parts) for parts in (labels, numbers, objects, origins)))
+    rois, label, number, matched, origin = (column[kept] for column in columns)
+    with_object = (label < background).nonzero()[:, 0]
+    counts = torch.bincount(rois[with_object, 0].long(), minlength=len(targets)).tolist()
+    return Samples(rois, label, number, matched, origin, with_object, counts, proposals.anchors)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.rpn import RPNHead
-from torchvision.ops import batched_nms, clip_boxes_to_image
+from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from tasks.detectors.crowds import inside_crowds
 from tasks.detectors.two_stage.anchors import Anchors, Size
@@ -126,11 +126,11 @@ class RegionProposals(nn.Module):
         found = Proposals([], [], before)
         for of_image, chances, groups, anchors, size in zip(*candidates, sizes, strict=True):
             clipped = clip_boxes_to_image(of_image, size)
-            large = (clipped[:, 2:] - clipped[:, :2] >= self.convention.smallest_proposal).all(dim=1)
-            clipped = clipped[large]
-            kept = batched_nms(clipped, chances[large], groups[large], self.options.nms_threshold)[:limit]
+            kept = remove_small_boxes(clipped, self.convention.smallest_proposal)
+            best = batched_nms(clipped[kept], chances[kept], groups[kept], self.options.nms_threshold)
+            kept = kept[best[:limit]]
             found.boxes.append(clipped[kept])
-            found.origins.append(anchors[large][kept])
+            found.origins.append(anchors[kept])
         return found
 
     def losses(

@@ -52,7 +52,7 @@ class Stage:
             number: What the sums are divided by.
         """
         entropy = F.cross_entropy(logits, head.classes.of_labels(samples.labels), reduction="sum")
-        found = (samples.labels < head.classes.num_classes).nonzero()[:, 0]
+        found = samples.found
         of_class = head.offsets_of(offsets[found], samples.labels[found])
         boxes = self._box_loss(of_class, samples.rois[found, 1:], samples.objects[found])
         return {

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
 from backbones import ResNet
+from tasks.callbacks import StepSeed
 from tasks.detectors import CascadeMaskRCNN, CascadeRCNN, FasterRCNN, MaskRCNN
 from tasks.detectors.two_stage.convention import MMDETECTION, TORCHVISION
 from tasks.detectors.two_stage.detector import TwoStageDetector
@@ -297,6 +298,20 @@ def test_crowds_are_ignored_by_option(name: str) -> None:
     assert found["rpn_classification"] == found["rpn_bbox_regression"] == 0
     first = "stage0_" if name.startswith("cascade") else ""
     assert found[f"{first}bbox_regression"] < expected[f"{first}bbox_regression"] or found[f"{first}classification"] > 0
+
+
+def test_the_run_hands_on_its_seed() -> None:
+    model = BUILDERS["faster"]()
+    StepSeed(7).on_fit_start(None, model)  # type: ignore[arg-type]
+    assert model.seed == 7
+
+
+def test_masks_are_needed() -> None:
+    batch = small_batch()
+    for target in batch["targets"]:
+        del target["masks"]
+    with pytest.raises(ValueError, match=r"MaskRCNN learns masks, and the objects have none; use --data.masks true"):
+        BUILDERS["mask"]()(batch)
 
 
 def test_wrong_options() -> None:
