@@ -4,6 +4,7 @@ from tasks.detectors.base import Detector, DetectorBuilder
 from tasks.detectors.cascade_rcnn import CascadeMaskRCNN, CascadeRCNN
 from tasks.detectors.faster_rcnn import FasterRCNN, MaskRCNN
 from tasks.detectors.fcos import FCOS
+from tasks.detectors.focal_ssdlite import FocalSSDLite320
 from tasks.detectors.retinanet import RetinaNet
 from tasks.detectors.ssdlite import SSDLite320
 
@@ -14,6 +15,7 @@ __all__ = [
     "Detector",
     "DetectorBuilder",
     "FasterRCNN",
+    "FocalSSDLite320",
     "MaskRCNN",
     "RetinaNet",
     "SSDLite320",
