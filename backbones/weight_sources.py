@@ -17,7 +17,7 @@ import torch
 from torchvision.models import WeightsEnum, get_weight
 
 _logger = logging.getLogger(__name__)
-_HASHED = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # torch.hub's file names end in the beginning of their SHA-256
+HASHED = re.compile(r"-([0-9a-f]{8,64})\.\w+$")  # torch.hub's file names end in the beginning of their SHA-256
 
 
 def read_weights(weights: str, published: WeightsEnum | str | None, network: str) -> object:
@@ -145,7 +145,7 @@ def _download(source: str, weights: str) -> str:
     expected = fragment.removeprefix("sha256=").lower()
     parts = urlparse(address)
     name = os.path.basename(unquote(parts.path))
-    named = _HASHED.search(name)
+    named = HASHED.search(name)
     if fragment and not re.fullmatch("[0-9a-f]{64}", expected):
         raise ValueError(f"weights={weights!r}: the fragment is no checksum; write #sha256= and 64 hexadecimal digits")
     if not name:

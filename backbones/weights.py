@@ -41,7 +41,19 @@ def load_weights(backbone: Backbone, weights: str) -> None:
             name of torchvision's such as `ResNet50_Weights.IMAGENET1K_V2`, or of timm's such as `seresnet50.ra2_in1k`.
             Downloads are kept in torch.hub's (timm's: the Hugging Face hub's) cache.
     """
-    _fill(backbone, backbone.convert(_of_backbone(_read(backbone, weights), weights)), weights)
+    load_entries(backbone, _read(backbone, weights), weights)
+
+
+def load_entries(backbone: Backbone, entries: dict[str, Tensor], weights: str, whole: bool = False) -> None:
+    """Loads entries that have been read already into `backbone`, as `load_weights` does.
+
+    Args:
+        backbone: Network to fill.
+        entries: Those of the backbone, or of a whole model, without wrappers (`unwrapped`).
+        weights: Where they come from, for messages.
+        whole: Whether every entry must have a place in the backbone; otherwise those without one are logged.
+    """
+    _fill(backbone, backbone.convert(_of_backbone(entries, weights)), weights, whole)
 
 
 def load_classifier(network: nn.Module, weights: str) -> None:
@@ -71,12 +83,12 @@ def load_classifier(network: nn.Module, weights: str) -> None:
 def _read(backbone: Backbone, weights: str) -> dict[str, Tensor]:
     content = read_weights(weights, backbone.published_weights(), type(backbone).__name__)
     architecture = content.get("arch") if isinstance(content, dict) else None
-    entries = _unwrapped(content, weights)
+    entries = unwrapped(content, weights)
     check_namesake(backbone, architecture, entries, weights)
     return entries
 
 
-def _fill(backbone: Backbone, loaded: dict[str, Tensor], weights: str) -> None:
+def _fill(backbone: Backbone, loaded: dict[str, Tensor], weights: str, whole: bool = False) -> None:
     """Loads entries under the backbone's own names, or raises `ValueError` and loads nothing."""
     own = backbone.state_dict()
     loaded = {name: value for name, value in loaded.items() if not name.startswith(backbone.classifier_prefixes)}
@@ -96,6 +108,11 @@ def _fill(backbone: Backbone, loaded: dict[str, Tensor], weights: str) -> None:
         raise ValueError(
             f"weights={weights!r} has {len(deeper)} entries of blocks that {type(backbone).__name__} does not have, "
             f"the first {_listed(deeper)}; give weights of the same depth"
+        )
+    if unexpected and whole:
+        raise ValueError(
+            f"weights={weights!r} has {len(unexpected)} entries that {type(backbone).__name__} does not have, the "
+            f"first {_listed(unexpected)}; give weights of the same architecture and options"
         )
     if unexpected:
         _logger.warning("%s: ignored %d unexpected entries: %s", weights, len(unexpected), _listed(unexpected))
@@ -118,7 +135,7 @@ def export_weights(checkpoint: str, out: str) -> None:
     """
     if not out.endswith((".safetensors", ".pth", ".pt")):
         raise ValueError(f"out={out!r} has no known format; let it end in .safetensors or .pth")
-    entries = _of_backbone(_unwrapped(read_file(checkpoint, checkpoint), checkpoint), checkpoint)
+    entries = _of_backbone(unwrapped(read_file(checkpoint, checkpoint), checkpoint), checkpoint)
     # Copies, because safetensors takes no two entries that share memory, and torch.save writes all that a view views.
     state = {name: value.clone(memory_format=torch.contiguous_format) for name, value in entries.items()}
     Path(out).parent.mkdir(parents=True, exist_ok=True)
@@ -145,7 +162,7 @@ def _resized(backbone: Backbone, loaded: dict[str, Tensor], own: dict[str, Tenso
     return fitting
 
 
-def _unwrapped(content: object, weights: str) -> dict[str, Tensor]:
+def unwrapped(content: object, weights: str) -> dict[str, Tensor]:
     """Parameters by name, without the wrappers of training scripts and the prefixes they leave in names."""
     for key in ("state_dict_ema", "model_ema", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):

@@ -38,23 +38,32 @@ class ClassRows:
         shape[self.axis] = self.blocks * (self.background + num_classes) * self.width
         return torch.Size(shape)
 
-    def take_over(self, own: Tensor, found: Tensor, rows: dict[int, int]) -> Tensor:
+    def take_over(self, own: Tensor, found: Tensor, rows: dict[int, int], layout: "ClassRows | None" = None) -> Tensor:
         """A copy of a tensor with the rows of some classes, and of the background, from another one.
 
         Args:
             own: The tensor as it is.
             found: The same tensor of a model with other classes.
             rows: Class in `own` -> the same class in `found`.
+            layout: Where `found` holds its classes; None for the same places. It may have the background elsewhere, or
+                none, whose rows then stay as they are.
         """
-        result = own.clone()
-        into, source = self._blocks_first(result), self._blocks_first(found)
-        first = self.background if self.background_first else 0
-        if self.background:
-            others = slice(first) if self.background_first else slice(-self.background, None)
-            into[:, others] = source[:, others]
+        result, layout = own.clone(), layout or self
+        into, source = self._blocks_first(result), layout._blocks_first(found)
+        if self.background and layout.background:
+            into[:, self._background_rows] = source[:, layout._background_rows]
         for new, old in rows.items():
-            into[:, first + new] = source[:, first + old]
+            into[:, self._first + new] = source[:, layout._first + old]
         return result
+
+    @property
+    def _first(self) -> int:
+        """Row of class 0 in a block."""
+        return self.background if self.background_first else 0
+
+    @property
+    def _background_rows(self) -> slice:
+        return slice(self.background) if self.background_first else slice(-self.background, None)
 
     def _blocks_first(self, tensor: Tensor) -> Tensor:
         """A view (blocks, background + K, width, ...) of a tensor."""

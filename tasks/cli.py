@@ -45,7 +45,7 @@ from tasks.run.trainer_options import refuse_trainer_options
 from tasks.run.wandb_run import WandbRun, make_wandb_run
 from tasks.run_options import add_run_options
 from tasks.task_options import TaskOptions, saved_options
-from tasks.weights import read_checkpoint
+from tasks.weights import describe_weights_classes, read_checkpoint
 
 
 class VisionCLI(LightningCLI):
@@ -157,7 +157,11 @@ class VisionCLI(LightningCLI):
         saved.ckpt_path = None if self.subcommand == "fit" else saved.ckpt_path
         self.saved_config = self._dump(saved)
         if checkpoint is not None:
-            self._take_classes_of(checkpoint)
+            self._take_classes(read_checkpoint(checkpoint).get("hyper_parameters", {}))
+        elif self.subcommand == "predict" and config.data.init_args.get("images") is not None:
+            classes = describe_weights_classes(config.model.weights)
+            if classes is not None and config.data.init_args.class_names is None:
+                self._take_classes({"class_names": classes.names, "category_ids": classes.category_ids})
 
     def _complete_backbone(self) -> Any:
         """Fills in what the recipe asks of the chosen backbone."""
@@ -165,7 +169,10 @@ class VisionCLI(LightningCLI):
         asked = HostOptions(**config.host.as_dict())
         if asked != HostOptions():
             chosen = self._plain(config)["model"]["backbone"]
+            keeps = "weights" in self._explicit.get("backbone", {}).get("init_args", {})
             backbone = complete_backbone(asked, chosen, self._explicit, self._arguments)
+            if config.model.weights is not None and not keeps:  # which hold the backbone's, too
+                backbone["init_args"]["weights"] = None
             self.config = self.parser.parse_object({self.subcommand: {"model": {"backbone": backbone}}}, self.config)
         return self.config[self.subcommand]
 
@@ -215,13 +222,12 @@ class VisionCLI(LightningCLI):
             rank_zero_info(f"{checkpoint} decides about the model, not the command line: {'; '.join(overruled)}")
         self.config = self.parser.parse_object({subcommand: {"model": merged}}, self.config)
 
-    def _take_classes_of(self, checkpoint: Path) -> None:
-        """Hands the classes of a checkpoint to the data module, which maps the data set's to them by name."""
+    def _take_classes(self, facts: Mapping[str, Any]) -> None:
+        """Hands the classes of a model to the data module, which maps the data set's to them by name."""
         config = self.config[self.subcommand]
-        hyperparameters = read_checkpoint(checkpoint).get("hyper_parameters", {})
         for fact in ("class_names", "category_ids") if self.name == "detect" else ("class_names",):
-            if fact in hyperparameters:
-                config.data.init_args[fact] = hyperparameters[fact]
+            if fact in facts:
+                config.data.init_args[fact] = facts[fact]
 
     def _add_instantiators(self) -> None:
         super()._add_instantiators()

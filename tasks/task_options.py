@@ -29,7 +29,9 @@ class TaskOptions:
         optimizer: Optimiser.
         lr_schedule: Learning rate over the steps of the run.
         parameter_rules: Weight decay and learning rate per kind of parameter.
-        weights: Checkpoint of another run whose weights this run starts from. To continue a run use --ckpt_path.
+        weights: File whose weights this run starts from, or that is evaluated: the checkpoint of another run, or
+            published weights of a whole detector (torchvision's, or MMDetection's Faster, Mask and Cascade R-CNN).
+            Classes are taken over by their names. To continue a run use --ckpt_path.
         channels_last: Keep weights and features in channels_last memory layout, which is faster on many devices.
         compile_backbone: Run the backbone through torch.compile; the first steps take minutes.
         headline: Score by which the best checkpoint is chosen and runs are compared, the larger the better: `mask_mAP`.

@@ -1,5 +1,6 @@
 """Checkpoints as data: checked and read, and their weights as the start of another run."""
 
+import hashlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from backbones import load_weights
+from backbones.weight_sources import HASHED
+from backbones.weights import load_entries
 from tasks.class_tensors import DenseModel
 from tasks.errors import TaskError
 from tasks.foreign_code import foreign_code
-from tasks.foreign_weights import read_foreign_weights
 from tasks.old_formats import renewed
+from tasks.published_weights import PublishedWeights, read_published, require_fitting
 from tasks.same_network import differences, listed
 
 EXPECTED = "expected a checkpoint such as RUN/checkpoints/best.ckpt or last.ckpt"
@@ -58,6 +61,16 @@ def verify_checkpoint(path: str | Path) -> None:
         TaskError: There is no file at `path`, or it is not the checkpoint of a run.
     """
     _require_file(path)
+    if _verify_bytes(path):
+        raise DamagedCheckpoint(
+            f"{path} has PyTorch's format before 1.6, whose contents cannot be checked; load it with torch.load and "
+            "write it again with torch.save"
+        )
+    read_checkpoint(path)
+
+
+def _verify_bytes(path: str | Path) -> bool:
+    """Compares a file with its checksums; whether it has PyTorch's format before 1.6, which has none."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(_OLD_FORMAT))
@@ -66,14 +79,9 @@ def verify_checkpoint(path: str | Path) -> None:
         raise _damaged(path, error) from error
     if not start:
         raise DamagedCheckpoint(f"{path} is empty; {EXPECTED}")
-    if start == _OLD_FORMAT:
-        raise DamagedCheckpoint(
-            f"{path} has PyTorch's format before 1.6, whose contents cannot be checked; load it with torch.load and "
-            "write it again with torch.save"
-        )
     if wrong is not None:
         raise DamagedCheckpoint(f"{path} is damaged: the contents of {wrong} are not what was written; {EXPECTED}")
-    read_checkpoint(path)
+    return start == _OLD_FORMAT
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -139,66 +147,99 @@ def describe_checkpoint_classes(path: str | Path) -> CheckpointClasses:
     return classes
 
 
+def describe_weights_classes(path: str | Path) -> CheckpointClasses | None:
+    """The classes of what `load_model_weights` reads, or None where it names none.
+
+    Raises:
+        DamagedCheckpoint: The file cannot be read.
+        TaskError: It is neither a checkpoint nor published weights.
+    """
+    published = read_published(path)
+    if published is None:
+        return _classes(read_checkpoint(path))
+    names = [name for name in published.class_names if name]
+    return CheckpointClasses(names, published.category_ids) if names else None
+
+
 def load_model_weights(model: DenseModel, class_names: Sequence[str], path: str | Path) -> None:
-    """Starts a model from the weights of another run's checkpoint; of averaged weights from the average.
+    """Starts a model from the weights of another run, of averaged weights from the average, or from published ones.
 
-    Weights of whole detectors that torchvision and MMDetection publish are taken as well: see `tasks.foreign_weights`.
-
+    Published weights are those of whole detectors of torchvision and MMDetection (`tasks/published_weights.py`).
     Everything but the classes must fit, as for `--model.backbone.weights`: every entry of the model is there, in its
     shape, and the head of the checkpoint has nothing that the model lacks. Inserted attention may be missing on either
-    side. What the classes have of their own (`DenseModel.class_tensors`) is taken over by their names; new classes
-    start as initialised. One line says which, another what the checkpoint has besides.
+    side, published weights may not have any that the model lacks. What the classes have of their own
+    (`DenseModel.class_tensors`) is taken over by their names; new classes start as initialised. One line says which,
+    another what the checkpoint has besides.
 
     Args:
         model: The model of a task.
         class_names: Names of its classes 0..K-1.
-        path: A checkpoint of this package.
+        path: A checkpoint of this package, or a file of torchvision's or MMDetection's.
 
     Raises:
         DamagedCheckpoint: The file is damaged.
         TaskError: It is missing, no checkpoint, or that of another network; then the model is not to be used.
     """
-    foreign = read_foreign_weights(path)
-    if foreign is None:
+    published = read_published(path)
+    if published is None:
         verify_checkpoint(path)
         checkpoint = read_checkpoint(path)
-        classes = _classes(checkpoint)
-        old = [] if classes is None else classes.names
-        found = {  # torch.compile(module) puts the former in between
-            name.replace("_orig_mod.", "").removeprefix("model."): value
+        found = {
+            name.replace("_orig_mod.", "").removeprefix("model."): value  # torch.compile(module) puts the former in
             for name, value in checkpoint["state_dict"].items()
         }
+        classes = _classes(checkpoint)
+        old, layouts, title = [] if classes is None else classes.names, {}, ""
     else:
-        foreign.require_convention_of(model)
-        found, old = foreign.entries, foreign.class_names
-    try:
-        load_weights(model.backbone, str(path))
-    except ValueError as error:
-        raise TaskError(f"--model.weights: {error}") from error
+        _verify_published(path)
+        require_fitting(model, published, path)
+        found, old, layouts = published.entries, published.class_names, published.class_rows
+        title = f"{published.title}; "
+    _load_backbone(model, published, path)
     rows = {new: old.index(name) for new, name in enumerate(class_names) if name in old}
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("backbone.")}
-    holders = {} if old == list(class_names) else model.class_tensors()
+    holders = {} if old == list(class_names) and not layouts else model.class_tensors()
     places = {name: place for name, place in holders.items() if place is not None and old}
     shapes = {
-        name: places[name].shape(value, len(old)) if name in places else value.shape
+        name: layouts.get(name, places[name]).shape(value, len(old)) if name in places else value.shape
         for name, value in own.items()
         if name in places or name not in holders
     }
-    _check_head(own, shapes, found, path)
+    _check_head(own, shapes, found, path, whole=published is not None)
     taken = {name: found[name] for name in shapes if name in found}
     for name, place in places.items():
-        taken[name] = place.take_over(own[name], found[name], rows)
-    if foreign is not None:
-        taken |= foreign.corrected
+        taken[name] = place.take_over(own[name], found[name], rows, layouts.get(name))
     model.load_state_dict(taken, strict=False)
     unordered = [name for name, place in holders.items() if place is None]
-    rank_zero_info(f"{path}: {_class_report(class_names, old, rows, unordered)}")
+    rank_zero_info(f"{path}: {title}{_class_report(class_names, old, rows, unordered)}")
     left_over = {name.split(".")[0] for name in found} - {name.split(".")[0] for name in own} - {"backbone"}
     if left_over:
         rank_zero_info(f"{path}: not needed: {listed(sorted(left_over))}")
 
 
-def _check_head(own: dict[str, Tensor], shapes: dict[str, torch.Size], found: dict[str, Tensor], path: object) -> None:
+def _load_backbone(model: DenseModel, published: PublishedWeights | None, path: str | Path) -> None:
+    try:
+        if published is None:
+            load_weights(model.backbone, str(path))
+        else:
+            load_entries(model.backbone, published.entries, str(path), whole=True)
+    except ValueError as error:
+        raise TaskError(f"--model.weights: {error}") from error
+
+
+def _verify_published(path: str | Path) -> None:
+    """Compares a file with its checksums, or, in PyTorch's format before 1.6, with the sum that its name ends in."""
+    named = HASHED.search(Path(path).name)
+    if _verify_bytes(path) and named and not named[1].isdigit():  # digits are a date
+        with open(path, "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(named[1]):
+            raise DamagedCheckpoint(f"{path} is damaged: its SHA-256 begins with {found[:8]}, not with {named[1]}")
+
+
+def _check_head(
+    own: dict[str, Tensor], shapes: dict[str, torch.Size], found: dict[str, Tensor], path: object, whole: bool
+) -> None:
     """Refuses the checkpoint of another neck or head.
 
     Args:
@@ -206,8 +247,9 @@ def _check_head(own: dict[str, Tensor], shapes: dict[str, torch.Size], found: di
         shapes: Shapes that the checkpoint must have for them; those that start anew in any case are left out.
         found: All entries of the checkpoint.
         path: The checkpoint, for messages.
+        whole: Whether it may have no other parts than these, either.
     """
-    parts = {name.split(".")[0] for name in own}
+    parts = {name.split(".")[0] for name in (found if whole else own)} - {"backbone"}
     found = {name: value for name, value in found.items() if name.split(".")[0] in parts}
     for fault, names in differences(own, shapes, found).items():
         raise TaskError(
@@ -221,7 +263,7 @@ def _class_report(new: Sequence[str], old: list[str], rows: dict[int, int], unor
     """What became of the classes, in a line."""
     parts = {
         "started anew": [name for label, name in enumerate(new) if label not in rows],
-        "not needed": [name for name in old if name not in new],
+        "not needed": [name for name in old if name and name not in new],
         "started anew for all classes": unordered,
     }
     details = "".join(f"; {what}: {listed(names)}" for what, names in parts.items() if names)

@@ -5,26 +5,23 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.models.detection import MaskRCNN as TorchvisionMaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 from backbones import ResNet, Swin
-from tasks.detectors import CascadeMaskRCNN, FasterRCNN, MaskRCNN
+from tasks.detectors import CascadeMaskRCNN, MaskRCNN
 from tasks.detectors.conversions import from_mmdetection, from_torchvision
 from tasks.detectors.two_stage.options import BoxHeadOptions, MaskHeadOptions
 from tasks.errors import TaskError
-from tasks.foreign_weights import COCO_CLASSES, TORCHVISION_CLASSES
 from tasks.weights import load_model_weights
 from tests.tasks.detectors.two_stage.test_mmdetection_oracle import tensor_of
 
+TORCHVISION_CLASSES = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+COCO_CLASSES = [name for name in TORCHVISION_CLASSES if name not in ("__background__", "N/A")]
 LAYERS = {"weight", "bias"}
 NORM = LAYERS | {"running_mean", "running_var", "num_batches_tracked"}
-
-
-def test_classes_of_coco() -> None:
-    assert len(COCO_CLASSES) == 80 and len(TORCHVISION_CLASSES) == 91
-    assert (COCO_CLASSES[0], COCO_CLASSES[11], COCO_CLASSES[-1]) == ("person", "stop sign", "toothbrush")
 
 
 def mmdetection_names(stages: int | None, convs: int, fcs: int) -> set[str]:
@@ -90,7 +87,7 @@ def test_mmdetection_file(tmp_path: Path) -> None:
                 assert torch.equal(own[4 * new : 4 * new + 4], offsets[4 * old : 4 * old + 4])
                 assert torch.equal(state[f"mask_heads.0.predictor.mask_fcn_logits.{kind}"][new], masks[old])
     assert torch.equal(state["backbone.layer2.0.bn1.running_var"], foreign["backbone.layer2.0.bn1.running_var"])
-    with pytest.raises(TaskError, match=r"is of mmdetection, and the detector has convention=torchvision"):
+    with pytest.raises(TaskError, match=r"Mask R-CNN, 4 outputs, .* give --model.detector.convention mmdetection$"):
         load_model_weights(small_mask_rcnn(3, "torchvision"), names, path)
 
 
@@ -160,14 +157,3 @@ class TestTorchvision:
         assert from_torchvision(state).keys() == model.state_dict().keys()
         model.load_state_dict(from_torchvision(self.published(state)))
         assert torch.equal(model.state_dict()["backbone.bn1.running_var"], state["backbone.body.bn1.running_var"])
-
-
-def test_convention_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    torch.save(
-        {"backbone.body.conv1.weight": torch.zeros(1), "roi_heads.box_predictor.cls_score.bias": torch.zeros(91)}, path
-    )
-    with torch.device("meta"):
-        model = FasterRCNN(ResNet(18), 80)
-    with pytest.raises(TaskError, match=r"use --model.detector.convention torchvision"):
-        load_model_weights(model, COCO_CLASSES, path)
