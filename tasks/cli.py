@@ -21,6 +21,7 @@ import datamodules
 import tasks.schedules  # noqa: F401
 from tasks.base import VisionTask
 from tasks.callbacks import Performance, PredictionWriter, Report, StepSeed, choose_progress
+from tasks.detectors.base import learns_masks
 from tasks.errors import MachineError, TaskError
 from tasks.host_options import HostOptions, complete_backbone
 from tasks.precision import refuse_precision
@@ -114,6 +115,8 @@ class VisionCLI(LightningCLI):
         for fact in ("class_names", "category_ids", "image_size"):
             if fact != "category_ids" or self.name == "detect":
                 parser.link_arguments(f"data.{fact}", f"model.{fact}", apply_on="instantiate")
+        if self.name == "detect":
+            parser.link_arguments("model.detector", "data.init_args.masks", compute_fn=learns_masks)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_integer_seed)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:

@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from importlib import import_module
+from typing import Any, ClassVar, get_type_hints
 
 import torch
 from torch import Tensor
@@ -71,6 +72,18 @@ class Detector(DenseModel):
 
 DetectorBuilder = Callable[[Backbone, int], Detector]
 """Builds a detector from a backbone and the number of classes."""
+
+
+def learns_masks(chosen: Any) -> bool:
+    """Whether the detector that a command line has chosen needs masks of objects.
+
+    Args:
+        chosen: Its `class_path` is that of a class, or of a function that says by its annotation what it returns.
+    """
+    module, _, name = chosen.class_path.rpartition(".")
+    found = getattr(import_module(module), name)
+    built = found if isinstance(found, type) else get_type_hints(found).get("return")
+    return bool(getattr(built, "with_masks", False))
 
 
 def split_levels(outputs: dict[str, Tensor], sizes: list[int]) -> dict[str, list[Tensor]]:
