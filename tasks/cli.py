@@ -233,7 +233,7 @@ class VisionCLI(LightningCLI):
                 config.data.init_args[fact] = facts[fact]
 
     def _add_instantiators(self) -> None:
-        super()._add_instantiators()
+        # Lightning's dump the whole configuration for `save_hyperparameters`; a task keeps its options by itself.
         self.parser.add_instantiator(self._build_task, self.task.options_class, subclasses=False)
 
     def _build_task(

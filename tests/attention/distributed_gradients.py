@@ -1,6 +1,5 @@
-"""One process of two: gradients of every case under DistributedDataParallel. `python -m ... RANK FOLDER`."""
+"""One process of two: gradients of every case under DistributedDataParallel."""
 
-import sys
 from pathlib import Path
 
 import torch
@@ -23,9 +22,9 @@ def double_inputs(case: Case, rank: int) -> tuple[torch.Tensor, ...]:
     return tuple(value.detach().double() for value in make_inputs(case, *SIZES[rank]))
 
 
-def main(rank: int, folder: Path) -> None:
+def save_gradients(rank: int, folder: Path) -> None:
     """Saves the gradients of every case after two steps, or the error that it died of."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # a fork has none of its parent's threads
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     found: dict[str, object] = {}
     for case in [*REFINEMENTS, *MIXERS, *OTHERS]:
@@ -45,7 +44,3 @@ def main(rank: int, folder: Path) -> None:
             found[case.name] = {name: value.grad for name, value in operator.named_parameters()}
     torch.save(found, folder / f"rank{rank}.pt")
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))

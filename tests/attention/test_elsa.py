@@ -218,7 +218,7 @@ def test_recorded_weights_reproduce_the_output(border):
     torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize("border", ["zero", "mask"])
+@pytest.mark.parametrize("border", [pytest.param("zero", marks=pytest.mark.slow), "mask"])  # zero: the contract tests
 def test_exports_with_a_stride_for_any_height_and_width(border):
     """The table that masks cells must have the size that exporters know of the strided map."""
     operator = ELSA(4, 4, 2, 2, 3, 2, border=border).double().eval()

@@ -264,7 +264,7 @@ def test_parameters_match_the_formula(rank):
     assert 2 * 3136**2 == 19_668_992
 
 
-@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("rank", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_compiles_and_exports_with_any_size(rank):
     class Chain(torch.nn.Module):
         def __init__(self):

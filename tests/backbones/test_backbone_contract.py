@@ -11,13 +11,17 @@ from attention import CBAM, CoordinateAttention, SqueezeExcitation
 from attention.base import Operator
 from backbones import Backbone, MobileNetV2, ResNet
 
-BACKBONES = [
-    pytest.param(lambda: ResNet(18), id="resnet18"),
+BACKBONES = [  # of both hosts one in every run; every host in its defaults: test_zoo.py
+    pytest.param(lambda: ResNet(18), id="resnet18", marks=pytest.mark.slow),
     pytest.param(lambda: ResNet(34, SqueezeExcitation, (2, 4), output_stride=16), id="resnet34-se-os16"),
-    pytest.param(lambda: ResNet(50, CBAM, output_stride=8), id="resnet50-cbam-os8"),
+    pytest.param(lambda: ResNet(50, CBAM, output_stride=8), id="resnet50-cbam-os8", marks=pytest.mark.slow),
     pytest.param(lambda: ResNet(18, CoordinateAttention, placement="pre"), id="resnet18-ca-pre"),
-    pytest.param(MobileNetV2, id="mobilenet"),
-    pytest.param(lambda: MobileNetV2(0.5, CoordinateAttention, 16, last_conv=True), id="mobilenet-ca-os16-last"),
+    pytest.param(MobileNetV2, id="mobilenet", marks=pytest.mark.slow),
+    pytest.param(
+        lambda: MobileNetV2(0.5, CoordinateAttention, 16, last_conv=True),
+        id="mobilenet-ca-os16-last",
+        marks=pytest.mark.slow,
+    ),
     pytest.param(lambda: MobileNetV2(0.35, lambda c: CBAM(c, 8), 8, tap_expansion=True), id="mobilenet-cbam-os8-tap"),
 ]
 every_backbone = pytest.mark.parametrize("make", BACKBONES)

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attention import CBAM, ChannelAttention, CoordinateAttention, SpatialAttention, SqueezeExcitation
 from backbones import Classifier, MobileNetV2, ResNet, classifier
+from tests.selection import mostly_slow
 
 
 def se(reduction, **options):
@@ -63,6 +64,12 @@ SIZES = {
     "resnet50 ca": (lambda: ResNet(50, CoordinateAttention), 27_474_864),
 }
 
+HERE = {  # in every run: each operator, placement and stage, one reduction
+    *("mobilenet ca 8", "mobilenet se 24", "mobilenet cbam 24", "resnet18 se", "resnet50 se pre", "resnet50 se post"),
+    *("resnet50 se identity", "resnet50 se stage 1", "resnet50 se stage 4", "resnet50 se without biases"),
+    *("resnet34 cbam", "resnet50 cam", "resnet50 sam", "resnet50 ca"),
+}
+
 V15 = 4_089_184_256 - 3_857_973_248  # stride 2 in the 3x3 and not, as in the papers, in the first 1x1 convolution
 
 MACS = {
@@ -82,7 +89,7 @@ MACS = {
 }
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", mostly_slow(SIZES, HERE))
 def test_parameters_of_the_papers_networks(name):
     make, expected = SIZES[name]
     with torch.device("meta"):
@@ -90,7 +97,9 @@ def test_parameters_of_the_papers_networks(name):
     assert sum(p.numel() for p in network.parameters()) == expected
 
 
-@pytest.mark.parametrize("name", MACS)
+@pytest.mark.parametrize(
+    "name", mostly_slow(MACS, {"mobilenet se", "resnet50 se without squeeze", "resnet18 cbam", "resnet50 ca"})
+)
 def test_multiply_accumulates_of_the_papers_networks(name):
     make, expected = MACS[name]
     with torch.device("meta"):
@@ -127,7 +136,7 @@ PEERS = {
 }
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", mostly_slow(PEERS, {"resnet50", "timm's mobilenet_v2", "timm's swin_t"}))
 def test_published_weights_give_the_published_scores(name, tmp_path, caplog):
     ours, make = PEERS[name]
     torch.manual_seed(0)

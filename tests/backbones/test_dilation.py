@@ -9,7 +9,10 @@ from backbones import MobileNetV2, ResNet
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize("host", [lambda **o: ResNet(18, **o), lambda **o: ResNet(50, **o), MobileNetV2])
+@pytest.mark.parametrize(
+    "host",
+    [lambda **o: ResNet(18, **o), pytest.param(lambda **o: ResNet(50, **o), marks=pytest.mark.slow), MobileNetV2],
+)
 def test_dense_features_contain_the_strided_ones(host, output_stride):
     torch.manual_seed(0)
     strided, dense = host().double().eval(), host(output_stride=output_stride).double().eval()

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attention import CoordinateAttention, SqueezeExcitation
 from backbones import EfficientNet, load_weights
 from backbones.zoo.registry import classifier
+from tests.selection import mostly_slow
 
 SIZES = {
     "plain": (lambda: classifier("efficientnet_b0"), 5_288_548, 385_814_752),
@@ -23,7 +24,7 @@ SIZES = {
 EXPANDED = [32, 96, 144, 144, 240, 240, 480, 480, 480, 672, 672, 672, 1152, 1152, 1152, 1152]
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", mostly_slow(SIZES, {"plain", "ca 24"}))  # and CA: test_zoo.py
 def test_sizes_of_the_published_networks(name):
     make, parameters, macs = SIZES[name]
     with torch.device("meta"):
@@ -95,7 +96,7 @@ def test_features_equal_torchvisions(last_conv):
             torch.testing.assert_close(feature, outputs[index])
 
 
-@pytest.mark.parametrize("variant", ["b1", "b4", "b7"])
+@pytest.mark.parametrize("variant", mostly_slow(["b1", "b4", "b7"], {"b4"}))
 def test_larger_variants_are_torchvisions(variant):
     with torch.device("meta"):
         ours = EfficientNet(variant, last_conv=True)
@@ -169,7 +170,7 @@ def test_odd_sizes(options):
             assert feature.shape == (1, channels, math.ceil(height / stride), math.ceil(width / stride))
 
 
-@pytest.mark.parametrize("attention", [None, CoordinateAttention])
+@pytest.mark.parametrize("attention", mostly_slow([None, CoordinateAttention], {CoordinateAttention}))
 def test_every_parameter_gets_the_same_gradient_with_checkpointing(attention):
     torch.manual_seed(0)
     plain = EfficientNet(attention=attention, last_conv=True).double()

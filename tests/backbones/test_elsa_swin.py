@@ -13,6 +13,7 @@ from backbones import ELSASwin, Swin
 from backbones.swin import WindowAttention
 from backbones.zoo.elsa import elsa_swin_b, elsa_swin_s, elsa_swin_t
 from backbones.zoo.registry import classifier, published_figures
+from tests.selection import mostly_slow
 
 TINY = {"embed_channels": 32, "depths": (1, 1, 1, 2), "kernel_size": 3, "drop_path": 0.0}
 # Parameters; per stage with merging; dense; multiplications of convolutions and matrices, and one per cell of the sums.
@@ -42,7 +43,7 @@ def macs(network, height, width):
     return counter.get_total_flops() // 2
 
 
-@pytest.mark.parametrize("build", ZOO)
+@pytest.mark.parametrize("build", mostly_slow(ZOO, {elsa_swin_t}))
 def test_sizes_are_the_published_ones(build):
     parameters, stages, dense_parameters, small, large = ZOO[build]
     with torch.device("meta"):

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
-    ("task", "main", "data"), [("detect", detect.main, "coco"), ("segment", segment.main, "ade20k")]
+    ("task", "main", "data"),
+    [("detect", detect.main, "coco"), pytest.param("segment", segment.main, "ade20k", marks=pytest.mark.slow)],
 )
 def test_backbone_of_a_run_with_averaged_weights(task, main, data, shapes, tmp_path, caplog):
     main(
@@ -26,6 +27,7 @@ def test_backbone_of_a_run_with_averaged_weights(task, main, data, shapes, tmp_p
             "--data.num_workers=0",
             "--model.backbone.width=0.25",
             "--trainer.max_steps=2",
+            "--trainer.limit_val_batches=0",
             "--wandb.mode=disabled",
             "--ema_decay=0.5",
             f"--runs={tmp_path}",

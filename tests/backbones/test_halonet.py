@@ -14,6 +14,7 @@ import backbones
 from attention import SqueezeExcitation
 from attention.halo import HaloAttention
 from backbones import Classifier, HaloNet, load_weights
+from tests.selection import mostly_slow
 
 TINY = {
     "block": 2,
@@ -66,7 +67,7 @@ def all_channels(attention, queries):
     return queries * attention.q.out_channels * sum(attention.windows.entries)
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", mostly_slow(SIZES, {"halonet_h0"}))
 def test_sizes_of_the_published_networks(name):
     """Our relative logits are products with all channels of a head; the other half of a table is zero."""
     count, side, expected = SIZES[name]
@@ -101,8 +102,8 @@ def test_operations_of_h1_are_those_of_timm_up_to_the_tables():
     ("options", "count"),
     [
         ({"final_channels": 1024, "block": 10, "bottleneck_ratio": 1.5, "depths": (3, 3, 12, 3)}, 11_817_928),
-        ({"conv_stages": (1,)}, 67_298_776),
-        ({"conv_stages": (1, 2)}, 66_926_632),
+        pytest.param({"conv_stages": (1,)}, 67_298_776, marks=pytest.mark.slow),
+        pytest.param({"conv_stages": (1, 2)}, 66_926_632, marks=pytest.mark.slow),
     ],
     ids=["printed-h3", "h7-c1", "h7-c12"],
 )

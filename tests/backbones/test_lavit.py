@@ -13,6 +13,7 @@ from attention.diagonality import diagonality_loss
 from attention.lavit import LessAttention, VanillaAttention
 from backbones import Classifier, LaViT, classifier, lavit_b, lavit_s, lavit_t, load_weights, published_figures
 from tasks.profile.counting import count_macs
+from tests.selection import mostly_slow
 
 TINY = {
     "depths": (1, 1, 3, 2),
@@ -39,7 +40,7 @@ def counted(network, side):
     return count_macs(lambda: network(image))
 
 
-@pytest.mark.parametrize("build", SIZES)
+@pytest.mark.parametrize("build", mostly_slow(SIZES, {lavit_t}))
 def test_sizes_of_our_stages(build):
     parameters, operations, dense_parameters = SIZES[build]
     with torch.device("meta"):

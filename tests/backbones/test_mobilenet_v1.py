@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attention import CBAM, SqueezeExcitation
 from backbones import Classifier, MobileNetV1
 from backbones.zoo.registry import classifier
+from tests.selection import mostly_slow
 
 TABLE = [(64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)] + [(512, 1)] * 5 + [(1024, 2), (1024, 1)]
 
@@ -40,7 +41,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", mostly_slow(SIZES, {"cbam", "se pointwise"}))
 def test_sizes_of_the_published_networks(name):
     make, parameters, macs = SIZES[name]
     with torch.device("meta"):

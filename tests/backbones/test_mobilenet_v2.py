@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attention import CoordinateAttention, SqueezeExcitation
 from backbones import MobileNetV2
 from backbones.zoo.registry import classifier
+from tests.selection import mostly_slow
 
 
 def body(state):
@@ -102,16 +103,16 @@ ENTRIES = {
 DROPOUTS = {"mobilenet_v2": 0.2, "mobilenet_v2_se": 0.1, "mobilenet_v2_cbam": 0.1, "mobilenet_v2_ca": 0.1}
 REDUCED = [
     ("mobilenet_v2_ca", 8, 5_213_456),
-    ("mobilenet_v2_ca", 16, 4_366_850),
-    ("mobilenet_v2_ca", 24, 4_086_776),
-    ("mobilenet_v2_ca", 48, 3_814_520),
+    pytest.param("mobilenet_v2_ca", 16, 4_366_850, marks=pytest.mark.slow),
+    pytest.param("mobilenet_v2_ca", 24, 4_086_776, marks=pytest.mark.slow),
+    pytest.param("mobilenet_v2_ca", 48, 3_814_520, marks=pytest.mark.slow),
     ("mobilenet_v2_se", 12, 4_264_440),
-    ("mobilenet_v2_se", 16, 4_076_324),
-    ("mobilenet_v2_se", 32, 3_793_861),
+    pytest.param("mobilenet_v2_se", 16, 4_076_324, marks=pytest.mark.slow),
+    pytest.param("mobilenet_v2_se", 32, 3_793_861, marks=pytest.mark.slow),
 ]
 
 
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize("name", mostly_slow(ENTRIES, {"mobilenet_v2_cbam"}))  # and CA: test_zoo.py
 def test_sizes_of_the_published_networks(name):
     parameters, macs = ENTRIES[name]
     with torch.device("meta"):

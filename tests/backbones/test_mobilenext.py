@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attention import CoordinateAttention, SqueezeExcitation
 from backbones import Classifier, MobileNeXt
 from backbones.zoo.registry import classifier
+from tests.selection import mostly_slow
 
 KINDS = "ADCDDCDDBDDDCDDDBDDD"
 WIDTHS = [16, 32, 32, 32, 32, 48, 48, 48, 64, 64, 64, 64, 96, 96, 96, 96, 160, 160, 160, 208]
@@ -40,7 +41,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", mostly_slow(SIZES, {"plain", "0.35", "ca last"}))  # and CA: test_zoo.py
 def test_sizes_of_the_published_networks(name):
     make, parameters, macs = SIZES[name]
     with torch.device("meta"):
@@ -177,7 +178,7 @@ def test_odd_sizes(options):
             assert feature.shape == (1, channels, math.ceil(height / stride), math.ceil(width / stride))
 
 
-@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("position", mostly_slow(POSITIONS, {"first_any"}))  # where all kinds of blocks attend
 def test_every_parameter_gets_the_same_gradient_with_checkpointing(position):
     torch.manual_seed(0)
     plain = MobileNeXt(0.25, CoordinateAttention, position).double()

@@ -11,6 +11,7 @@ import backbones
 from attention import BAM, CBAM, GlobalContext, SelectiveKernel, SqueezeExcitation, StandAloneSelfAttention
 from backbones import ResNet
 from backbones.conversions.resnet import from_known_layout
+from tests.selection import mostly_slow
 
 SIZES = {
     "resnet50": (25_557_032, 4_089_184_256),
@@ -23,7 +24,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", mostly_slow(SIZES, {"sknet50", "bam_resnet50"}))
 def test_parameters_and_multiply_accumulates(name):
     with torch.device("meta"):
         network = backbones.classifier(name).eval()
@@ -33,7 +34,11 @@ def test_parameters_and_multiply_accumulates(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "giga_flops"), [("aa_resnet50", 25_777_392, 8.377), ("aa_resnet101", 45_354_728, 16.32)]
+    ("name", "parameters", "giga_flops"),
+    [
+        ("aa_resnet50", 25_777_392, 8.377),
+        pytest.param("aa_resnet101", 45_354_728, 16.32, marks=pytest.mark.slow),
+    ],
 )
 def test_attention_augmented(name, parameters, giga_flops):
     with torch.device("meta"):
@@ -48,8 +53,8 @@ def test_attention_augmented(name, parameters, giga_flops):
     ("name", "parameters", "giga_flops"),
     [
         ("sasa_resnet26", 10_342_632, 4.484),
-        ("sasa_resnet38", 14_190_632, 5.725),
-        ("sasa_resnet50", 18_038_632, 6.966),
+        pytest.param("sasa_resnet38", 14_190_632, 5.725, marks=pytest.mark.slow),
+        pytest.param("sasa_resnet50", 18_038_632, 6.966, marks=pytest.mark.slow),
     ],
 )
 def test_stand_alone_self_attention(name, parameters, giga_flops):
@@ -90,8 +95,8 @@ def randomised(network):
 @pytest.mark.parametrize(
     ("peer", "options", "name"),
     [
-        ("resnet50", {}, "resnet50"),
-        ("seresnet50", {}, "se_resnet50"),
+        pytest.param("resnet50", {}, "resnet50", marks=pytest.mark.slow),  # in every run: test_classifier.py
+        pytest.param("seresnet50", {}, "se_resnet50", marks=pytest.mark.slow),
         ("seresnext50_32x4d", {}, "se_resnext50_32x4d"),
         ("skresnext50_32x4d", {}, "sknet50"),
     ],

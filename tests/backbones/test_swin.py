@@ -16,6 +16,7 @@ from backbones import Swin
 from backbones.swin import WindowAttention
 from backbones.zoo.registry import classifier, list_backbones, published_figures
 from backbones.zoo.swin import swin_b, swin_s, swin_t
+from tests.selection import mostly_slow
 
 TINY = {"embed_channels": 32, "depths": (2, 2, 2, 2), "drop_path": 0.0}
 ZOO = {
@@ -57,7 +58,7 @@ def features_of(peer, x):
     return [*outputs[:3], peer.norm(x).permute(0, 3, 1, 2)]
 
 
-@pytest.mark.parametrize("build", ZOO)
+@pytest.mark.parametrize("build", mostly_slow(ZOO, {swin_t}))
 def test_sizes_are_the_published_ones(build):
     parameters, multiplications, dense_parameters, dense_multiplications = ZOO[build]
     with torch.device("meta"):
@@ -72,7 +73,7 @@ def test_sizes_are_the_published_ones(build):
     assert build.__name__ in list_backbones()
 
 
-@pytest.mark.parametrize("build", ZOO)
+@pytest.mark.parametrize("build", mostly_slow(ZOO, {swin_t}))
 def test_names_and_shapes_are_torchvisions(build):
     with torch.device("meta"):
         peer = torchvision.models.get_model(build.__name__)

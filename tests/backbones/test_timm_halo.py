@@ -14,6 +14,7 @@ from attention import BottleneckAttention
 from attention.halo import HaloAttention
 from backbones import TimmHaloNet
 from backbones.timm_halo import Network
+from tests.selection import mostly_slow
 
 SIZES = {  # parameters, giga multiply-accumulates at 256 x 256, without classifier
     "halonet26t": (12_480_288, 3.1728, 10_431_288),
@@ -29,7 +30,7 @@ def parameters(network):
     return sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", mostly_slow(SIZES, {"halo2botnet50ts"}))  # and halonet26t: test_zoo.py
 def test_sizes_of_the_published_networks(name):
     """Fewer operations than timm's by up to 0.12 %: table entries that never occur are not multiplied."""
     count, giga, without_classifier = SIZES[name]
@@ -44,7 +45,7 @@ def test_sizes_of_the_published_networks(name):
     assert figures.macs / 1e9 == pytest.approx(giga, rel=1e-4)
 
 
-@pytest.mark.parametrize("name", get_args(Network))
+@pytest.mark.parametrize("name", mostly_slow(get_args(Network), {TINY, "halo2botnet50ts_256", "haloregnetz_b"}))
 def test_all_attention_is_ours(name):
     with torch.device("meta"):
         backbone, theirs = TimmHaloNet(name), timm.create_model(name, num_classes=0)
@@ -75,10 +76,10 @@ def randomised(network):
     ("name", "network", "size"),
     [
         ("halonet26t", "halonet26t", (256, 512)),
-        ("halonet50ts", "halonet50ts", (256, 256)),
-        ("sehalonet33ts", "sehalonet33ts", (256, 256)),
-        ("eca_halonext26ts", "eca_halonext26ts", (256, 256)),
         ("halo2botnet50ts", "halo2botnet50ts_256", (256, 256)),
+        pytest.param("halonet50ts", "halonet50ts", (256, 256), marks=pytest.mark.slow),
+        pytest.param("sehalonet33ts", "sehalonet33ts", (256, 256), marks=pytest.mark.slow),
+        pytest.param("eca_halonext26ts", "eca_halonext26ts", (256, 256), marks=pytest.mark.slow),
     ],
 )
 def test_timm_networks_give_the_same_scores(name, network, size):
@@ -110,7 +111,10 @@ def test_timm_networks_give_the_same_features(network, side):
             torch.testing.assert_close(feature, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("network", ["halonet26t", "sehalonet33ts", "halo2botnet50ts_256", "haloregnetz_b"])
+@pytest.mark.parametrize(
+    "network",
+    mostly_slow(["halonet26t", "sehalonet33ts", "halo2botnet50ts_256", "haloregnetz_b"], {"halo2botnet50ts_256"}),
+)
 def test_every_size(network):
     with torch.device("meta"):
         backbone = TimmHaloNet(network).eval()

@@ -28,6 +28,7 @@ from datamodules import ADE20K, COCO, FixedSize, RandomRatioCrop
 from tasks.detectors import RetinaNet
 from tasks.profile.counting import count_macs
 from tasks.segmentors import EncoderDecoder
+from tests.selection import mostly_slow
 
 NAMES = backbones.list_backbones()
 FIGURES = published_figures()
@@ -47,14 +48,19 @@ HOSTS = {
     "sasa_resnet26": (43, 61),
     "swin_t": (43, 61),
 }
-# In every run of the tests; all with -m slow, and smaller networks of these classes in the test files of some hosts.
-COMPILED_HERE = {"mobilenet_v2_ca"}
-TRAINED_HERE = {"mobilenet_v2_ca", "swin_t"}  # of the others a step under every head: tests/tasks/test_every_head.py
+# In every run of the tests; all with -m slow, and smaller networks of each class in the test file of its host.
+CHECKPOINTED_HERE = TRAINED_HERE = {"mobilenet_v2_ca"}  # a step under every head: tests/tasks/test_every_head.py
 # Sides of the training images where 40 pixels take too long: these work at strides 1 and 2.
 SIDES = {"attention_cnn_quadratic": 24, "attention_cnn_learned": 24, "attention_cnn_content": 24, "ltpa_vgg": 24}
 
 every_network = pytest.mark.parametrize("name", NAMES)
 every_host = pytest.mark.parametrize("name", HOSTS)
+
+
+@pytest.fixture(scope="module", params=HOSTS)
+def host(request):
+    """Name and network of every host, built once for all tests that copy it."""
+    return request.param, build(request.param)
 
 
 def build(name, **options):
@@ -169,7 +175,7 @@ def test_public_constructors_name_their_options():
     assert len(constructors) > 50
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in HOSTS else pytest.mark.slow) for n in NAMES])
+@pytest.mark.parametrize("name", mostly_slow(NAMES, HOSTS))
 def test_published_size_and_cost(name):
     """Without storage, so at full size; shapes of the features are seen on the way."""
     figures = FIGURES[name]
@@ -187,9 +193,8 @@ def test_published_size_and_cost(name):
         assert [tuple(f.shape) for f in features] == expected_shapes(backbone, 1, figures.size, figures.size)
 
 
-@every_host
-def test_features_of_odd_images(name):
-    backbone = build(name).eval()
+def test_features_of_odd_images(host):
+    backbone = host[1].eval()
     check_contract(backbone)
     fine = backbone.strides[0] == 2 or isinstance(backbone, backbones.VGG)  # time of a full-size image: minutes
     with torch.no_grad():
@@ -210,10 +215,9 @@ def test_shapes_of_odd_images(name):
             assert [tuple(f.shape) for f in features] == expected_shapes(backbone, batch, height, width)
 
 
-@every_host
-def test_backward_reaches_every_parameter(name):
+def test_backward_reaches_every_parameter(host):
     """No exception: the one that errata 1 names is behind the features, see below."""
-    backbone = build(name).eval()
+    name, backbone = host[0], copy.deepcopy(host[1]).eval()
     total(backbone(torch.randn(2, 3, *HOSTS[name]))).backward()
     assert [n for n, p in backbone.named_parameters() if not p.grad.any() or not p.grad.isfinite().all()] == []
 
@@ -256,9 +260,8 @@ def test_frozen_stages_and_groups(name):
     assert len(groups) > len(backbone.stages()) / 2
 
 
-@every_host
-def test_state_survives_a_file(name):
-    source, file = build(name).eval(), io.BytesIO()
+def test_state_survives_a_file(host):
+    name, source, file = host[0], host[1].eval(), io.BytesIO()
     torch.save(source.state_dict(), file)
     file.seek(0)
     torch.manual_seed(1)
@@ -269,7 +272,7 @@ def test_state_survives_a_file(name):
         assert all(torch.equal(one, other) for one, other in zip(source(x), target(x), strict=True))
 
 
-@every_host
+@pytest.mark.parametrize("name", mostly_slow(HOSTS, CHECKPOINTED_HERE))
 def test_checkpointing_changes_nothing_but_memory(name):
     plain, spared = (build(name, checkpointing=on).double().train() for on in (False, True))
     x = torch.randn(2, 3, *HOSTS[name], dtype=torch.float64)
@@ -297,13 +300,9 @@ def test_checkpointing_changes_nothing_but_memory(name):
     assert kept[1] < 0.5 * kept[0]
 
 
-@pytest.mark.parametrize(
-    ("name", "backend"),
-    [
-        *(pytest.param(n, "aot_eager", marks=() if n in COMPILED_HERE else pytest.mark.slow) for n in HOSTS),
-        *(pytest.param(n, "inductor", marks=pytest.mark.slow) for n in HOSTS),  # generates and compiles C++
-    ],
-)
+@pytest.mark.slow  # in every run: test_swin.py, and a MobileNetV2 in tests/tasks/test_training_options.py
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+@every_host
 def test_compiled_networks_agree(name, backend):
     network = build(name).double().eval()
     x = torch.randn(1, 3, *HOSTS[name], dtype=torch.float64)
@@ -318,9 +317,8 @@ def test_compiled_networks_agree(name, backend):
         torch.testing.assert_close(gradient, value, rtol=1e-9, atol=scale, msg=n)
 
 
-@every_host
-def test_attention_is_recorded_where_there_is_some(name):
-    backbone = build(name).eval()
+def test_attention_is_recorded_where_there_is_some(host):
+    name, backbone = host[0], host[1].eval()
     with torch.no_grad(), record_attention(backbone) as maps:
         backbone(torch.randn(1, 3, *HOSTS[name]))
     without = ("swin_t", "ltpa_vgg")  # windows are those of torchvision's Swin; LTPA's maps are its classifier's
@@ -345,7 +343,7 @@ def check_training(model, batch, head_rate=1e-2, steps=20):
     assert sum(history[-3:]) < 0.8 * sum(history[:3]), history
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in TRAINED_HERE else pytest.mark.slow) for n in NAMES])
+@pytest.mark.parametrize("name", mostly_slow(NAMES, TRAINED_HERE))
 def test_a_segmentor_learns(name, shapes):
     side = SIDES.get(name, 40)
     pipeline = RandomRatioCrop(longest=2 * side, shorter=side, crop=side, ratio=(1.0, 1.0), photometric=False)
@@ -356,6 +354,7 @@ def test_a_segmentor_learns(name, shapes):
     check_training(EncoderDecoder(backbones.build_backbone(name), len(data.read_class_names()), head), batch)
 
 
+@pytest.mark.slow  # in every run: tests/tasks/detectors/test_detectors.py
 def test_a_detector_learns(shapes):
     data = COCO(shapes / "coco", pipeline=FixedSize(64, 64), batch_size=2, num_workers=0)
     batch = next(iter(data.train_dataloader()))

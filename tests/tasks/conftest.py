@@ -1,6 +1,8 @@
 """Command lines on the sample data set, in this process."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +20,7 @@ Command = Callable[..., Path]
 
 
 def command_arguments(task: str, subcommand: str, shapes: Path, runs: Path, name: str) -> list[str]:
-    """The quickstart of a task, made small: a quarter of the width, one worker, no W&B."""
+    """The quickstart of a task, made small: a quarter of the width, no workers, pictures or W&B."""
     return [
         subcommand,
         f"--config={ROOT}/configs/{task}/quickstart.yaml",
@@ -29,6 +31,7 @@ def command_arguments(task: str, subcommand: str, shapes: Path, runs: Path, name
         "--trainer.max_epochs=1",
         "--trainer.log_every_n_steps=1",
         "--wandb.mode=disabled",
+        "--pictures.images=0",
         f"--runs={runs}",
         f"--name={name}",
     ]
@@ -47,13 +50,25 @@ def command(shapes: Path, tmp_path: Path) -> Command:
 
 @pytest.fixture(scope="session")
 def trained(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a finished run of a task, trained once, for tests that only read it."""
+    """The folder of a finished run of a task, trained once, for tests that only read it; beside it, what it printed."""
     runs = tmp_path_factory.mktemp("trained")
 
     @cache
     def folder(task: str) -> Path:
-        MAINS[task](command_arguments(task, "fit", shapes, runs, "test"))
+        runs.joinpath(task).mkdir()
+        with (runs / task / "printed.txt").open("w") as shown, redirect_stdout(shown):
+            MAINS[task](command_arguments(task, "fit", shapes, runs, "test"))
         return runs / task / "test"
+
+    return folder
+
+
+@pytest.fixture
+def finished(trained: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
+    """Puts a copy of a finished run of a task where `command` works, for tests that go on with it."""
+
+    def folder(task: str) -> Path:
+        return shutil.copytree(trained(task), tmp_path / "runs" / task / "test")
 
     return folder
 

@@ -1,19 +1,27 @@
 """Commands as processes of their own: started, watched line by line, signalled, and what they have left compared."""
 
+import atexit
 import json
+import multiprocessing
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
 
 ROOT = Path(__file__).parents[2]
 DATA = {"detect": "coco", "segment": "ade20k"}
+SERVER = multiprocessing.get_context("forkserver")
+"""Commands are forks of a process that has done nothing but import, which takes seconds, once."""
+SERVER.set_forkserver_preload(["tasks.detect", "tasks.segment"])
 
 
 def fit_arguments(task: str, shapes: Path, runs: Path, name: str, *options: str) -> list[str]:
@@ -54,15 +62,11 @@ class Running:
 
     def __init__(self, task: str, arguments: list[str], **environment: str) -> None:
         self.lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", f"tasks.{task}", *arguments],
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)} | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        variables = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)} | environment
+        self._output, output = SERVER.Pipe(duplex=False)
+        self.process = SERVER.Process(target=_command, args=(task, arguments, variables, output))
+        self.process.start()
+        output.close()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -75,7 +79,7 @@ class Running:
         """Waits until a line matches."""
         end = time.monotonic() + seconds
         while not any(re.search(pattern, line) for line in self.lines):
-            assert time.monotonic() < end and self.process.poll() is None, f"no {pattern!r} in\n{self.output}"
+            assert time.monotonic() < end and self.process.exitcode is None, f"no {pattern!r} in\n{self.output}"
             time.sleep(0.005)
 
     def signal(self, number: int, everybody: bool = False) -> None:
@@ -89,18 +93,17 @@ class Running:
 
     def end(self, seconds: float = 120) -> int:
         """Waits for the end; nothing of the command may be left behind."""
-        try:
-            code = self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
+        self.process.join(seconds)
+        if self.process.exitcode is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            raise AssertionError(f"still running after {seconds} s:\n{self.output}") from None
+            raise AssertionError(f"still running after {seconds} s:\n{self.output}")
         self._reader.join(10)
-        return code
+        return self.process.exitcode
 
     def kill(self) -> None:
         """kill -9 to all of it."""
         os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        self.process.join()
 
     def require_no_orphans(self, seconds: float = 15) -> None:
         """Nothing of its process group runs any more."""
@@ -110,9 +113,29 @@ class Running:
             time.sleep(0.2)
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
+        with os.fdopen(os.dup(self._output.fileno())) as shown:
+            for line in shown:
+                self.lines.append(line.rstrip("\n"))
+
+
+def _command(task: str, arguments: list[str], variables: dict[str, str], output: Connection) -> None:
+    """`python -m tasks.TASK`, in a fresh fork: a process group, an environment and an output of its own."""
+    os.setsid()
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(output.fileno(), stream.fileno())
+    output.close()
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.path[:0] = variables["PYTHONPATH"].split(os.pathsep)
+    tempfile.tempdir = None  # $TMPDIR counts
+    torch.set_num_threads(1)
+    sys.argv[1:] = arguments
+    sys.modules.pop(f"tasks.{task}", None)  # it is run, not imported
+    try:
+        runpy.run_module(f"tasks.{task}", run_name="__main__", alter_sys=True)
+    finally:
+        atexit._run_exitfuncs()  # multiprocessing leaves them out
 
 
 def run(task: str, arguments: list[str], seconds: float = 180, **environment: str) -> tuple[int, str]:

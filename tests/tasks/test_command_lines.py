@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import re
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,8 +16,12 @@ import torch
 import yaml
 from PIL import Image
 
+from backbones import MobileNetV2
 from tasks import command_line
+from tasks.detection import DetectionTask
+from tasks.segmentation import SegmentationTask
 from tests.tasks.conftest import MAINS
+from tests.tasks.running import SERVER
 
 Command = Callable[..., Path]
 TASKS = ("detect", "segment")
@@ -35,7 +38,7 @@ def read_json(path: Path) -> dict:
 
 @one_in_every_run
 def test_run_folder_stands_alone(task: str, command: Command) -> None:
-    folder = command(task, "fit", "--trainer.max_epochs=2")
+    folder = command(task, "fit", "--trainer.max_epochs=2", "--pictures.images=8")
     assert {path.name for path in folder.iterdir()} == {
         "checkpoints",
         "config.fit.yaml",
@@ -59,11 +62,8 @@ def test_run_folder_stands_alone(task: str, command: Command) -> None:
     assert len(losses) == 6 and all(math.isfinite(loss) for loss in losses)
 
 
-def test_piped_output_is_one_line_per_step_with_what_a_user_asks(
-    command: Command, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command("detect", "fit")
-    shown = capsys.readouterr().out
+def test_piped_output_is_one_line_per_step_with_what_a_user_asks(trained: Command) -> None:
+    shown = trained("detect").with_name("printed.txt").read_text()
     assert "\r" not in shown
     lines = [line for line in shown.splitlines() if line.startswith("epoch 0 step")]
     assert len(lines) == 3
@@ -88,13 +88,11 @@ def test_evaluation_of_a_checkpoint_repeats_its_numbers(task: str, command: Comm
     assert (folder / "config.validate.yaml").exists() and (folder / "config.test.yaml").exists()
 
 
-def test_saved_config_of_fit_trains_again(command: Command) -> None:
-    folder = command("detect", "fit")
-    from tasks import detect
-
+def test_saved_config_of_fit_trains_again(trained: Command, tmp_path: Path) -> None:
+    folder = trained("detect")
     assert "ckpt_path: null" in (folder / "config.fit.yaml").read_text()
-    detect.main(["fit", f"--config={folder}/config.fit.yaml", "--name=again"])
-    first, again = (read_json(folder.parent / name / "summary.json") for name in ("test", "again"))
+    MAINS["detect"](["fit", f"--config={folder}/config.fit.yaml", f"--runs={tmp_path}", "--name=again"])
+    first, again = (read_json(run / "summary.json") for run in (folder, tmp_path / "detect" / "again"))
     assert first["val/mAP"] == again["val/mAP"]
 
 
@@ -192,24 +190,20 @@ def test_predict_needs_no_data_set(task: str, trained: Command, shapes: Path, tm
     assert (tmp_path / "runs" / task / "alone" / "predictions" / "pictures" / "000000000001.png").exists()
 
 
+def classes_and_parameters(task: str, checkpoint: Path) -> tuple[int, int]:
+    """What a checkpoint holds, read as data."""
+    torch.load(checkpoint, weights_only=True)
+    kind = {"detect": DetectionTask, "segment": SegmentationTask}[task]
+    loaded = kind.load_from_checkpoint(checkpoint, weights_only=True)
+    return len(loaded.class_names), sum(parameter.numel() for parameter in loaded.model.parameters())
+
+
 @one_in_every_run
 def test_checkpoint_loads_in_another_process_without_code(task: str, trained: Command) -> None:
     folder = trained(task)
-    program = (
-        "import sys, torch\n"
-        "from tasks.detection import DetectionTask\n"
-        "from tasks.segmentation import SegmentationTask\n"
-        "cls = DetectionTask if sys.argv[2] == 'detect' else SegmentationTask\n"
-        "torch.load(sys.argv[1], weights_only=True)\n"
-        "task = cls.load_from_checkpoint(sys.argv[1], weights_only=True)\n"
-        "print(len(task.class_names), sum(p.numel() for p in task.model.parameters()))\n"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", program, f"{folder}/checkpoints/best.ckpt", task], capture_output=True, text=True
-    )
-    assert answer.returncode == 0, answer.stderr
-    expected = read_json(folder / "summary.json")["parameters"]
-    assert answer.stdout.split()[-2:] == [{"detect": "6", "segment": "9"}[task], str(expected)]
+    with SERVER.Pool(1) as fresh:
+        found = fresh.apply(classes_and_parameters, (task, folder / "checkpoints" / "best.ckpt"))
+    assert found == ({"detect": 6, "segment": 9}[task], read_json(folder / "summary.json")["parameters"])
 
 
 def test_weights_start_a_new_run(command: Command, trained: Command) -> None:
@@ -223,6 +217,7 @@ def test_weights_start_a_new_run(command: Command, trained: Command) -> None:
         f"--model.weights={checkpoint}",
         "--model.optimizer.lr=0.0",
         "--model.optimizer.weight_decay=0.0",
+        "--trainer.limit_val_batches=0",
         name="again",
     )
     end = torch.load(again / "checkpoints" / "last.ckpt", weights_only=True)
@@ -231,10 +226,12 @@ def test_weights_start_a_new_run(command: Command, trained: Command) -> None:
     assert end["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 0.0
 
 
-def test_seed_changes_and_repeats_a_run(command: Command) -> None:
+def test_seed_changes_and_repeats_a_run(command: Command, trained: Command) -> None:
+    folders = [trained("segment")]
+    for seed in (42, 2):
+        folders.append(command("segment", "fit", f"--seed_everything={seed}", name=str(seed)))
     losses = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        folder = command("segment", "fit", f"--seed_everything={seed}", name=name)
+    for folder in folders:
         with (folder / "metrics.csv").open() as lines:
             losses.append([row["train/loss"] for row in csv.DictReader(lines)])
     assert losses[0] == losses[1] != losses[2]
@@ -252,6 +249,7 @@ def test_new_run_does_not_overwrite_an_old_one(command: Command, shapes: Path, t
         "--model.backbone.width=0.25",
         "--trainer.max_epochs=1",
         "--trainer.limit_train_batches=1",
+        "--trainer.limit_val_batches=0",
         "--wandb.mode=disabled",
         f"--runs={tmp_path}",
     ]
@@ -266,7 +264,7 @@ def test_wandb_is_offline_and_silent_without_a_key(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    folder = command("segment", "fit", "--wandb.mode=auto")
+    folder = command("segment", "fit", "--wandb.mode=auto", "--trainer.limit_val_batches=0")
     files = list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 1 and files[0].stat().st_size > 0
     assert (folder / "wandb_id.txt").read_text() in files[0].name
@@ -279,7 +277,7 @@ def test_wandb_compares_runs_by_their_best_number(command: Command, monkeypatch:
     sent: list[tuple] = []
     monkeypatch.setattr(WandbRun, "_send", lambda self, method, *arguments: sent.append((method, *arguments)))
     monkeypatch.setattr(cli, "make_wandb_run", lambda *_: WandbRun(Path(), "offline", {"name": "", "project": ""}, 1.0))
-    command("detect", "fit", "--pictures.images=0")
+    command("detect", "fit")
     assert ("keep_best", "val/mAP", "max") in sent
     configured: dict = {}
     for method, *arguments in sent:
@@ -336,9 +334,8 @@ class TestMistakes:
     def test_unknown_head(self, fails: Callable[..., str]) -> None:
         assert "NoHead" in fails("segment", "fit", "--model.segmentor.decode_head.type=NoHead")
 
-    def test_nothing_to_predict_on(self, command: Command, fails: Callable[..., str], tmp_path: Path) -> None:
-        folder = command("detect", "fit", "--trainer.limit_val_batches=0")
-        checkpoint = f"--ckpt_path={folder}/checkpoints/last.ckpt"
+    def test_nothing_to_predict_on(self, trained: Command, fails: Callable[..., str], tmp_path: Path) -> None:
+        checkpoint = f"--ckpt_path={trained('detect')}/checkpoints/last.ckpt"
         (tmp_path / "empty").mkdir()
         assert f"{tmp_path}/empty" in fails("detect", "predict", f"--data.images={tmp_path}/empty", checkpoint)
 
@@ -358,14 +355,12 @@ class TestMistakes:
         message = fails("detect", "fit", f"--data.root={tmp_path}/broken/coco", "--data.num_workers=1")
         assert "000000000003.jpg" in message
 
-    @pytest.mark.parametrize(
-        "option", ["--trainer.max_epcohs=1", "--model.backbone.depht=1", "--data.pipline=x", "--model.optimzer=x"]
-    )
-    def test_typo(self, option: str, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_typo(self, command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+        """Others: `test_option` in tests/tasks/test_command_line_errors.py."""
         with pytest.raises(SystemExit) as stop:
-            command("detect", "fit", option)
+            command("detect", "fit", "--model.optimzer=x")
         assert stop.value.code == 2
-        assert option.split("=")[0].rsplit(".", 1)[-1] in capsys.readouterr().err
+        assert "optimzer" in capsys.readouterr().err
 
 
 def test_help_shows_every_option_of_a_backbone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -379,8 +374,8 @@ def test_help_shows_every_option_of_a_backbone(capsys: pytest.CaptureFixture[str
 def test_messages_about_weights_are_shown_and_noise_is_not(
     command: Command, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    trained = command("detect", "fit", "--model.backbone.attention=null", "--trainer.limit_val_batches=1")
-    options = [f"--model.backbone.weights={trained}/checkpoints/last.ckpt", "--trainer.fast_dev_run=1"]
+    torch.save(MobileNetV2(0.25).state_dict(), tmp_path / "plain.pth")
+    options = [f"--model.backbone.weights={tmp_path}/plain.pth", "--trainer.fast_dev_run=1"]
     capfd.readouterr()
     command("detect", "fit", *options)
     shown = capfd.readouterr().err

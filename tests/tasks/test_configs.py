@@ -25,10 +25,14 @@ def identify(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
+def device_of(recipe: Path) -> str:
+    """Where it is built: MMSegmentation's heads read numbers from their tensors when they are made."""
+    return "cpu" if recipe.parent.name == "segment" else "meta"
+
+
 def build(recipe: Path, backbone: Path, shapes: Path) -> nn.Module:
-    # MMSegmentation's heads read numbers from their tensors when they are made.
-    device = "cpu" if recipe.parent.name == "segment" else "meta"
-    return build_task(recipe, shapes, f"--model.backbone={backbone}", "--host.start=scratch", device=device).model
+    options = (f"--model.backbone={backbone}", "--host.start=scratch")
+    return build_task(recipe, shapes, *options, device=device_of(recipe)).model
 
 
 @pytest.mark.slow
@@ -53,7 +57,7 @@ def test_every_recipe_takes_every_backbone(recipe: Path, backbone: Path, shapes:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=identify)
 def test_recipe_builds(recipe: Path, shapes: Path) -> None:
-    task = build_task(recipe, shapes, "--host.start=scratch")
+    task = build_task(recipe, shapes, "--host.start=scratch", device=device_of(recipe))
     assert sum(parameter.numel() for parameter in task.parameters()) > 100_000
 
 
@@ -99,7 +103,7 @@ def test_parts_by_their_names(shapes: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_learning_rate_is_that_of_the_images_of_a_step(shapes: Path) -> None:
     """1, 8 or 16 GPUs are right without editing."""
-    task = build_task(CONFIGS / "detect" / "retinanet_1x.yaml", shapes, "--host.start=scratch")
+    task = build_task(CONFIGS / "detect" / "retinanet_1x.yaml", shapes, "--host.start=scratch", device="meta")
     for images, rate in ((2, 0.00125), (16, 0.01), (32, 0.02)):
         optimizer = task.options.parameter_rules.build(task.options.optimizer, task.model, images)
         assert {group["lr"] for group in optimizer.param_groups} == {rate}

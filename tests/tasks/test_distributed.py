@@ -1,18 +1,15 @@
 """Two and three processes on one machine (gloo), started as a user starts them."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.tasks.running import DATA, ROOT, run
+
 Command = Callable[..., Path]
-ROOT = Path(__file__).parents[2]
-DATA = {"detect": "coco", "segment": "ade20k"}
 
 BACKBONES = {
     # Of a transformer's maps a detector reads three; norms of the others would have no gradient, and end the run.
@@ -26,22 +23,11 @@ BACKBONES = {
 
 
 def launch(task: str, subcommand: str, processes: int, *options: str) -> None:
-    """`python -m tasks.TASK`, with this folder importable for the probe."""
+    """`python -m tasks.TASK`, as many times at once."""
     strategy = ["--trainer.strategy=ddp"] if processes > 1 else []
-    command = [
-        sys.executable,
-        "-m",
-        f"tasks.{task}",
-        subcommand,
-        *options,
-        "--data.num_workers=0",
-        "--trainer.accelerator=cpu",
-        f"--trainer.devices={processes}",
-        *strategy,
-    ]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
-    assert answer.returncode == 0, answer.stdout[-2000:] + answer.stderr[-4000:]
+    here = ["--data.num_workers=0", "--trainer.accelerator=cpu", f"--trainer.devices={processes}", *strategy]
+    code, output = run(task, [subcommand, *options, *here], 240)
+    assert code == 0, output
 
 
 @pytest.mark.parametrize("task", ["detect", pytest.param("segment", marks=pytest.mark.slow)])

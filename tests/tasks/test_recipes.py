@@ -8,6 +8,7 @@ of 96 pixels.
 import csv
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,17 @@ from tasks import detect, segment
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted([*CONFIGS.glob("detect/*.yaml"), *CONFIGS.glob("segment/*.yaml")])
-OF_A_FAMILY = ("retinanet_adamw_1x", "upernet_adamw_160k")
-"""One recipe a task, with a transformer, in every run of the tests; all of them with `-m slow`."""
+SMALL = ("--model.backbone.embed_channels=32", "--model.backbone.depths=[1,1,1,1]")
+IN_EVERY_RUN = {
+    "retinanet_adamw_1x": ("--model.backbone=backbones.Swin", *SMALL, "--model.detector.channels=32"),
+    "upernet_adamw_160k": (
+        "--model.backbone=backbones.ELSASwin",
+        *SMALL,
+        "--model.segmentor.decode_head.channels=16",
+        "--model.segmentor.auxiliary_head.channels=16",
+    ),
+}
+"""One recipe a task, with a small transformer and head, in every run of the tests; all as they are with `-m slow`."""
 OTHER_BACKBONE = {"upernet_adamw_160k": "elsa_swin_t"}
 MAINS = {"detect": detect.main, "segment": segment.main}
 DATA = {"detect": "coco", "segment": "ade20k"}
@@ -43,9 +53,11 @@ class Reduced:
 
     Args:
         path: The recipe.
+        network: Options of another network.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, network: tuple[str, ...] = ()) -> None:
+        self.network = network
         content = yaml.safe_load(path.read_text())
         self.path, self.task = path, path.parent.name
         self.trainer = content["trainer"]
@@ -68,8 +80,7 @@ class Reduced:
             options.append(f"--model.lr_schedule.warmup_steps={self.warmup}")
         if "milestones" in self.schedule["init_args"]:
             options.append(f"--model.lr_schedule.milestones={self.milestones()}")
-        if backbone := OTHER_BACKBONE.get(self.path.stem):
-            options.append(f"--model.backbone={backbone}")
+        options.extend(self.network)
         options.append("--host.start=scratch")  # weights cannot be downloaded in a test
         default = "ShorterSide" if self.task == "detect" else "RandomRatioCrop"
         pipeline = self.data["init_args"].get("pipeline", {"class_path": default})["class_path"].rpartition(".")[2]
@@ -98,14 +109,20 @@ class Reduced:
         return self.optimizer["init_args"]["lr"] * self.rate_scale * factor
 
 
-def marked(path: Path) -> object:
-    marks = () if path.stem in OF_A_FAMILY else (pytest.mark.slow,)
-    return pytest.param(path, marks=marks, id=f"{path.parent.name}/{path.stem}")
+def cases() -> Iterator[object]:
+    """Recipes with options of the network that they run with."""
+    for path in RECIPES:
+        name = f"{path.parent.name}/{path.stem}"
+        if small := IN_EVERY_RUN.get(path.stem):
+            yield pytest.param(path, small, id=f"{name} small")
+        other = OTHER_BACKBONE.get(path.stem)
+        whole = () if other is None else (f"--model.backbone={other}",)
+        yield pytest.param(path, whole, marks=pytest.mark.slow, id=name)
 
 
-@pytest.mark.parametrize("path", map(marked, RECIPES))
-def test_recipe_runs_to_its_last_step(path: Path, shapes: Path, tmp_path: Path) -> None:
-    recipe = Reduced(path)
+@pytest.mark.parametrize(("path", "network"), cases())
+def test_recipe_runs_to_its_last_step(path: Path, network: tuple[str, ...], shapes: Path, tmp_path: Path) -> None:
+    recipe = Reduced(path, network)
     MAINS[recipe.task](
         [
             "fit",

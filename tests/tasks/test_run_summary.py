@@ -41,8 +41,10 @@ def test_published_costs_of_the_quickstart_are_those_of_the_code(task: str, shap
             f"--config={ROOT}/configs/{task}/quickstart.yaml",
             f"--data.root={shapes / DATA[task]}",
             "--data.num_workers=0",
+            "--data.batch_size=2",
             "--trainer.max_steps=1",
-            "--trainer.limit_val_batches=1",
+            "--trainer.limit_val_batches=0",
+            "--pictures.images=0",
             "--wandb.mode=disabled",
             f"--runs={tmp_path}",
         ]

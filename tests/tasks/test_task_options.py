@@ -103,9 +103,9 @@ def task(**options: Any) -> DetectionTask:
 
 class TestFormats:
     def test_the_format_before_loads_validates_and_goes_on(
-        self, command: Command, fails: Callable[..., str], tmp_path: Path
+        self, command: Command, trained: Command, fails: Callable[..., str], tmp_path: Path
     ) -> None:
-        folder = command("detect", "fit")
+        folder = trained("detect")
         trained = json.loads((folder / "summary.json").read_text())
         content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         assert content.pop("attndense_format") == 3
@@ -236,10 +236,11 @@ def test_a_headline_that_falls(command: Command, monkeypatch: pytest.MonkeyPatch
     compute = COCODetectionMetric.compute
     monkeypatch.setattr(DetectionTask, "headline", Headline("mAP50", "min"))
     monkeypatch.setattr(COCODetectionMetric, "compute", lambda self: compute(self) | {"mAP50": next(scores)})
-    folder = command("detect", "fit", "--trainer.max_epochs=3", "--trainer.num_sanity_val_steps=0")
-    assert torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 6
+    one_step = ("--trainer.limit_train_batches=1", "--trainer.num_sanity_val_steps=0")
+    folder = command("detect", "fit", "--trainer.max_epochs=3", *one_step)
+    assert torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 2
     summary = json.loads((folder / "summary.json").read_text())
-    named = {"headline": "val/mAP50", "direction": "min", "val/mAP50": 0.125, "step": 6}
+    named = {"headline": "val/mAP50", "direction": "min", "val/mAP50": 0.125, "step": 2}
     assert {name: summary[name] for name in named} == named
     record = json.loads((folder / "run.json").read_text())
     assert (record["score"], record["direction"]) == ({"val/mAP50": 0.125}, "min")

@@ -26,6 +26,7 @@ class Try:
         refused: What the one line says where it is refused.
         scored: Whether the run has a score.
         saved: Whether the run has checkpoints.
+        slow: Whether it is tried among slow tests only, as another test has it, too.
     """
 
     options: str
@@ -33,6 +34,7 @@ class Try:
     refused: str = ""
     scored: bool = True
     saved: bool = True
+    slow: bool = False
 
     @property
     def names(self) -> set[str]:
@@ -50,35 +52,35 @@ TRIES = (
     Try("strategy=fsdp accelerator=cpu", refused="(?i)fsdp"),
     Try("num_nodes=2", refused="srun|MASTER_ADDR"),
     Try("precision=bf16-mixed"),
-    Try("precision=64-true"),
+    Try("precision=64-true", slow=True),
     Try("precision=bf16-true", refused="too small to change them; use bf16-mixed"),
     Try("precision=transformer-engine", refused="linear layers"),
     Try("logger=false"),
-    Try("logger=CSVLogger logger.save_dir=elsewhere enable_progress_bar=false enable_model_summary=true"),
-    Try("callbacks=ModelCheckpoint callbacks.every_n_train_steps=1 callbacks.dirpath=elsewhere"),
+    Try(
+        "logger=CSVLogger logger.save_dir=elsewhere enable_progress_bar=false enable_model_summary=true "
+        "callbacks=ModelCheckpoint callbacks.every_n_train_steps=1 callbacks.dirpath=elsewhere"
+    ),
     Try("fast_dev_run=1", saved=False, scored=False),
-    Try("max_epochs=2 min_epochs=1", steps=6),
+    Try("max_epochs=2 min_epochs=1 reload_dataloaders_every_n_epochs=1", steps=6),
     Try("max_epochs=2 max_steps=4 min_steps=1", steps=4),
-    Try("limit_train_batches=2", steps=2),
-    Try("limit_train_batches=0.67", steps=2),
+    Try("limit_train_batches=2", steps=2, slow=True),  # run/test_length.py
+    Try("limit_train_batches=0.67", steps=2, slow=True),
     Try("limit_val_batches=1 callbacks+=EarlyStopping callbacks.monitor=train/loss"),
     Try("limit_val_batches=0", scored=False),
     Try("overfit_batches=2", steps=2),
-    Try("overfit_batches=1.0"),
-    Try("val_check_interval=2"),
+    Try("overfit_batches=1.0", slow=True),
+    Try("val_check_interval=2", slow=True),
     Try("val_check_interval=0.5 num_sanity_val_steps=-1"),
-    Try("val_check_interval=2 check_val_every_n_epoch=null"),
+    Try("val_check_interval=2 check_val_every_n_epoch=null", slow=True),  # run/test_length.py
     Try("val_check_interval=00:00:00:01 check_val_every_n_epoch=1"),
     Try("check_val_every_n_epoch=5 num_sanity_val_steps=0"),
     Try("log_every_n_steps=0", refused="log_every_n_steps"),
     Try("enable_checkpointing=false", saved=False),
-    Try("accumulate_grad_batches=2", steps=2),
+    Try("accumulate_grad_batches=2", steps=2, slow=True),  # run/test_length.py, test_training_options.py
     Try("gradient_clip_val=0.1 gradient_clip_algorithm=value enable_checkpointing=true profiler=simple logger=true"),
-    Try("deterministic=true sync_batchnorm=true"),
-    Try("detect_anomaly=true"),
+    Try("deterministic=true sync_batchnorm=true detect_anomaly=true"),
     Try("barebones=true", refused="--trainer.profiler"),
     Try("plugins=AsyncCheckpointIO", refused="CheckpointIO"),
-    Try("max_epochs=2 reload_dataloaders_every_n_epochs=1", steps=6),
     Try("default_root_dir=elsewhere", refused="--runs"),
     Try("model_registry=somewhere", refused="model_registry"),
 )
@@ -92,11 +94,11 @@ def test_every_option_is_tried() -> None:
 
 
 def cases() -> list[object]:
-    """Each case with one task in turn; with -m slow, with both."""
+    """Most cases with one task in turn; with -m slow, all with both."""
     found = []
     for number, each in enumerate(TRIES):
         for task in ("detect", "segment"):
-            usual = (task == "detect") == (number % 2 == 0)
+            usual = (task == "detect") == (number % 2 == 0) and not each.slow
             found.append(pytest.param(task, each, id=f"{task} {each.options}", marks=() if usual else pytest.mark.slow))
     return found
 
@@ -114,10 +116,10 @@ def test_option_is_right_or_refused(
         f"--trainer.{option.replace('elsewhere', str(tmp_path / 'elsewhere'))}" for option in each.options.split()
     ]
     if each.refused:
-        assert re.search(each.refused, fails(task, "fit", *options, "--pictures.images=0"))
+        assert re.search(each.refused, fails(task, "fit", *options))
         assert not (tmp_path / "runs" / task / "test").exists()
         return
-    folder = command(task, "fit", *options, "--pictures.images=0")
+    folder = command(task, "fit", *options)
     checkpoints = {path.name for path in (folder / "checkpoints").glob("*.ckpt")}
     if not each.saved:
         assert checkpoints == set()

@@ -103,8 +103,9 @@ class TestParameterRules:
 
 @pytest.fixture(scope="module")
 def sgd() -> tuple[str, ...]:
-    """A constant rate from the first step on."""
-    return ("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.05", "--model.lr_schedule.warmup_steps=0")
+    """A rate without warm-up, and no validation."""
+    rate = ("--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.05", "--model.lr_schedule.warmup_steps=0")
+    return (*rate, "--trainer.limit_val_batches=0")
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,8 @@ def test_channels_last_reaches_the_features() -> None:
 def test_deterministic_runs_are_equal(command: Command) -> None:
     ends = []
     for name in ("one", "other"):
-        ends.append(load(command("detect", "fit", "--trainer.deterministic=true", name=name))["state_dict"])
+        options = ("--trainer.deterministic=true", "--trainer.limit_val_batches=0")
+        ends.append(load(command("detect", "fit", *options, name=name))["state_dict"])
         with pytest.raises(RuntimeError, match="deterministic"):  # an operation that has no deterministic form
             torch.zeros(3).put_(torch.tensor([1, 1]), torch.tensor([1.0, 2.0]))
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -177,17 +179,6 @@ def test_images_of_a_step_are_those_of_all_processes_and_batches() -> None:
 
 
 class TestAveragedWeights:
-    def test_the_average_moves_by_what_the_decay_leaves(self, command: Command) -> None:
-        options = ("--ema_decay=0.9", "--model.lr_schedule=Constant", "--trainer.limit_val_batches=0")
-        one, two = (
-            load(command("detect", "fit", *options, f"--trainer.max_steps={steps}", name=f"{steps}"))
-            for steps in (1, 2)
-        )
-        first, second, average = one["current_model_state"], two["current_model_state"], two["state_dict"]
-        name = "model.backbone.features.0.0.weight"
-        assert not torch.equal(first[name], second[name])
-        torch.testing.assert_close(average[name], 0.9 * first[name] + 0.1 * second[name])
-
     def test_validation_and_best_checkpoint_use_the_average(self, command: Command) -> None:
         folder = command("segment", "fit", "--ema_decay=0.5", "--trainer.max_epochs=2")
         checkpoint = load(folder)
@@ -199,8 +190,10 @@ class TestAveragedWeights:
         validated = json.loads((again / "summary.validate.json").read_text())
         assert validated["val/mIoU"] == pytest.approx(json.loads(scored)["val/mIoU"], abs=1e-9)
 
-    def test_resumes_exactly(self, command: Command, tmp_path: Path) -> None:
-        options = ("--ema_decay=0.5", "--trainer.max_epochs=2", "--model.lr_schedule.warmup_steps=1")
+    def test_the_average_moves_by_what_the_decay_leaves_and_resumes_exactly(
+        self, command: Command, tmp_path: Path
+    ) -> None:
+        options = ("--ema_decay=0.75", "--model.lr_schedule=Constant", "--trainer.limit_val_batches=0")
         steps = (
             "--trainer.callbacks+=ModelCheckpoint",
             "--trainer.callbacks.every_n_train_steps=1",
@@ -209,6 +202,11 @@ class TestAveragedWeights:
             f"--trainer.callbacks.dirpath={tmp_path}/steps",
         )
         whole = load(command("detect", "fit", *options, *steps, name="whole"))
+        one, two = (torch.load(tmp_path / "steps" / f"step={step}.ckpt", weights_only=True) for step in (1, 2))
+        first, second, average = one["current_model_state"], two["current_model_state"], two["state_dict"]
+        name = "model.backbone.features.0.0.weight"
+        assert not torch.equal(first[name], second[name])
+        torch.testing.assert_close(average[name], 0.75 * first[name] + 0.25 * second[name])
         resumed = load(command("detect", "fit", *options, f"--ckpt_path={tmp_path}/steps/step=2.ckpt", name="resumed"))
         for part in ("state_dict", "current_model_state"):
             assert all(torch.equal(whole[part][name], resumed[part][name]) for name in whole[part])
@@ -217,7 +215,7 @@ class TestAveragedWeights:
 def test_sync_batchnorm_is_plain_on_the_cpu(command: Command, caplog: pytest.LogCaptureFixture) -> None:
     head = '--model.segmentor.decode_head.norm_cfg={"type": "SyncBN", "requires_grad": true}'
     caplog.set_level("INFO")
-    folder = command("segment", "fit", "--trainer.sync_batchnorm=true", head)
+    folder = command("segment", "fit", "--trainer.sync_batchnorm=true", "--trainer.max_steps=1", head)
     shown = caplog.text
     assert "sync_batchnorm needs GPUs" in shown and "SyncBN needs GPUs" in shown
     assert (folder / "checkpoints" / "last.ckpt").exists()
@@ -251,9 +249,8 @@ def test_compile_option_compiles_the_backbone(command: Command) -> None:
 
 
 class TestPerformance:
-    def test_numbers_are_logged(self, command: Command) -> None:
-        folder = command("detect", "fit")
-        with (folder / "metrics.csv").open() as lines:
+    def test_numbers_are_logged(self, trained: Callable[[str], Path]) -> None:
+        with (trained("detect") / "metrics.csv").open() as lines:
             rows = [row for row in csv.DictReader(lines) if row["perf/images_per_second"]]
         assert len(rows) == 3
         for row in rows:

@@ -11,6 +11,7 @@ from torch.utils.flop_counter import flop_registry
 from backbones import build_backbone
 from tasks.profile.counting import count_macs
 from tests.attention.operators import Case, every_operator, make_inputs, make_operator
+from tests.selection import mostly_slow
 
 PRODUCTS = ("mm", "mv", "dot", "addr", "conv", "attention", "einsum", "neighbourhood")
 
@@ -55,7 +56,10 @@ def test_operators_cost_the_same_on_every_device(case: Case) -> None:
     assert count_macs(lambda: operator(*inputs)) == expected
 
 
-@pytest.mark.parametrize("name", ["attention_cnn_content", "elsa_volo_d1", "lavit_t", "swin_t"])
+@pytest.mark.parametrize(
+    "name",
+    mostly_slow(["attention_cnn_content", "elsa_volo_d1", "lavit_t", "swin_t"], {"attention_cnn_content", "lavit_t"}),
+)
 def test_networks_cost_the_same_on_every_device(name: str) -> None:
     image = torch.zeros(1, 3, 32, 32)
     network = build_backbone(name).eval()

@@ -21,19 +21,6 @@ def run(*arguments: str) -> None:
     main(["attention", "--size", "6x5", "--batch", "2", "--rounds", "2", *arguments])
 
 
-def test_rows_hold_parameters_and_macs(capsys: pytest.CaptureFixture[str]) -> None:
-    run("--channels", "32", "--names", "SqueezeExcitation", "--json")
-    result = json.loads(capsys.readouterr().out)
-    assert result["skipped"] == [] and (result["size"], result["channels"], result["batch"]) == ("6x5", 32, 2)
-    convolution, excitation = result["rows"]
-    assert convolution["name"] == "3x3 convolution"
-    assert convolution["parameters"] == 9 * 32 * 32 + 32
-    assert convolution["MACs"] == 2 * 9 * 32 * 32 * 30
-    assert (excitation["parameters"], excitation["MACs"]) == (2 * 32 * 2 + 2 + 32, 2 * 2 * 32 * 2)
-    for row in result["rows"]:
-        assert row["forward_ms"] > 0 and row["training_ms"] > 0 and math.isfinite(row["training_MB"])
-
-
 def test_table_has_ratios_and_reasons(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     peaks = {"forward": fresh.Memory(1.0, 2.0), "training": fresh.Memory(1.0, 3.0)}
     monkeypatch.setattr(costs, "extra_memories", lambda *arguments: peaks)
@@ -106,7 +93,7 @@ def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.C
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_a_class_of_ones_own_is_measured_from_its_folder(
+def test_rows_hold_parameters_and_macs_also_of_a_class_of_ones_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_package.py").write_text(
@@ -117,9 +104,17 @@ def test_a_class_of_ones_own_is_measured_from_its_folder(
         "NUMBER = 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    run("--channels", "24", "--names", "my_package.MyGate", "--json")
-    row = json.loads(capsys.readouterr().out)["rows"][1]
-    assert (row["name"], row["parameters"], row["MACs"]) == ("my_package.MyGate", 24 * 25, 2 * 24 * 24 * 30)
+    run("--channels", "32", "--names", "SqueezeExcitation,my_package.MyGate", "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert result["skipped"] == [] and (result["size"], result["channels"], result["batch"]) == ("6x5", 32, 2)
+    convolution, excitation, own = result["rows"]
+    assert [row["name"] for row in result["rows"]] == ["3x3 convolution", "SqueezeExcitation", "my_package.MyGate"]
+    assert convolution["parameters"] == 9 * 32 * 32 + 32
+    assert convolution["MACs"] == 2 * 9 * 32 * 32 * 30
+    assert (excitation["parameters"], excitation["MACs"]) == (2 * 32 * 2 + 2 + 32, 2 * 2 * 32 * 2)
+    assert (own["parameters"], own["MACs"]) == (32 * 33, 2 * 32 * 32 * 30)
+    for row in result["rows"]:
+        assert row["forward_ms"] > 0 and row["training_ms"] > 0 and math.isfinite(row["training_MB"])
     for name, message in (
         ("my_package.NUMBER", "my_package.NUMBER is 3, expected a class derived from torch.nn.Module"),
         ("my_package.YourGate", "my_package.YourGate is None, expected a class"),

@@ -64,9 +64,9 @@ def test_every_part_gets_its_own() -> None:
     ("task", "head"), [("detect", "head"), pytest.param("segment", "decode_head", marks=pytest.mark.slow)]
 )
 def test_parts_of_a_recipe_and_of_its_run_add_up_to_the_summary(
-    task: str, head: str, command: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    task: str, head: str, trained: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = command(task, "fit", "--trainer.max_steps=1", "--trainer.limit_val_batches=1")
+    run = trained(task)
     summary = json.loads((run / "summary.json").read_text())
     capsys.readouterr()
     before = sorted(run.rglob("*"))

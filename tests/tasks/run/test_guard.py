@@ -86,6 +86,7 @@ def test_a_bad_gradient_ends_the_run_and_spoils_no_checkpoint(
 def test_a_few_bad_steps_may_be_skipped(command: Command, tmp_path: Path) -> None:
     broken = (BROKEN, "--trainer.callbacks.step=2", "--trainer.callbacks.steps=2")
     options = ("--trainer.max_epochs=2", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.01")
+    options += ("--trainer.limit_val_batches=0",)
     with pytest.warns(UserWarning, match=r"the step is skipped \(2 of at most 2 in a row\)"):
         folder = command("detect", "fit", *options, *broken, "--skip_bad_steps=2", name="skipped")
     assert all_finite(weights(folder, "last"))
@@ -118,11 +119,12 @@ def test_an_undefined_score_never_blocks_best(command: Command, monkeypatch: pyt
     compute = COCODetectionMetric.compute
     scores = iter([math.nan, 0.25, 0.125, math.nan])
     monkeypatch.setattr(COCODetectionMetric, "compute", lambda self: compute(self) | {"mAP": next(scores)})
-    folder = command("detect", "fit", "--trainer.max_epochs=4", "--trainer.num_sanity_val_steps=0")
+    one_step = ("--trainer.limit_train_batches=1", "--trainer.num_sanity_val_steps=0")
+    folder = command("detect", "fit", "--trainer.max_epochs=4", *one_step)
     best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
-    assert best["global_step"] == 6
+    assert best["global_step"] == 2
     summary = json.loads((folder / "summary.json").read_text())
-    assert (summary["val/mAP"], summary["step"]) == (0.25, 6)
+    assert (summary["val/mAP"], summary["step"]) == (0.25, 2)
     assert json.loads((folder / "run.json").read_text())["score"] == {"val/mAP": 0.25}
 
 

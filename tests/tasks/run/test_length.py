@@ -50,18 +50,17 @@ def scored_steps(folder: Path, task: str = "detect") -> list[int]:
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_ends_where_it_says(options: tuple[str, ...], steps: int, scored: list[int], command: Command) -> None:
+def test_ends_where_it_says(
+    options: tuple[str, ...], steps: int, scored: list[int], command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = command("detect", "fit", *(f"--trainer.{option}" for option in options))
     assert last(folder)["global_step"] == steps
     assert scored_steps(folder) == scored
     record = json.loads((folder / "run.json").read_text())
     assert (record["status"], record["step"]) == ("finished", steps)
-
-
-def test_the_printed_steps_add_up(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    command("detect", "fit", "--trainer.max_steps=5", "--trainer.max_epochs=-1")
-    shown = re.findall(r"step (\d+)/(\d+) ", capsys.readouterr().out)
-    assert shown == [(str(step), "5") for step in range(1, 6)]
+    printed = re.findall(r"step (\d+)/(\d+) ", capsys.readouterr().out)
+    if "max_steps=5" in options:
+        assert printed == [(str(step), "5") for step in range(1, 6)]
 
 
 class TestTime:
@@ -136,7 +135,7 @@ def test_with_other_steps_the_schedule_goes_on_at_the_same_point_of_its_epochs(
 
 
 def test_a_run_cut_short_in_an_epoch_goes_on_with_the_images_that_are_left(command: Command) -> None:
-    options = ("--trainer.max_epochs=2", "--data.batch_size=2")  # 6 steps an epoch
+    options = ("--trainer.max_epochs=2", "--data.batch_size=2", "--trainer.limit_val_batches=1")  # 6 steps an epoch
     whole = command("detect", "fit", *options, name="whole")
     command("detect", "fit", *options, "--trainer.max_steps=8", name="cut")
     cut = command("detect", "fit", *options, "--resume=auto", name="cut")
@@ -161,6 +160,7 @@ def test_the_last_smaller_group_of_an_accumulation_has_its_right_weight(
 
     monkeypatch.setattr(NumbersGuard, "before_step", record)
     frozen = ("--model.optimizer.lr=0.0", "--model.optimizer.weight_decay=0.0", "--model.backbone.norms=frozen")
+    frozen += ("--trainer.limit_val_batches=0",)
     command("detect", "fit", *frozen, name="single")
     single, norms[:] = list(norms), []
     command("detect", "fit", *frozen, "--trainer.accumulate_grad_batches=2", name="grouped")

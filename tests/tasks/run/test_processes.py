@@ -40,7 +40,7 @@ def start(shapes: Path, tmp_path: Path):
 
     yield start
     for one in running:
-        if one.process.poll() is None:
+        if one.process.exitcode is None:
             one.kill()
     assert not list(tmp_path.glob("attndense-*")), "the note of the failure is left behind"
 
@@ -83,7 +83,7 @@ def test_killed_main_process_takes_all_others_along(start) -> None:
     run.wait_for("step 1/")
     assert len(run.children()) >= 3
     run.signal(signal.SIGKILL)
-    run.process.wait()
+    run.process.join()
     run.require_no_orphans(5)
 
 

@@ -188,9 +188,9 @@ class TestOptions:
 @pytest.mark.parametrize("task", ["detect"])
 class TestCommand:
     def test_another_run_is_refused_with_the_differences(
-        self, task: str, command: Command, fails: Callable[..., str]
+        self, task: str, finished: Command, fails: Callable[..., str]
     ) -> None:
-        folder = command(task, "fit")
+        folder = finished(task)
         before = sorted(path.name for path in folder.rglob("*"))
         message = fails(task, "fit", "--resume=auto", "--model.backbone.attention=CBAM", "--trainer.max_epochs=2")
         assert (
@@ -200,30 +200,30 @@ class TestCommand:
         assert sorted(path.name for path in folder.rglob("*")) == before
 
     def test_a_finished_run_says_its_score_and_ends_with_0(
-        self, task: str, command: Command, caplog: pytest.LogCaptureFixture
+        self, task: str, command: Command, finished: Command, caplog: pytest.LogCaptureFixture
     ) -> None:
-        folder = command(task, "fit")
+        folder = finished(task)
         written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
         caplog.set_level("INFO")
         command(task, "fit", "--resume=auto")
         assert re.search(r"is finished: val/mAP [\d.e-]+ after 3 steps", caplog.text)
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == written
 
-    def test_the_configuration_stays_what_started_the_run(self, task: str, command: Command) -> None:
-        folder = command(task, "fit")
+    def test_the_configuration_stays_what_started_the_run(self, task: str, command: Command, finished: Command) -> None:
+        folder = finished(task)
         started = (folder / "config.fit.yaml").read_text()
         command(task, "fit", "--resume=auto", "--trainer.max_epochs=2")
         assert (folder / "config.fit.yaml").read_text() == started
         again = (folder / "config.fit.2.yaml").read_text()
         assert "max_epochs: 2" in again and "ckpt_path: null" in again
 
-    def test_rate_and_schedule_may_change_when_asked(self, task: str, command: Command) -> None:
-        options = ("--model.lr_schedule=Constant", "--model.lr_schedule.warmup_steps=0")
-        command(task, "fit", *options)
+    def test_rate_and_schedule_may_change_when_asked(self, task: str, command: Command, finished: Command) -> None:
+        finished(task)
         folder = command(
             task,
             "fit",
-            *options,
+            "--model.lr_schedule=Constant",
+            "--model.lr_schedule.warmup_steps=0",
             "--resume=auto",
             "--trainer.max_epochs=2",
             "--new_schedule=true",
@@ -236,8 +236,10 @@ class TestCommand:
         assert {group["weight_decay"] for group in groups} == {0.125}
         assert state["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 0.5
 
-    def test_evaluation_needs_weights(self, task: str, command: Command, fails: Callable[..., str]) -> None:
-        folder = command(task, "fit")
+    def test_evaluation_needs_weights(
+        self, task: str, command: Command, finished: Command, fails: Callable[..., str]
+    ) -> None:
+        folder = finished(task)
         summary = (folder / "summary.json").read_text()
         for subcommand in ("validate", "test", "predict"):
             message = fails(task, subcommand)
@@ -249,11 +251,11 @@ class TestCommand:
         assert "no " in fails(task, "validate", "--ckpt_path=best", "--name=another")
 
     def test_options_at_inference_take_effect_with_a_checkpoint(
-        self, task: str, command: Command, caplog: pytest.LogCaptureFixture, shapes: Path
+        self, task: str, command: Command, trained: Command, caplog: pytest.LogCaptureFixture, shapes: Path
     ) -> None:
         import json
 
-        folder = command(task, "fit")
+        folder = trained(task)
         caplog.set_level("INFO")
         images = f"--data.images={shapes}/coco/val2017/000000000001.jpg"
         few = command(

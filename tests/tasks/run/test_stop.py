@@ -149,7 +149,7 @@ def test_twenty_random_moments(
         running = Running("detect", arguments)
         running.wait_for("run folder")
         time.sleep(draw.uniform(0, 8))
-        if running.process.poll() is None:
+        if running.process.exitcode is None:
             running.kill() if number == signal.SIGKILL else running.signal(number)
         codes.append(running.end(90))
         running.require_no_orphans()

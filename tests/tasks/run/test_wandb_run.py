@@ -310,7 +310,8 @@ def test_online_run_arrives_whole(tmp_path: Path, serve: Callable[..., Server], 
     assert len(lines) == 1 and lines[0].startswith("W&B: http://127.0.0.1")
 
 
-@pytest.mark.parametrize("mode", ["online", "offline"])
+# Offline in every run: test_killed_offline_start_is_made_good
+@pytest.mark.parametrize("mode", ["online", pytest.param("offline", marks=pytest.mark.slow)])
 def test_resumed_run_draws_no_point_twice(tmp_path: Path, serve: Callable[..., Server], mode: str) -> None:
     """Killed in the validation at step 5, resumed from step 3: that validation is new, steps 3 to 5 are not."""
     server = serve()
@@ -447,7 +448,9 @@ class TestServer:
         assert time.monotonic() - start < 30
         assert "\n" not in str(caught.value)
 
-    @pytest.mark.parametrize("fault", ["down", 403, pytest.param(500, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize(
+        "fault", ["down", *(pytest.param(status, marks=pytest.mark.slow) for status in (403, 500))]
+    )
     def test_lost_in_the_middle_does_not_matter(
         self, tmp_path: Path, serve: Callable[..., Server], lines: list[str], fault: Any
     ) -> None:
@@ -477,7 +480,9 @@ class TestFolders:
         log_steps(run, 0, 1)
         run.finish()
 
-    @pytest.mark.parametrize("home", [pytest.param(None, marks=pytest.mark.slow), "/proc/nowhere", "~"])
+    @pytest.mark.parametrize(
+        "home", ["/proc/nowhere", *(pytest.param(home, marks=pytest.mark.slow) for home in (None, "~"))]
+    )
     def test_home_is_not_needed(
         self, tmp_path: Path, lines: list[str], monkeypatch: pytest.MonkeyPatch, home: str | None
     ) -> None:
