@@ -23,7 +23,7 @@ class Detector(DenseModel):
 
     The batch is the one of `datamodules.COCO`. Losses are named scalars whose sum is minimised. Detections are one
     dictionary per image: `boxes` (N, 4) xyxy in pixels of the original image, `scores` (N,) in 0..1 in decreasing
-    order, `labels` (N,) int64 in 0..K-1; and, of a detector of masks, `masks`: N RLEs of the original image's size, from
+    order, `labels` (N,) int64 in 0..K-1; and, of a detector of masks, `masks`: N RLEs at the original size, from
     `instance_masks.encode_masks`.
 
     Attributes:
