@@ -80,6 +80,7 @@ class DetectionWriter(PredictionWriter):
         assert isinstance(task, DetectionTask)
         boxes = prediction["boxes"].double().cpu()
         boxes[:, 2:] -= boxes[:, :2]
+        self._files.append({"id": target["image_id"], "file_name": target["file_name"]})
         ids, image = task.options.category_ids, target["image_id"]
         columns = zip(boxes.tolist(), prediction["scores"].tolist(), prediction["labels"].tolist(), strict=True)
         rows: list[dict[str, Any]] = [
