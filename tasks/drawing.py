@@ -101,8 +101,8 @@ def _frame(canvas: Image.Image, box: Sequence[float], caption: str, colour: Colo
     else:
         draw.rectangle((left, top, right, bottom), outline=colour, width=line)
     font = ImageFont.load_default(size=max(11, max(canvas.size) // 45))
-    _, _, wide, high = (int(side) + line for side in draw.textbbox((line, 0), caption, font=font))
-    start = max(min(left, width - wide), 0)
+    wide, high = int(draw.textlength(caption, font)) + 2 * line, int(draw.textbbox((0, 0), "Éj", font=font)[3]) + line
+    start = max(min(left, width - 1 - wide), 0)
     above = top - high if top >= high else top
     draw.rectangle((start, above, start + wide, above + high), fill=colour)
     brightness = sum(share * level for share, level in zip((0.299, 0.587, 0.114), colour, strict=True))

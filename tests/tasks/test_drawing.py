@@ -56,10 +56,10 @@ def test_captions_stand_on_the_colour_of_their_class_and_grow_with_the_picture()
         heights.append(int((above == torch.tensor(colours[0])[:, None]).all(0).sum()))
     assert 12 <= heights[0] < heights[1] < heights[2] and heights[2] / heights[0] > 2.5
     names = [f"class {number}" for number in range(8)]
-    image, box = torch.full((3, 500, 500), 60, dtype=torch.uint8), torch.tensor([[100.0, 200.0, 300.0, 400.0]])
+    image, box = torch.full((3, 1200, 1200), 60, dtype=torch.uint8), torch.tensor([[300.0, 600.0, 900.0, 1000.0]])
     for label in range(8):  # letters are black or white, whichever is farther from the ground
         picture = draw_detections(image, box, torch.tensor([label]), names)
-        ground = picture[:, 188:199, 101:140].flatten(1).T.tolist()
+        ground = picture[:, 575:599, 300:380].flatten(1).T.tolist()
         brightness = sum(share * level for share, level in zip((0.299, 0.587, 0.114), colours[label], strict=True))
         letters = [0, 0, 0] if brightness > 140 else [255, 255, 255]
         assert list(colours[label]) in ground and letters in ground and [60, 60, 60] not in ground
