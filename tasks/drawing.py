@@ -58,15 +58,16 @@ def draw_detections(
     order = (-area if scores is None else scores).argsort(stable=True).tolist()
     shown = [index for index in order if scores is None or scores[index] >= min_score]
     crowds = [False] * len(boxes) if iscrowd is None else iscrowd.tolist()
-    palette = class_colours(len(class_names))
-    for index in shown if masks is not None else ():
-        bitmap = coco_mask.decode({**masks[index], "size": list(masks[index]["size"])}) * np.uint8(255)
-        shape = Image.fromarray(bitmap).resize(canvas.size, Image.Resampling.NEAREST)
-        _paint_mask(canvas, shape, palette[labels[index]], crowds[index])
+    classes, palette = labels.tolist(), class_colours(len(class_names))
     for index in shown:
-        caption = class_names[labels[index]] + (" (crowd)" if crowds[index] else "")
+        if masks is not None:
+            bitmap = coco_mask.decode({**masks[index], "size": list(masks[index]["size"])}) * np.uint8(255)
+            shape = Image.fromarray(bitmap).resize(canvas.size, Image.Resampling.NEAREST)
+            _paint_mask(canvas, shape, palette[classes[index]], crowds[index])
+    for index in shown:
+        caption = class_names[classes[index]] + (" (crowd)" if crowds[index] else "")
         caption += "" if scores is None else f" {scores[index]:.2f}"
-        _frame(canvas, (boxes[index] * zoom).tolist(), caption, palette[labels[index]], crowds[index])
+        _frame(canvas, (boxes[index] * zoom).tolist(), caption, palette[classes[index]], crowds[index])
     return pil_to_tensor(canvas)
 
 

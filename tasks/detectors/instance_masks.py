@@ -5,6 +5,7 @@ over the box, reaches 0.5. Interpolation is a product of three matrices, of whic
 a row; it is done for the pixels of the box only, and many boxes are encoded together.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -60,6 +61,8 @@ def encode_masks(
         together[:, :4].nan_to_num(0, 0, 0),
         together[:, 4:].reshape(-1, cells, cells),
     )  # nan: the metric refuses
+    cover: Callable[..., _Side]
+    reaches: np.ufunc
     if convention == "mmdetection":
         spans, cover, reaches = corners, _cover_box, np.greater_equal
     else:
@@ -68,7 +71,8 @@ def encode_masks(
     breaks = np.flatnonzero(np.diff(np.cumsum(columns.counts * rows.counts) // PIXELS_AT_ONCE)) + 1
     groups = np.split(np.arange(count), breaks)
     parts = [_changes(maps.numpy(), columns, rows, group, size[0], reaches) for group in groups]
-    place, owner = _without_empty_runs(*map(np.concatenate, zip(*parts, strict=True)), size[0] * size[1])
+    place, owner = (np.concatenate(part) for part in zip(*parts, strict=True))
+    place, owner = _without_empty_runs(place, owner, size[0] * size[1])
     return cast(list[RLE], encode_changes(place, np.bincount(owner, minlength=count), size))
 
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from tasks.metrics.coco_backends import COCO_NUMBERS, IoUType, choose_backend, evaluate, summarize
 from tasks.metrics.coco_transport import join, split
-from tasks.metrics.packed_images import GroundTruth, ImageRecord, Prediction, pack
+from tasks.metrics.packed_images import GroundTruth, ImageRecord, Prediction, check_annotated_masks, pack
 from tasks.metrics.rle import RLE
 
 __all__ = ["RLE", "COCODetectionMetric", "GroundTruth", "Prediction"]
@@ -72,7 +72,8 @@ class COCODetectionMetric:
 
         Raises:
             ValueError: Predictions and targets do not belong together, an array has a wrong shape, a label is outside
-                0..K-1, a number is not finite, a mask does not fit its image, or one image id stands for two images.
+                0..K-1, a number is not finite, a mask does not fit its image (an annotated one can have the wrong
+                runs until `compute`), or one image id stands for two images.
         """
         if len(predictions) != len(targets):
             raise ValueError(f"got {len(predictions)} predictions for {len(targets)} targets")
@@ -91,6 +92,7 @@ class COCODetectionMetric:
 
         Raises:
             RuntimeError: The evaluation failed in process 0 (where the original error is raised).
+            ValueError: The runs of an annotated mask do not add up to its image.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return self._evaluate([list(self._records.values())])
@@ -124,7 +126,8 @@ class COCODetectionMetric:
             _keep_first(images, records)
         # Equal scores rank in image order, so that order must not depend on how images were spread over processes.
         in_order = [images[image_id] for image_id in sorted(images)]
-        numbers = {}
+        check_annotated_masks(in_order)
+        numbers: dict[str, float] = {}
         for kind, overlap in self.kinds.items():
             curves = evaluate(in_order, len(self.class_names), overlap, self.backend)
             numbers |= {f"{kind}{name}": value for name, value in summarize(curves, self.class_names).items()}

@@ -73,12 +73,12 @@ def encode_changes(changes: NDArray[np.int64], per_mask: NDArray[np.int64], size
     return [EncodedMask(shared, counts, area) for counts, area in zip(coded, areas.tolist(), strict=True)]
 
 
-def mask_areas(coded: Sequence[bytes], pixels: int) -> NDArray[np.int64] | None:
+def mask_areas(coded: Sequence[bytes], pixels: int | NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Areas of compressed RLEs, or None unless each decodes to non-negative runs with the sum `pixels`.
 
     Args:
         coded: N strings.
-        pixels: Height x width.
+        pixels: Height x width, of all masks or (N,) of each.
 
     Returns:
         (N,) pixels in the mask.
@@ -101,15 +101,16 @@ def mask_areas(coded: Sequence[bytes], pixels: int) -> NDArray[np.int64] | None:
     first = np.concatenate([[0], ends[:-1]])
     # 32 bits are twice as fast. They suffice if every written number has 25 bits and no sum over a mask has 32: a run
     # in 0..pixels plus 25 bits cannot wrap around, and runs outside of that are refused below.
-    narrow = widest <= 5 and int((ends - first).max()) * pixels < 2**31
-    dtype: type[np.signedinteger[Any]] = np.int32 if narrow and pixels < 2**30 else np.int64
+    most = int(np.max(pixels))
+    narrow = widest <= 5 and int((ends - first).max()) * most < 2**31
+    dtype: type[np.signedinteger[Any]] = np.int32 if narrow and most < 2**30 else np.int64
     written = (groups[last] ^ 16).astype(dtype) - dtype(16)
     longer = np.flatnonzero(width > 1)
     for place in range(1, widest):
         written[longer] = (written[longer] << 5) | (groups[last[longer] - place] & 31)
         longer = longer[width[longer] > place + 1]
     runs = _undo_differences(written, first)
-    if runs.view(np.uint32 if dtype is np.int32 else np.uint64).max() > pixels:  # a negative run becomes a large one
+    if runs.view(np.uint32 if dtype is np.int32 else np.uint64).max() > most:  # a negative run becomes a large one
         return None
 
     # Runs 0, 2, 4, ... of a mask are background, and are at odd places of `runs` for a mask that begins at one.
