@@ -108,7 +108,9 @@ class TestFormats:
         trained = json.loads((folder / "summary.json").read_text())
         content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         assert content.pop("attndense_format") == 2
-        assert {"_instantiator": FORMAT_1["_instantiator"], **content["hyper_parameters"]} == FORMAT_1
+        assert {"_instantiator": FORMAT_1["_instantiator"], **content["hyper_parameters"]} == FORMAT_1 | {
+            "headline": None
+        }
         old = tmp_path / "old.ckpt"
         torch.save(content | {"hyper_parameters": FORMAT_1, "hparams_name": "kwargs"}, old)
 
@@ -171,6 +173,7 @@ class TestFormats:
             "weights": None,
             "channels_last": False,
             "compile_backbone": False,
+            "headline": None,
         }
         other = DetectionTask.load_from_checkpoint(tmp_path / "a.ckpt", options=task().options)
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in built.state_dict().items())
