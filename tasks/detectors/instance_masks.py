@@ -67,7 +67,8 @@ def encode_masks(
         spans, cover, reaches = corners, _cover_box, np.greater_equal
     else:
         spans, cover, reaches = expand_boxes(corners, (cells + 2) / cells).long(), _cover_framed_box, np.greater
-    columns, rows = (cover(*spans[:, axis::2].numpy().T, size[1 - axis], cells) for axis in (0, 1))
+    left, top, right, bottom = spans.numpy().T
+    columns, rows = cover(left, right, size[1], cells), cover(top, bottom, size[0], cells)
     breaks = np.flatnonzero(np.diff(np.cumsum(columns.counts * rows.counts) // PIXELS_AT_ONCE)) + 1
     groups = np.split(np.arange(count), breaks)
     parts = [_changes(maps.numpy(), columns, rows, group, size[0], reaches) for group in groups]
