@@ -14,12 +14,14 @@ from backbones import load_weights
 from tasks.class_tensors import DenseModel
 from tasks.errors import TaskError
 from tasks.foreign_code import foreign_code
+from tasks.old_formats import renewed
 from tasks.same_network import differences, listed
 
 EXPECTED = "expected a checkpoint such as RUN/checkpoints/best.ckpt or last.ckpt"
-FORMAT_KEY, FORMAT = "attndense_format", 2
+FORMAT_KEY, FORMAT = "attndense_format", 3
 """Number of what a checkpoint holds besides Lightning's own: 1 (none is written) has Lightning's constructor arguments
-in `hyper_parameters`, 2 the options of the task, which are the same but for `_instantiator`."""
+in `hyper_parameters`, 2 the options of the task, which are the same but for `_instantiator`; 3 names some of them anew
+(`tasks/old_formats.py`)."""
 _OLD_FORMAT = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the pickled number that torch.save began with before PyTorch 1.6
 
 
@@ -105,7 +107,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} names {foreign} as a part of its model, and nothing of it has been run; expected parts of this "
             "package and of torch.optim, and modules of your own that are imported before"
         )
-    return content
+    return renewed(content) if written < FORMAT else content
 
 
 def arguments_without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from backbones import Backbone
 from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
 from tasks.detectors.base import Detections, Detector, anchors_per_level, split_levels
-from tasks.detectors.pyramid import FeaturePyramid
+from tasks.detectors.pyramid import ExtraLevels, FeaturePyramid
 from tasks.losses import Losses
 from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
@@ -22,11 +22,14 @@ class FCOS(Detector, detection.FCOS):
     Pyramid, head, assignment (centre sampling), GIoU loss and post-processing are torchvision's.
 
     Args:
-        backbone: Its features of stride 8 and coarser are used.
+        backbone: Its features of stride `finest_stride` and coarser are used.
         num_classes: K.
         channels: Channels of the pyramid and of the head, a multiple of 32 (the head normalises groups of them).
         num_convs: 3x3 convolutions of the head before its predictions.
-        extra_levels: 2 for P6 and P7, 0 for small inputs.
+        finest_stride: Stride of the finest level of the pyramid in pixels.
+        coarsest_stride: Stride of its coarsest level; 32, where the maps of most backbones end, for small inputs.
+        extra_levels: How levels coarser than the backbone's maps are made, see `FeaturePyramid`.
+        simple_pyramid: Whether the backbone's coarsest map alone is used, as where it has no other.
         center_radius: Radius of the centre in which locations are positive, in strides.
         score_threshold: Detections below it are dropped.
         nms_threshold: IoU above which the weaker of two detections of a class is dropped.
@@ -43,7 +46,10 @@ class FCOS(Detector, detection.FCOS):
         num_classes: int,
         channels: int = 256,
         num_convs: int = 4,
-        extra_levels: int = 2,
+        finest_stride: int = 8,
+        coarsest_stride: int = 128,
+        extra_levels: ExtraLevels = "p6p7_from_p5",
+        simple_pyramid: bool = False,
         center_radius: float = 1.5,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.6,
@@ -51,7 +57,7 @@ class FCOS(Detector, detection.FCOS):
     ) -> None:
         if channels % 32:
             raise ValueError(f"channels is {channels}, expected a multiple of 32: the head has 32 normalisation groups")
-        neck = FeaturePyramid(backbone, channels, extra_levels)
+        neck = FeaturePyramid(backbone, channels, finest_stride, coarsest_stride, extra_levels, simple_pyramid)
         # pylint: disable=duplicate-code  # torchvision's two classes name these options alike
         detection.FCOS.__init__(
             self,

@@ -10,7 +10,7 @@ from backbones import Backbone
 from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
 from tasks.detectors.base import Detections, Detector, anchors_per_level, split_levels
-from tasks.detectors.pyramid import FeaturePyramid
+from tasks.detectors.pyramid import ExtraLevels, FeaturePyramid
 from tasks.losses import Losses
 from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
@@ -22,12 +22,15 @@ class RetinaNet(Detector, detection.RetinaNet):
     Pyramid, head, matching, losses and post-processing are torchvision's (its v1 model: P6 and P7 from P5, L1 loss).
 
     Args:
-        backbone: Its features of stride 8 and coarser are used.
+        backbone: Its features of stride `finest_stride` and coarser are used.
         num_classes: K.
         channels: Channels of the pyramid and of the head.
         anchor_scale: Side of the smallest anchor of a level, in strides (`FeaturePyramid.scales`); each level has 3
             octave scales x 3 ratios.
-        extra_levels: 2 for P6 and P7, 0 for small inputs.
+        finest_stride: Stride of the finest level of the pyramid in pixels.
+        coarsest_stride: Stride of its coarsest level; 32, where the maps of most backbones end, for small inputs.
+        extra_levels: How levels coarser than the backbone's maps are made, see `FeaturePyramid`.
+        simple_pyramid: Whether the backbone's coarsest map alone is used, as where it has no other.
         score_threshold: Detections below it are dropped.
         nms_threshold: IoU above which the weaker of two detections of a class is dropped.
         max_detections: Detections per image.
@@ -43,12 +46,15 @@ class RetinaNet(Detector, detection.RetinaNet):
         num_classes: int,
         channels: int = 256,
         anchor_scale: float = 4.0,
-        extra_levels: int = 2,
+        finest_stride: int = 8,
+        coarsest_stride: int = 128,
+        extra_levels: ExtraLevels = "p6p7_from_p5",
+        simple_pyramid: bool = False,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
         max_detections: int = 100,
     ) -> None:
-        neck = FeaturePyramid(backbone, channels, extra_levels)
+        neck = FeaturePyramid(backbone, channels, finest_stride, coarsest_stride, extra_levels, simple_pyramid)
         sides = [anchor_scale * scale for scale in neck.scales]
         anchors = AnchorGenerator(
             tuple((int(side), int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sides),

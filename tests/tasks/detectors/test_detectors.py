@@ -22,7 +22,7 @@ K = 5
 BUILDERS: dict[str, Callable[[], Detector]] = {
     "retinanet": lambda: RetinaNet(MobileNetV2(0.25), K, channels=32),
     "fcos": lambda: FCOS(MobileNetV2(0.25), K, channels=32, num_convs=1),
-    "fcos_small": lambda: FCOS(ResNet(18), K, channels=32, num_convs=1, extra_levels=0),
+    "fcos_small": lambda: FCOS(ResNet(18), K, channels=32, num_convs=1, coarsest_stride=32),
     "ssdlite": lambda: SSDLite320(MobileNetV2(0.25, CoordinateAttention, last_conv=True), K),
 }
 
@@ -247,9 +247,9 @@ class OtherStrides(Backbone):
     ("strides", "scales"),
     [
         ((4, 8, 16, 32), (8, 16, 32, 64, 128)),
-        ((16,), (16, 32, 64)),
+        ((16,), (8, 16, 32, 64, 128)),
         ((8, 32), (8, 32, 64, 128)),
-        ((8, 8), (8, 16, 32, 64)),
+        ((8, 8), (8, 16, 32, 64, 128)),
     ],
 )
 @pytest.mark.parametrize("kind", [FCOS, RetinaNet])
@@ -268,8 +268,8 @@ def test_wrong_arguments_are_refused() -> None:
             kind(OtherStrides(2, 4), K)
     with pytest.raises(ValueError, match="multiple of 32"):
         FCOS(MobileNetV2(0.25), K, channels=100)
-    with pytest.raises(ValueError, match="extra_levels"):
-        RetinaNet(MobileNetV2(0.25), K, extra_levels=1)
+    with pytest.raises(ValueError, match="extra='p6' is unknown"):
+        RetinaNet(MobileNetV2(0.25), K, extra_levels="p6")
     with pytest.raises(ValueError, match="strides"):
         SSDLite320(MobileNetV2(0.25, output_stride=16), K)
 
