@@ -2,7 +2,8 @@
 
 from tasks.detectors.base import Detector, DetectorBuilder
 from tasks.detectors.fcos import FCOS
+from tasks.detectors.focal_ssdlite import FocalSSDLite320
 from tasks.detectors.retinanet import RetinaNet
 from tasks.detectors.ssdlite import SSDLite320
 
-__all__ = ["FCOS", "Detector", "DetectorBuilder", "RetinaNet", "SSDLite320"]
+__all__ = ["FCOS", "Detector", "DetectorBuilder", "FocalSSDLite320", "RetinaNet", "SSDLite320"]
