@@ -28,8 +28,6 @@ class Detector(DenseModel):
 
     anchor_generator: Any
     normalization: Normalization
-    compute_loss: Callable[..., dict[str, Tensor]]
-    postprocess_detections: Callable[..., Detections]
 
     @abstractmethod
     def forward(self, batch: Batch) -> Losses | Detections:
@@ -65,18 +63,3 @@ class Detector(DenseModel):
 
 DetectorBuilder = Callable[[Backbone, int], Detector]
 """Builds a detector from a backbone and the number of classes."""
-
-
-def split_levels(outputs: dict[str, Tensor], sizes: list[int]) -> dict[str, list[Tensor]]:
-    """Splits head outputs (B, sum of anchors, ...) into pyramid levels, as torchvision's post-processing wants them."""
-    return {name: list(output.split(sizes, dim=1)) for name, output in outputs.items()}
-
-
-def anchors_per_level(features: list[Tensor], per_location: int) -> list[int]:
-    """Number of anchors of each feature map (B, C, H, W)."""
-    return [feature.shape[-2] * feature.shape[-1] * per_location for feature in features]
-
-
-def match_nothing(anchors: Tensor) -> Tensor:
-    """Assigns every anchor (A, 4) to the background: the matching of an image without objects."""
-    return torch.full((anchors.shape[0],), -1, dtype=torch.int64, device=anchors.device)

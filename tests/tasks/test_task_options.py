@@ -110,7 +110,8 @@ class TestFormats:
         content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
         assert content.pop("attndense_format") == 3
         options = deepcopy(content["hyper_parameters"])
-        new = {"coarsest_stride": 32, "extra_levels": "p6p7_from_p5", "finest_stride": 8, "simple_pyramid": False}
+        new = {"coarsest_stride": 32, "extra_levels": "p6p7_from_p5", "finest_stride": 8}
+        new |= {"ignore_crowds": False, "simple_pyramid": False}
         found = options["detector"]["init_args"]
         assert {name: found.pop(name) for name in new} == new
         found["extra_levels"] = 0

@@ -1,6 +1,7 @@
 """Detectors: losses, number formats, sizes, boxes in original pixels."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -137,6 +138,28 @@ class TestHalfPrecision:
         for key, loss in expected.items():
             assert found[key].dtype == (torch.float64 if precision == "64-true" else torch.float32)
             torch.testing.assert_close(found[key].float(), loss, rtol=0.02, atol=1e-3)
+
+    @pytest.mark.parametrize("name", ["fcos", "retinanet", "ssdlite", "focal_ssdlite"])
+    def test_training_under_mixed_precision(self, name: str) -> None:
+        history: dict[str, list[float]] = {}
+        for precision, context in (
+            ("32", nullcontext()),
+            ("bf16", MixedPrecision("bf16-mixed", "cpu").forward_context()),
+        ):
+            torch.manual_seed(0)
+            model = BUILDERS[name]().eval()
+            model.training = True  # without the noise of batch norms over few values
+            optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+            batch = self.wide_batch(name)
+            with context:
+                for _ in range(3):
+                    total = sum(model(batch).values())
+                    optimizer.zero_grad()
+                    total.backward()
+                    optimizer.step()
+                    history.setdefault(precision, []).append(total.item())
+        assert history["32"][-1] < history["32"][0]
+        assert history["bf16"] == pytest.approx(history["32"], rel=0.02)
 
     @pytest.mark.parametrize("name", ["fcos", "retinanet", "ssdlite", "focal_ssdlite"])
     def test_boxes_of_a_large_original_are_not_rounded(self, name: str) -> None:
