@@ -93,11 +93,11 @@ def read_published(path: str | Path) -> PublishedWeights | None:
     except Exception:  # of bytes that are no checkpoint, which `verify_checkpoint` has words for
         return None
     meta = content.get("meta") if isinstance(content, dict) else None
+    _refuse_known(entries, path)
     if is_torchvision(entries):
         return _of_torchvision(entries)
     if is_mmdetection(entries):
         return _of_mmdetection(entries, meta if isinstance(meta, Mapping) else {}, path)
-    _refuse_known(entries, path)
     return None
 
 
@@ -205,12 +205,13 @@ def _refuse_known(entries: Mapping[str, Tensor], path: str | Path) -> None:
             f"--model.weights: {path} is of MMDetection 1, whose background is class 0 and whose boxes are coded "
             "otherwise; take the file that MMDetection 2 or 3 publishes of this model"
         )
-    if "backbone.features.0.0.0.weight" in entries or "backbone.features.0.weight" in entries:
-        if any(name.startswith("head.classification_head.module_list.") for name in entries):
-            raise TaskError(
-                f"--model.weights: {path} is torchvision's SSD or SSDLite, whose backbones (VGG-16 with dilated "
-                "layers, MobileNetV3 with a narrower end) are not here; train SSDLite320 on one of this package's"
-            )
+    if any(name.startswith("backbone.features.0.") for name in entries) and any(
+        name.startswith("head.classification_head.module_list.") for name in entries
+    ):
+        raise TaskError(
+            f"--model.weights: {path} is torchvision's SSD or SSDLite, whose backbones (VGG-16 with dilated layers, "
+            "MobileNetV3 with a narrower end) are not here; train SSDLite320 on one of this package's"
+        )
 
 
 class _Unread:
