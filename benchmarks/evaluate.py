@@ -162,7 +162,7 @@ def _as_encoded(masks: list[RLE]) -> list[RLE]:
     from pycocotools import mask as coco_mask
 
     areas = coco_mask.area(masks).tolist()
-    return [EncodedMask(mask["size"], mask["counts"], area) for mask, area in zip(masks, areas, strict=True)]
+    return [EncodedMask(mask, area) for mask, area in zip(masks, areas, strict=True)]
 
 
 def as_dicts(objects: Objects, are_results: bool) -> list[dict[str, Any]]:

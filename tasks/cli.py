@@ -122,6 +122,8 @@ class VisionCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.set_defaults({"weights_only": True})  # a checkpoint is data, never code
+        if subcommand == "predict":
+            parser.set_defaults({"return_predictions": False})  # they are written; nobody takes them from here
         return parser
 
     def _parse_ckpt_path(self) -> None:

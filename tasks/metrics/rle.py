@@ -6,7 +6,7 @@ fourth run on, the difference to the last but one is written. Masks are coded to
 would be slower than the evaluation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, TypedDict
 
@@ -26,13 +26,27 @@ class EncodedMask(dict[str, Any]):
 
     Attributes:
         area: Pixels in the mask.
+
+    Args:
+        rle: Its size and counts.
+        area: Pixels in the mask; None counts them. Lightning builds mappings anew, from their content alone, when it
+            moves what a step has returned.
+
+    Raises:
+        ValueError: Counted, the runs do not add up to the size.
     """
 
     __slots__ = ("area",)
     area: int
 
-    def __init__(self, size: Sequence[int], counts: bytes, area: int) -> None:
-        super().__init__(size=size, counts=counts)
+    def __init__(self, rle: Mapping[str, Any], area: int | None = None) -> None:
+        super().__init__(rle)
+        if area is None:
+            height, width = rle["size"]
+            areas = mask_areas([rle["counts"]], height * width)
+            if areas is None:
+                raise ValueError(f"the runs of a mask do not add up to height x width = {height} x {width} pixels")
+            area = int(areas[0])
         self.area = area
 
 
@@ -70,7 +84,10 @@ def encode_changes(changes: NDArray[np.int64], per_mask: NDArray[np.int64], size
     whole, bounds = text.tobytes(), [*starts[first].tolist(), len(text)]
     shared = list(size)
     coded = [whole[start:stop] for start, stop in pairwise(bounds)]
-    return [EncodedMask(shared, counts, area) for counts, area in zip(coded, areas.tolist(), strict=True)]
+    return [
+        EncodedMask({"size": shared, "counts": counts}, area)
+        for counts, area in zip(coded, areas.tolist(), strict=True)
+    ]
 
 
 def mask_areas(coded: Sequence[bytes], pixels: int | NDArray[np.int64]) -> NDArray[np.int64] | None:

@@ -150,14 +150,17 @@ def test_resumed_run_continues_its_table(command: Command) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_predict_writes_results_and_pictures(
-    task: str, command: Command, trained: Command, shapes: Path, tmp_path: Path
+    task: str, command: Command, trained: Command, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = trained(task)
+    kept: list[object] = []  # what Lightning would hand back at the end
+    monkeypatch.setattr("lightning.pytorch.loops.prediction_loop.move_data_to_device", lambda *kind: kept.append(kind))
     images = sorted((shapes / "coco" / "val2017").glob("*.jpg"))[:3]
     checkpoint = f"--ckpt_path={folder}/checkpoints/last.ckpt"
     command(task, "predict", checkpoint, f"--data.images={images[0].parent}/00000000000[123].jpg", name="images")
     written = tmp_path / "runs" / task / "images" / "predictions"
     assert sorted(path.name for path in (written / "pictures").iterdir()) == [f"{path.stem}.png" for path in images]
+    assert kept == []
     if task == "detect":
         results = json.loads((written / "predictions.json").read_text())
         assert {row["category_id"] for row in results} <= {1, 2, 4, 7, 11, 13}  # the original ids

@@ -148,7 +148,7 @@ def test_boxes_and_masks_are_scored_shown_and_written(
     task = a_task()
     trainer = a_trainer(tmp_path, RunSummary("detect", "fit", 0), DetectionPictures(images=5))
     trainer.validate(task, loader, verbose=False)
-    a_trainer(tmp_path, DetectionWriter()).predict(task, loader, return_predictions=False)
+    a_trainer(tmp_path, DetectionWriter()).predict(task, loader)
     wanted = {f"val/{name}": value for name, value in scores_of_file(tmp_path).items()} | {"val/images": 2.0}
     assert sorted(task.results) == sorted(wanted) and task.results == pytest.approx(wanted, nan_ok=True)
     assert task.results["val/mAP"] > task.results["val/mask_mAP"] > 0.4

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.fabric.utilities import move_data_to_device
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.models.detection.roi_heads import expand_boxes, paste_masks_in_image
@@ -88,8 +89,10 @@ def test_what_is_handed_in() -> None:
     full, empty = encode_masks(maps.bfloat16(), boxes, (10, 12))
     assert isinstance(full, EncodedMask) and full.area == 24 and coco_mask.decode(full)[2:8, 1:5].all()
     assert coco_mask.area(empty) == 0
-    again = pickle.loads(pickle.dumps(full))
-    assert again == full and type(again) is EncodedMask and again.area == 24
+    for again in (pickle.loads(pickle.dumps(full)), move_data_to_device([full], "cpu")[0]):
+        assert again == full and type(again) is EncodedMask and again.area == 24
+    with pytest.raises(ValueError, match="do not add up to height x width = 9 x 12 pixels"):
+        EncodedMask({**full, "size": [9, 12]})
     assert encode_masks(maps[:0], boxes[:0], (10, 12)) == []
     with pytest.raises(ValueError, match="convention must be 'mmdetection' or 'torchvision', got 'detectron2'"):
         encode_masks(maps, boxes, (10, 12), "detectron2")  # type: ignore[arg-type]

@@ -371,14 +371,14 @@ def test_own_masks_are_not_checked_again(monkeypatch):
     monkeypatch.setattr(
         packed_images, "mask_areas", lambda coded, pixels: checked.extend(coded) or mask_areas(coded, pixels)
     )
-    own = [p | {"masks": [EncodedMask(**m, area=int(coco_mask.area(m))) for m in p["masks"]]} for p in predictions]
+    own = [p | {"masks": [EncodedMask(m, int(coco_mask.area(m))) for m in p["masks"]]} for p in predictions]
     assert_equal(score(names, own, targets, "segm"), once, 0)
     assert sorted(checked) == sorted(mask["counts"] for target in targets for mask in target["masks"])
     checked.clear()
     mixed = own[0] | {"masks": [*own[0]["masks"][:-1], predictions[0]["masks"][-1]]}
     score(names, [mixed], targets[:1], "segm")
     assert checked == [mask["counts"] for mask in (*mixed["masks"], *targets[0]["masks"])]
-    larger = own[0] | {"masks": [EncodedMask(m["size"], m["counts"], m.area + 10**6) for m in own[0]["masks"]]}
+    larger = own[0] | {"masks": [EncodedMask(m, m.area + 10**6) for m in own[0]["masks"]]}
     assert pack(larger, targets[0], 3, with_masks=True).detections["mask_area"].min() >= 10**6
     with pytest.raises(ValueError, match="predicted masks must have the size"):
         pack(own[0], targets[0] | {"original_size": (1, 2)}, 3, with_masks=True)
