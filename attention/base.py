@@ -61,7 +61,13 @@ class Refine(Operator, ABC):
 
     Args:
         channels: Number of channels C of the map, at least 1.
+
+    Attributes:
+        starts_as_identity: Whether it returns its map unchanged before it has learnt anything, as operators do whose
+            last layer starts at zero. A second zero around it would leave neither with a gradient, see `IdentityStart`.
     """
+
+    starts_as_identity: bool = False
 
     def __init__(self, channels: int) -> None:
         super().__init__()

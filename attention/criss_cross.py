@@ -33,6 +33,8 @@ class CrissCrossAttention(Refine):
         recurrence: Number of turns with shared parameters, at least 1. The paper takes 2.
     """
 
+    starts_as_identity = True
+
     def __init__(self, channels: int, reduction: int = 8, recurrence: int = 2) -> None:
         super().__init__(channels)
         check_at_least(1, recurrence=recurrence)

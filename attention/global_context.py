@@ -52,6 +52,7 @@ class GlobalContext(Refine):
         if epsilon <= 0:
             raise ValueError(f"epsilon={epsilon} does not guard a division; give a positive number such as 1e-5")
         self.fusion: Fusion = fusion
+        self.starts_as_identity = fusion == "add"
         self.key = nn.Conv2d(channels, 1, 1)
         self.fc1 = nn.Conv2d(channels, width, 1)
         self.norm = nn.LayerNorm(width, eps=epsilon)

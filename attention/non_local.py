@@ -38,6 +38,8 @@ class NonLocal(Refine):
         norm: Whether a batch normalisation follows the output projection.
     """
 
+    starts_as_identity = True
+
     def __init__(
         self, channels: int, reduction: int = 2, scale: bool = False, subsample: bool = False, norm: bool = False
     ) -> None:

@@ -83,13 +83,14 @@ def complete_backbone(
                 f"{class_path} has no {option}, and the recipe asks for {option}={value}; take another backbone, or go "
                 f"without: --host.{option} null"
             )
-    attention = options.get("attention")
-    starts_plain = attention and attention["class_path"].rpartition(".")[2] != IdentityStart.__name__
-    if asked.start == "pretrained_host" and options.get("weights") and starts_plain:
-        options["attention"] = written["attention"] = {
-            "class_path": f"attention.{IdentityStart.__name__}",
-            "init_args": {"operator": attention},
-        }
+    is_pretrained = asked.start == "pretrained_host" and options.get("weights")
+    for place in ("attention", "attention_between"):
+        attention = options.get(place)
+        if is_pretrained and attention and attention["class_path"].rpartition(".")[2] != IdentityStart.__name__:
+            options[place] = written[place] = {
+                "class_path": f"attention.{IdentityStart.__name__}",
+                "init_args": {"operator": attention},
+            }
     return {"class_path": class_path, "init_args": options}
 
 
