@@ -22,6 +22,9 @@ class ParameterRules:
         decay_norms_and_biases: Decay normalisation parameters, biases and position tables like all others, as the SGD
             recipes of COCO and ADE20K do; `false` leaves them out, as AdamW recipes do. The scalar by which a
             refinement is faded in (`attention.IdentityStart`) never decays.
+        decay_biases: With `decay_norms_and_biases: false`, leave out layer normalisations and position tables only:
+            biases and the heads' batch normalisations decay, as in the COCO and ADE20K recipes of Swin and ELSA-Swin
+            (arXiv 2103.14030, 2112.12786), which go by names.
         backbone_multiplier: Factor on the learning rate of the backbone.
         layer_decay: Factor on the learning rate from one layer group of the backbone to the one below it, in 0..1;
             1 treats all layers alike.
@@ -30,6 +33,7 @@ class ParameterRules:
     """
 
     decay_norms_and_biases: bool = True
+    decay_biases: bool = False
     backbone_multiplier: float = 1.0
     layer_decay: float = 1.0
     base_batch_size: int | None = None
@@ -57,7 +61,9 @@ class ParameterRules:
             TaskError: Every parameter is frozen.
         """
         groups: dict[tuple[str, float, bool], list[nn.Parameter]] = {}
-        exempt = identity_scalars(model) | ({} if self.decay_norms_and_biases else exempt_from_decay(model))
+        exempt = identity_scalars(model)
+        if not self.decay_norms_and_biases:
+            exempt |= exempt_from_decay(model, spare_biases=not self.decay_biases)
         for name, parameter, part, factor in scaled_parameters(model, self.backbone_multiplier, self.layer_decay):
             decays = name not in exempt
             groups.setdefault((part, factor, decays), []).append(parameter)
@@ -101,10 +107,25 @@ def identity_scalars(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def exempt_from_decay(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Normalisation parameters and biases (one dimension), and the position tables that parts of a model declare."""
-    flat = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim <= 1}
+def exempt_from_decay(model: nn.Module, spare_biases: bool = True) -> dict[str, nn.Parameter]:
+    """Normalisation parameters and biases (one dimension), and the position tables that parts of a model declare.
+
+    Args:
+        model: The model.
+        spare_biases: False takes of the former only those of layer normalisations.
+    """
+    owners = model.named_modules() if spare_biases else _layer_norms(model)
+    flat = {
+        f"{prefix}.{name}" if prefix else name: parameter
+        for prefix, module in owners
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim <= 1
+    }
     return flat | find_position_tables(model)
+
+
+def _layer_norms(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, nn.LayerNorm))
 
 
 def group_table(optimizer: Optimizer) -> str:

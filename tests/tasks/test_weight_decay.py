@@ -38,6 +38,7 @@ NETWORKS = {
     "elsa_swin_": r"features\.7\.\d\.attn\.relative_position_bias_table",
     "elsa_volo_": r"network\.1\.pos_embed",
     "halo2botnet50ts": TIMM_TABLES,
+    "halo_resnet": r"layer4\.\d\.conv2\.pos_embed\.(height|width)_rel",
     "halonet26t": TIMM_TABLES,
     "halonet50ts": TIMM_TABLES,
     "halonet_": r"layer\d\.\d+\.conv2\.pos_embed\.(height|width)_rel",
@@ -124,3 +125,18 @@ def test_declared_tables_do_not_decay_and_sound_alikes_do() -> None:
         assert decay[id(host.place.relative_scale)] == 0.5
         assert decay[id(host.layer1[0].attention.position[0].weight)] == 0.5
         assert decay[id(host.bn1.weight)] == (0.0 if spared else 0.5)
+
+
+def test_biases_and_batch_norms_may_decay_where_layer_norms_and_tables_do_not() -> None:
+    """As in Swin's and ELSA's detectors: their code goes by the names `norm` and `relative_position_bias_table`."""
+    with torch.device("meta"):
+        model = nn.ModuleDict({"backbone": backbones.elsa_swin_t(), "bn": nn.BatchNorm2d(8)})
+    rules = ParameterRules(decay_norms_and_biases=False, decay_biases=True)
+    optimizer = rules.build(lambda groups: torch.optim.SGD(groups, 0.1, weight_decay=0.5), model, 16)
+    spared = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in spared}
+    norms = r"backbone\.(features\.0\.2|features\.\d\.norm|features\.\d\.\d\.norm[12]|norm[0-3])\.(weight|bias)"
+    assert names == {
+        n for n, _ in model.named_parameters() if re.fullmatch(f"{norms}|backbone.{NETWORKS['elsa_swin_']}", n)
+    }
+    assert len(names) == 2 * (1 + 3 + 24 + 4) + 2
