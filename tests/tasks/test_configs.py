@@ -1,17 +1,21 @@
 """Every file under configs/ builds; every recipe takes every backbone, or says why not."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import yaml
 from torch import nn
 
+import attention
+from attention import Refine
 from backbones import Backbone
 from tasks import segment
 from tasks.errors import TaskError
 from tests.tasks.building import BACKBONES, CONFIGS, RECIPES, build_task
 
-PARTS = sorted({path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("detect", "segment", "backbones")})
+OTHERS = ("detect", "segment", "backbones", "sweeps")
+PARTS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in OTHERS)
 OPTIONS = {"optimizers": "model.optimizer", "schedules": "model.lr_schedule", "segmentors": "model.segmentor"}
 PAIR_OPTIONS = {"weights", "frozen_stages", "norms", "output_stride", "drop_path", "last_conv"}
 WITHOUT_SENSE = {
@@ -72,6 +76,23 @@ def test_backbone_files_of_a_class_set_the_same_options() -> None:
         part = yaml.safe_load(path.read_text())
         options.setdefault(part["class_path"], set()).add(frozenset(part.get("init_args", {})))
     assert options and all(len(kinds) == 1 for kinds in options.values()), options
+
+
+def test_every_refinement_has_a_file_on_resnet50_and_a_place_in_the_comparison() -> None:
+    drop_ins = {
+        f"attention.{name}"
+        for name in attention.__all__
+        if inspect.isclass(cls := getattr(attention, name)) and issubclass(cls, Refine)
+    } - {"attention.Refine", "attention.IdentityStart"}
+    compared = yaml.safe_load((CONFIGS / "sweeps" / "retinanet_attentions.yaml").read_text())["backbones"]
+    assert compared[0] == "resnet50"
+    found = []
+    for name in compared[1:]:
+        options = yaml.safe_load((CONFIGS / "backbones" / f"{name}.yaml").read_text())["init_args"]
+        assert options["depth"] == 50
+        operator = options["attention"] or options["attention_between"]
+        found.append(operator if isinstance(operator, str) else operator["class_path"])
+    assert sorted(found) == sorted(drop_ins)
 
 
 @pytest.mark.parametrize("path", BACKBONES, ids=identify)

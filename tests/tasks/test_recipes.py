@@ -57,7 +57,7 @@ class Reduced:
         self.factor = self.trainer["max_steps"] / STEPS if self.in_steps else self.trainer["max_epochs"] / EPOCHS
         self.interval = max(1, round(self.trainer.get("check_val_every_n_epoch", 1) / self.factor))
         self.steps = STEPS if self.in_steps else EPOCHS * STEPS_AN_EPOCH
-        self.warmup = WARMUP if self.schedule["init_args"].get("warmup_steps") else 0
+        self.warmup = WARMUP if {"warmup_steps", "warmup_epochs"} & self.schedule["init_args"].keys() else 0
 
     def options(self) -> list[str]:
         """What is given behind the recipe."""
@@ -65,7 +65,7 @@ class Reduced:
         trainer |= {"max_steps": self.steps} if self.in_steps else {"max_epochs": EPOCHS}
         options = [f"--trainer.{name}={value}" for name, value in trainer.items()]
         if self.warmup:
-            options.append(f"--model.lr_schedule.warmup_steps={self.warmup}")
+            options += [f"--model.lr_schedule.warmup_{name}" for name in (f"steps={self.warmup}", "epochs=0")]
         if "milestones" in self.schedule["init_args"]:
             options.append(f"--model.lr_schedule.milestones={self.milestones()}")
         if backbone := OTHER_BACKBONE.get(self.path.stem):
@@ -77,15 +77,17 @@ class Reduced:
         return [*options, f"--data.pipeline={pipeline}", *sizes]
 
     def milestones(self) -> list[float]:
-        """Epochs at which the rate falls."""
-        return [epoch / self.factor for epoch in self.schedule["init_args"]["milestones"]]
+        """Epochs or steps at which the rate falls."""
+        places = [place / self.factor for place in self.schedule["init_args"]["milestones"]]
+        return places if self.schedule["init_args"]["unit"] == "epochs" else list(map(math.floor, places))
 
     def rate(self, step: int) -> float:
         """The formula of the paper's schedule, written out."""
         options, progress = self.schedule["init_args"], step / self.steps
         kind = self.schedule["class_path"].rpartition(".")[2]
         if kind == "MultiStep":
-            factor = 0.1 ** sum(step / STEPS_AN_EPOCH >= milestone - 1e-9 for milestone in self.milestones())
+            place = step / STEPS_AN_EPOCH if options["unit"] == "epochs" else step
+            factor = 0.1 ** sum(place >= milestone - 1e-9 for milestone in self.milestones())
         elif kind == "Cosine":
             factor = (1 + math.cos(math.pi * progress)) / 2
         else:
