@@ -34,6 +34,7 @@ _ROWS = (
     (6, 1280, 1, 1),
 )
 _ENDS = (2, 5, 12, 20)  # last block at strides 4, 8, 16 and 32
+_TAPPED = (13, 20)  # blocks whose expansion the authors' SSDLite reads
 _LEAST_BOTTLENECK = 6  # a bottleneck has no fewer channels than one sixth of the block's output
 
 
@@ -83,12 +84,30 @@ class _Sandglass(nn.Module):
             self.layers_before_attention = after
             self.attention = attention(self.in_channels if after == behind_first else self.out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        out = x
-        for number, layer in enumerate(self.conv, start=1):
-            out = layer(out)
+    @property
+    def expanded(self) -> int:
+        """Number of layers up to the second 1x1 convolution, its normalisation and activation included."""
+        return len(self.conv) - 2 * self.last
+
+    def run(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Layers `start` to `stop` - 1, and the attention behind them."""
+        for number, layer in enumerate([*self.conv][start:stop], start=start + 1):
+            x = layer(x)
             if number == self.layers_before_attention:
-                out = self.attention(out)
+                x = self.attention(x)
+        return x
+
+    def expand(self, x: Tensor) -> Tensor:
+        """What the last depthwise convolution of a block sees."""
+        return self.run(x, 0, self.expanded)
+
+    def shrink(self, expanded: Tensor) -> Tensor:
+        """From `expand` to the output of a block without a residual."""
+        out = self.run(expanded, self.expanded, len(self.conv))
+        return self.attention(out) if self.layers_before_attention > len(self.conv) else out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.run(x, 0, len(self.conv))
         out = x + out if self.residual else out
         return self.attention(out) if self.layers_before_attention > len(self.conv) else out
 
@@ -120,6 +139,9 @@ class MobileNeXt(Backbone):
             last depthwise convolution of the 18 blocks that end with one, before the addition; `identity`: as `first`,
             in the 12 blocks with an addition; `output`: behind all 20 blocks.
         output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
+        tap_expansion: Whether the third feature map is taken inside block 13, before its last depthwise convolution
+            (576 channels), and a map in the same place of block 20 (1280 channels) comes between it and the last, as
+            SSDLite of the authors reads them.
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1 (stride 4), up to 5,
             everything.
         norms: What the host's batch normalisations learn: `train` statistics and affine parameters, `eval` affine
@@ -135,6 +157,7 @@ class MobileNeXt(Backbone):
         attention: Callable[[int], Refine] | None = None,
         attention_position: AttentionPosition = "first",
         output_stride: OutputStride = 32,
+        tap_expansion: bool = False,
         frozen_stages: int = 0,
         norms: Norms = "train",
         checkpointing: bool = False,
@@ -148,6 +171,7 @@ class MobileNeXt(Backbone):
         check_choice("attention_position", attention_position, get_args(AttentionPosition))
         check_choice("norms", norms, get_args(Norms))
         self.width = width
+        self.tap_expansion = tap_expansion
         self.checkpointing = checkpointing
         stem = _divisible(32 * width, 8)
         blocks = _blocks(stem, width)
@@ -165,6 +189,10 @@ class MobileNeXt(Backbone):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
         self.strides = dilate_stages([blocks[before:end] for before, end in pairwise((0, *_ENDS))], output_stride)
+        if tap_expansion:
+            *finer, last = self.channels
+            self.channels = (*finer[:2], *(blocks[number - 1].out_channels for number in _TAPPED), last)
+            self.strides = (*self.strides, self.strides[-1])
         # After the initialisation and the dilation, which are the host's.
         for block in blocks if attention else ():
             assert attention is not None
@@ -176,12 +204,41 @@ class MobileNeXt(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of `x` (B, 3, H, W) at the four strides, finest first."""
-        features = []
+        features: list[Tensor] = []
         for index, layer in enumerate(self.features):
-            x = checkpointed(layer, x) if self.checkpointing and index else layer(x)
+            if self.tap_expansion and index in _TAPPED and isinstance(layer, _Sandglass):
+                expanded = self._run(layer, x, layer.expand)
+                if index - 1 in _ENDS:
+                    features.pop()  # its place is taken
+                features.append(expanded)
+                x = self._run(layer, expanded, layer.shrink)
+            else:
+                x = self._run(layer, x, layer)
             if index in _ENDS:
                 features.append(x)
         return features
+
+    def _run(self, layer: nn.Module, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """What a function of a layer returns; its intermediate results are not kept if the layer is checkpointed."""
+        if self.checkpointing and isinstance(layer, _Sandglass):
+            result: Tensor = checkpointed(layer, x, function=function)
+            return result
+        return function(x)
+
+    def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
+        """What stands behind the last map; of a block that it is taken inside of, all behind its expansion."""
+        if not self.tap_expansion:
+            return super().unused_parts(maps)
+        if maps[-1] > 3:
+            return []
+        end = (_ENDS[0], _ENDS[1], *_TAPPED)[maps[-1]]
+        block = self.features[end]
+        behind: list[nn.Module] = [*self.features[end + 1 :]]
+        if end in _TAPPED and isinstance(block, _Sandglass):
+            behind += block.conv[block.expanded :]
+            if block.layers_before_attention > block.expanded:
+                behind.append(block.attention)
+        return behind
 
     def stages(self) -> list[list[nn.Module]]:
         """The stem convolution, then the blocks of each feature map."""

@@ -13,24 +13,29 @@ from backbones import Backbone
 class ClassRows:
     """Where a tensor holds its classes: along one axis, in equal blocks of rows, one row a class.
 
-    For K classes the axis has `blocks * (background + K)` rows. The classifier of RetinaNet with 9 anchors a location
-    is `ClassRows(blocks=9)`: all classes of the first anchor, then all of the second; one with a background class in
-    front of the others is `ClassRows(background=1)`.
+    For K classes the axis has `blocks * (background + K) * width` rows. The classifier of RetinaNet with 9 anchors a
+    location is `ClassRows(blocks=9)`: all classes of the first anchor, then all of the second; one with a background
+    class in front of the others is `ClassRows(background=1)`; a regressor of four numbers for each class
+    `ClassRows(width=4)`.
 
     Attributes:
         axis: Axis of the tensor along which the classes lie.
         blocks: How often all classes follow each other.
-        background: Rows in front of class 0 in every block that belong to no class of the data set.
+        background: Classes in every block that belong to no class of the data set.
+        background_first: Whether these come before class 0, or behind the last class.
+        width: Neighbouring rows of each class.
     """
 
     axis: int = 0
     blocks: int = 1
     background: int = 0
+    background_first: bool = True
+    width: int = 1
 
     def shape(self, tensor: Tensor, num_classes: int) -> torch.Size:
         """The shape that a tensor has for another number of classes."""
         shape = list(tensor.shape)
-        shape[self.axis] = self.blocks * (self.background + num_classes)
+        shape[self.axis] = self.blocks * (self.background + num_classes) * self.width
         return torch.Size(shape)
 
     def take_over(self, own: Tensor, found: Tensor, rows: dict[int, int]) -> Tensor:
@@ -43,14 +48,17 @@ class ClassRows:
         """
         result = own.clone()
         into, source = self._blocks_first(result), self._blocks_first(found)
-        into[:, : self.background] = source[:, : self.background]
+        first = self.background if self.background_first else 0
+        if self.background:
+            others = slice(first) if self.background_first else slice(-self.background, None)
+            into[:, others] = source[:, others]
         for new, old in rows.items():
-            into[:, self.background + new] = source[:, self.background + old]
+            into[:, first + new] = source[:, first + old]
         return result
 
     def _blocks_first(self, tensor: Tensor) -> Tensor:
-        """A view (blocks, background + K, ...) of a tensor."""
-        return tensor.movedim(self.axis, 0).unflatten(0, (self.blocks, -1))
+        """A view (blocks, background + K, width, ...) of a tensor."""
+        return tensor.movedim(self.axis, 0).unflatten(0, (self.blocks, -1, self.width))
 
 
 class DenseModel(nn.Module, ABC):

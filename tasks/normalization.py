@@ -28,7 +28,7 @@ class Normalization(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor, size: Tensor) -> Tensor:
-        """Normalises.
+        """Normalises, without waiting for the device.
 
         Args:
             image: (B, 3, H, W) uint8, padded right and bottom.
@@ -37,8 +37,8 @@ class Normalization(nn.Module):
         Returns:
             (B, 3, H, W) float32.
         """
-        normalized = (image - self.mean) / self.std
-        for pixels, (height, width) in zip(normalized, size.tolist(), strict=True):
-            pixels[:, height:] = 0
-            pixels[:, :, width:] = 0
-        return normalized
+        height, width = size.to(image.device)[:, :, None].unbind(dim=1)  # (B, 1)
+        below = torch.arange(image.shape[2], device=image.device) >= height
+        beside = torch.arange(image.shape[3], device=image.device) >= width
+        normalized: Tensor = (image - self.mean) / self.std
+        return normalized.masked_fill_(below[:, None, :, None] | beside[:, None, None, :], 0.0)

@@ -1,41 +1,52 @@
 """RetinaNet on any backbone."""
 
-from typing import Any
+from functools import partial
+from typing import Literal, get_args
 
-from torchvision.models import detection
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.ops import box_iou, generalized_box_iou_loss
 
+from attention.base import check_choice
 from backbones import Backbone
-from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
-from tasks.detectors.base import Detections, Detector, anchors_per_level, split_levels
-from tasks.detectors.pyramid import FeaturePyramid
-from tasks.losses import Losses
-from tasks.normalization import Normalization
-from tasks.precision import precise, precise_arithmetic
+from tasks.detectors.dense import Assignment, DenseDetector, Outputs, require_groups
+from tasks.detectors.focal import focal_loss
+from tasks.detectors.pyramid import ExtraLevels, FeaturePyramid
+from tasks.detectors.selection import Selection
+
+BoxLoss = Literal["l1", "giou"]
 
 
-class RetinaNet(Detector, detection.RetinaNet):
+class RetinaNet(DenseDetector):
     """RetinaNet: focal loss for dense detection (Lin et al., ICCV 2017, arXiv 1708.02002).
 
-    Pyramid, head, matching, losses and post-processing are torchvision's (its v1 model: P6 and P7 from P5, L1 loss).
+    Pyramid, head, anchors, matching, losses and post-processing are torchvision's. The defaults are its v1 model;
+    `extra_levels=p6p7_from_c5`, `head_norm=True` and `box_loss=giou` make its v2 model.
+
+    Losses are sums over an image's anchors through its objects' anchors, on average over the images: the same however
+    the images are dealt out to processes.
 
     Args:
-        backbone: Its features of stride 8 and coarser are used.
+        backbone: Its features of stride `finest_stride` and coarser are used.
         num_classes: K.
         channels: Channels of the pyramid and of the head.
         anchor_scale: Side of the smallest anchor of a level, in strides (`FeaturePyramid.scales`); each level has 3
             octave scales x 3 ratios.
-        extra_levels: 2 for P6 and P7, 0 for small inputs.
+        finest_stride: Stride of the finest level of the pyramid in pixels.
+        coarsest_stride: Stride of its coarsest level; 32, where the maps of most backbones end, for small inputs.
+        extra_levels: How levels coarser than the backbone's maps are made, see `FeaturePyramid`.
+        simple_pyramid: Whether the backbone's coarsest map alone is used, as where it has no other.
+        head_norm: Whether the head's convolutions have group normalisations; `channels` is a multiple of 32 then.
+        box_loss: `l1` on the encoded boxes, or `giou` on the decoded ones.
+        ignore_crowds: Whether anchors that have half of their area or more in a crowd region take no part in training.
         score_threshold: Detections below it are dropped.
         nms_threshold: IoU above which the weaker of two detections of a class is dropped.
         max_detections: Detections per image.
     """
-
-    backbone: Backbone
-    head: Any
-    neck: FeaturePyramid
 
     def __init__(
         self,
@@ -43,46 +54,77 @@ class RetinaNet(Detector, detection.RetinaNet):
         num_classes: int,
         channels: int = 256,
         anchor_scale: float = 4.0,
-        extra_levels: int = 2,
+        finest_stride: int = 8,
+        coarsest_stride: int = 128,
+        extra_levels: ExtraLevels = "p6p7_from_p5",
+        simple_pyramid: bool = False,
+        head_norm: bool = False,
+        box_loss: BoxLoss = "l1",
+        ignore_crowds: bool = False,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.5,
         max_detections: int = 100,
     ) -> None:
-        neck = FeaturePyramid(backbone, channels, extra_levels)
+        super().__init__(Selection(score_threshold, nms_threshold, max_detections, candidates=1000), ignore_crowds)
+        check_choice("box_loss", box_loss, get_args(BoxLoss))
+        require_groups(channels, head_norm)
+        neck = FeaturePyramid(backbone, channels, finest_stride, coarsest_stride, extra_levels, simple_pyramid)
         sides = [anchor_scale * scale for scale in neck.scales]
-        anchors = AnchorGenerator(
+        self.anchor_generator = AnchorGenerator(
             tuple((int(side), int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sides),
             ((0.5, 1.0, 2.0),) * neck.num_levels,
         )
-        detection.RetinaNet.__init__(
-            self,
-            neck,
-            num_classes,
-            anchor_generator=anchors,
-            head=RetinaNetHead(channels, anchors.num_anchors_per_location()[0], num_classes),
-            score_thresh=score_threshold,
-            nms_thresh=nms_threshold,
-            detections_per_img=max_detections,
+        self.per_location = self.anchor_generator.num_anchors_per_location()[0]
+        # The optimiser in checkpoints has the parameters in this order.
+        self.backbone = backbone
+        self.head = RetinaNetHead(
+            channels, self.per_location, num_classes, norm_layer=partial(nn.GroupNorm, 32) if head_norm else None
         )
-        self.normalization = Normalization()
-        self.backbone, self.neck = backbone, neck
-        del self.transform  # images arrive resized; Normalization does the rest
+        self.neck = neck
+        self.box_loss = box_loss
+        self.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+        self.matcher = DeviceMatcher(0.5, 0.4, allow_low_quality_matches=True)
 
-    def forward(self, batch: Batch) -> Losses | Detections:
-        """Backbone, neck, head; then losses or detections."""
-        images = self.image_list(batch)
-        features = self.neck(self.backbone(images.tensors))
-        levels = anchors_per_level(features, self.anchor_generator.num_anchors_per_location()[0])
-        outputs = precise(self.head(features))
-        with precise_arithmetic():
-            anchors = self.anchors(images, features)
-            if self.training:
-                return Losses(self.compute_loss(batch["targets"], outputs, anchors))
-            of_levels = [list(of_image.split(levels)) for of_image in anchors]
-            detections = self.postprocess_detections(split_levels(outputs, levels), of_levels, images.image_sizes)
-            return self.to_original(detections, batch)
+    def match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
+        """By overlap: from 0.5 an object, below 0.4 none; an object's best anchors belong to it or a better one."""
+        found: Tensor = self.matcher(box_iou(boxes, anchors))
+        return found
+
+    def losses(self, outputs: Outputs, assigned: Assignment) -> dict[str, Tensor]:
+        """Focal loss of the classes, and the distance of the boxes of anchors with an object."""
+        classes = focal_loss(outputs["cls_logits"], assigned.labels).sum(dim=1)
+        boxes = (self._distance(outputs["bbox_regression"], assigned) * assigned.positive).sum(dim=1)
+        positive = assigned.positive.sum(dim=1).clamp(min=1)
+        return {"classification": (classes / positive).mean(), "bbox_regression": (boxes / positive).mean()}
+
+    def _distance(self, codes: Tensor, assigned: Assignment) -> Tensor:
+        """The box loss (B, A) of regressions (B, A, 4)."""
+        anchors, boxes = assigned.anchors.expand_as(codes).reshape(-1, 4), assigned.boxes.flatten(0, 1)
+        if self.box_loss == "giou":
+            decoded = self.box_coder.decode_single(codes.flatten(0, 1), anchors)
+            loss: Tensor = generalized_box_iou_loss(decoded, boxes, reduction="none")
+        else:
+            loss = (codes.flatten(0, 1) - self.box_coder.encode_single(boxes, anchors)).abs().sum(dim=1)
+        return loss.view(codes.shape[:2])
+
+    def scores(self, outputs: Outputs) -> Tensor:
+        """Probability of every class."""
+        return outputs["cls_logits"].sigmoid()
+
+    def decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
+        """Shifts and scales the anchors."""
+        return self.box_coder.decode_single(codes, anchors)
 
     def class_tensors(self) -> dict[str, ClassRows | None]:
         """In the last convolution of the classification head, all classes of one anchor after the other."""
-        rows = ClassRows(blocks=self.anchor_generator.num_anchors_per_location()[0])
+        rows = ClassRows(blocks=self.per_location)
         return {f"head.classification_head.cls_logits.{name}": rows for name in ("weight", "bias")}
+
+
+class DeviceMatcher(Matcher):
+    """torchvision's matching, without waiting for the device."""
+
+    def set_low_quality_matches_(self, matches: Tensor, all_matches: Tensor, match_quality_matrix: Tensor) -> None:
+        """Gives the best anchors of every object (N, A), ties included, to the object that overlaps them most."""
+        best = match_quality_matrix == match_quality_matrix.max(dim=1, keepdim=True).values
+        matches.copy_(torch.where(best.any(dim=0), all_matches, matches))

@@ -1,93 +1,151 @@
-"""SSDLite320 on any backbone."""
+"""SSDLite320 on any backbone, in torchvision's form; and what its forms share."""
 
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Literal, get_args
 
+import torch
 from torch import Tensor, nn
-from torchvision.models import detection
+from torch.nn import functional
+from torchvision.models.detection._utils import BoxCoder, SSDMatcher
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block, _normal_init
 from torchvision.ops import box_iou
 
+from attention.base import check_choice
 from backbones import Backbone
-from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
-from tasks.detectors.base import Detections, Detector, match_nothing
-from tasks.losses import Losses
-from tasks.normalization import Normalization
-from tasks.precision import precise, precise_arithmetic
+from tasks.detectors.dense import Assignment, DenseDetector, Outputs
+from tasks.detectors.focal import BACKGROUND
+from tasks.detectors.selection import Selection
+from tasks.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
+from tasks.reduction import reduce_mean
+
+Pixels = Literal["imagenet", "half", "mean"]
+_PIXELS = {
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "half": ((127.5,) * 3, (127.5,) * 3),
+    "mean": ((123.0, 117.0, 104.0), (1.0,) * 3),
+}
 
 
-class SSDLite320(Detector, detection.ssd.SSD):
+class SSDLite(DenseDetector):
+    """What the forms of SSDLite share: the maps, matching and decoding of SSD (Liu et al., arXiv 1512.02325).
+
+    The head reads the backbone's first maps of stride 16 and 32, and the maps of extra blocks, which continue from the
+    backbone's last map.
+
+    Args:
+        backbone: The backbone.
+        pixels: How grey levels are scaled: `imagenet` by ImageNet's mean and deviation, `half` to -1..1, `mean` by
+            the mean (123, 117, 104) alone.
+        selection: Which boxes are handed out.
+        ignore_crowds: Whether default boxes inside crowd regions take no part in training.
+    """
+
+    extras: nn.ModuleList
+
+    def __init__(self, backbone: Backbone, pixels: Pixels, selection: Selection, ignore_crowds: bool) -> None:
+        super().__init__(selection, ignore_crowds)
+        check_choice("pixels", pixels, get_args(Pixels))
+        if 16 not in backbone.strides or 32 not in backbone.strides:
+            raise ValueError(f"the backbone has strides {backbone.strides}, {type(self).__name__} needs 16 and 32")
+        first, second, last = backbone.strides.index(16), backbone.strides.index(32), len(backbone.strides) - 1
+        backbone.use_maps(sorted({first, second, last}))
+        self.backbone = backbone
+        self.normalization = Normalization(*_PIXELS[pixels])
+        self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
+        self.matcher = SSDMatcher(0.5)
+
+    def neck(self, features: list[Tensor]) -> list[Tensor]:
+        """The maps of stride 16 and 32, and those that the extra blocks make of the last one."""
+        maps, last = features[:2], features[-1]
+        for extra in self.extras:
+            last = extra(last)
+            maps.append(last)
+        return maps
+
+    def match(self, anchors: Tensor, boxes: Tensor) -> Tensor:
+        """By overlap: from 0.5 an object; the default box that an object overlaps most is the object's."""
+        found: Tensor = self.matcher(box_iou(boxes, anchors))
+        return found
+
+    def box_loss(self, outputs: Outputs, assigned: Assignment) -> Tensor:
+        """Smooth L1 loss of the encoded boxes, summed over the default boxes with an object."""
+        anchors = assigned.anchors.expand_as(assigned.boxes)
+        wanted = self.box_coder.encode_single(assigned.boxes.flatten(0, 1), anchors.reshape(-1, 4))
+        loss = functional.smooth_l1_loss(outputs["bbox_regression"].flatten(0, 1), wanted, reduction="none")
+        return (loss.sum(dim=1) * assigned.positive.flatten()).sum()
+
+    def decode(self, codes: Tensor, anchors: Tensor) -> Tensor:
+        """Shifts and scales the default boxes."""
+        return self.box_coder.decode_single(codes, anchors)
+
+
+class SSDLite320(SSDLite):
     """SSDLite for 320 x 320 inputs (Sandler et al., CVPR 2018, arXiv 1801.04381), from torchvision's parts.
 
     Six maps of stride 16 to 320: the backbone's stride 16 and 32, and four extra blocks. Six default boxes per
-    location, softmax with a background class, hard negatives 3:1. Use it with
+    location, softmax with a background class, hard negatives 3:1. Losses are divided by the number of default boxes
+    with an object in the batch, averaged over the processes. Use it with
     `datamodules.FixedSize(height=320, width=320, keep_ratio=False)`.
 
     Args:
-        backbone: Its features of stride 16 and 32 are used. `MobileNetV2(last_conv=True)` gives the 96 and 1280
-            channels of the coordinate attention paper, `tap_expansion=True` besides gives torchvision's composition.
+        backbone: Its features of stride 16 and 32 are used. `MobileNetV2(last_conv=True, tap_expansion=True)` gives
+            torchvision's composition, with maps of 576 and 1280 channels.
         num_classes: K, without background.
         extra_channels: Output channels of the extra blocks.
+        pixels: How grey levels are scaled: `imagenet` by ImageNet's mean and deviation, `half` to -1..1 as in
+            torchvision's recipe, `mean` by the mean (123, 117, 104) alone.
+        ignore_crowds: Whether default boxes that have half of their area or more in a crowd region take no part in
+            training.
         score_threshold: Detections below it are dropped.
         nms_threshold: IoU above which the weaker of two detections of a class is dropped.
         max_detections: Detections per image.
     """
-
-    backbone: Backbone
-    head: Any
-    proposal_matcher: Any
 
     def __init__(
         self,
         backbone: Backbone,
         num_classes: int,
         extra_channels: tuple[int, ...] = (512, 256, 256, 128),
+        pixels: Pixels = "imagenet",
+        ignore_crowds: bool = False,
         score_threshold: float = 0.001,
         nms_threshold: float = 0.55,
         max_detections: int = 100,
     ) -> None:
-        if 16 not in backbone.strides or 32 not in backbone.strides:
-            raise ValueError(f"the backbone has strides {backbone.strides}, SSDLite320 needs 16 and 32")
+        selection = Selection(score_threshold, nms_threshold, max_detections, candidates=300, per_class=True)
+        super().__init__(backbone, pixels, selection, ignore_crowds)
         norm_layer = partial(nn.BatchNorm2d, eps=0.001, momentum=0.03)
-        backbone.use_maps([backbone.strides.index(16), backbone.strides.index(32)])
-        channels = [*backbone.channels, *extra_channels]
-        boxes = DefaultBoxGenerator([[2, 3]] * len(channels), min_ratio=0.2, max_ratio=0.95)
-        extras = nn.ModuleList(_extra_block(before, after, norm_layer) for before, after in pairwise(channels[1:]))
+        channels = [*backbone.channels[:2], *extra_channels]
+        before = (backbone.channels[-1], *extra_channels)
+        extras = nn.ModuleList(_extra_block(inner, outer, norm_layer) for inner, outer in pairwise(before))
         _normal_init(extras)
-        detection.ssd.SSD.__init__(
-            self,
-            backbone,
-            boxes,
-            (320, 320),
-            num_classes + 1,
-            head=SSDLiteHead(channels, boxes.num_anchors_per_location(), num_classes + 1, norm_layer),
-            score_thresh=score_threshold,
-            nms_thresh=nms_threshold,
-            detections_per_img=max_detections,
-            topk_candidates=300,
-        )
+        self.anchor_generator = DefaultBoxGenerator([[2, 3]] * len(channels), min_ratio=0.2, max_ratio=0.95)
+        per_location = self.anchor_generator.num_anchors_per_location()
+        # The optimiser in checkpoints has the parameters in this order.
+        self.head = SSDLiteHead(channels, per_location, num_classes + 1, norm_layer)
         self.extras = extras
-        self.normalization = Normalization()
-        del self.transform  # images arrive resized; Normalization does the rest
 
-    def forward(self, batch: Batch) -> Losses | Detections:
-        """Backbone, extra blocks, head; then losses or detections."""
-        images = self.image_list(batch)
-        features = self.pyramid(self.backbone(images.tensors))
-        outputs = precise(self.head(features))
-        with precise_arithmetic():
-            anchors = self.anchors(images, features)
-            if self.training:
-                # torchvision's softmax head has the background at 0.
-                targets = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in batch["targets"]]
-                return Losses(self.compute_loss(targets, outputs, anchors, self.match(targets, anchors)))
-            detections = self.postprocess_detections(outputs, anchors, images.image_sizes)
-            for found in detections:
-                found["labels"] = found["labels"] - 1
-            return self.to_original(detections, batch)
+    def losses(self, outputs: Outputs, assigned: Assignment) -> dict[str, Tensor]:
+        """Entropy of the classes of default boxes with an object and of the hardest others; distance of the boxes."""
+        positive = assigned.positive
+        labels = (assigned.labels + 1).clamp(min=0)  # torchvision's softmax head has the background at 0
+        entropy = functional.cross_entropy(outputs["cls_logits"].flatten(0, 1), labels.flatten(), reduction="none")
+        entropy = entropy.view(labels.shape)
+        background = assigned.labels == BACKGROUND
+        order = entropy.detach().masked_fill(~background, -torch.inf).argsort(dim=1, descending=True)
+        hard = background & (order.argsort(dim=1) < 3 * positive.sum(dim=1, keepdim=True))
+        count = reduce_mean(positive.sum())
+        return {
+            "bbox_regression": self.box_loss(outputs, assigned) / count,
+            "classification": (entropy * (positive | hard)).sum() / count,
+        }
+
+    def scores(self, outputs: Outputs) -> Tensor:
+        """Probability of every class but the background."""
+        return outputs["cls_logits"].softmax(dim=1)[:, 1:]
 
     def class_tensors(self) -> dict[str, ClassRows | None]:
         """In the last convolution of each level, background and all classes of one default box after the other."""
@@ -96,19 +154,3 @@ class SSDLite320(Detector, detection.ssd.SSD):
             for level, boxes in enumerate(self.anchor_generator.num_anchors_per_location())
             for name in ("weight", "bias")
         }
-
-    def pyramid(self, features: list[Tensor]) -> list[Tensor]:
-        """The maps of stride 16 and 32, and those that the extra blocks make of the last one."""
-        maps = list(features)
-        for extra in self.extras:
-            maps.append(extra(maps[-1]))
-        return maps
-
-    def match(self, targets: list[dict[str, Tensor]], anchors: list[Tensor]) -> list[Tensor]:
-        """Assigns default boxes (A, 4) to objects; -1 is background."""
-        return [
-            self.proposal_matcher(box_iou(target["boxes"], of_image))
-            if len(target["boxes"])
-            else match_nothing(of_image)
-            for target, of_image in zip(targets, anchors, strict=True)
-        ]

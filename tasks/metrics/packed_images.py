@@ -12,16 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.metrics.rle import mask_areas
+from tasks.metrics.rle import RLE, EncodedMask, mask_areas
 
 Values = Tensor | NDArray[Any]
-
-
-class RLE(TypedDict):
-    """COCO's compressed run-length encoding: ``size`` = (height, width) in pixels, ``counts`` the coded runs."""
-
-    size: Sequence[int]
-    counts: bytes | str
 
 
 class _PredictedBoxes(TypedDict):
@@ -61,9 +54,9 @@ class GroundTruth(_AnnotatedBoxes, total=False):
     masks: Sequence[RLE]
 
 
-# Boxes are (x, y, width, height) in pixels of the original image, labels are 0..K-1. The area is that of the mask if
-# there is one: it sorts a detection into small, medium and large.
-DETECTION = np.dtype([("box", np.float64, 4), ("area", np.float64), ("score", np.float64), ("label", np.int32)])
+# Boxes are (x, y, width, height) in pixels of the original image, labels are 0..K-1. What sorts a detection into small,
+# medium and large is the area of its box, or that of its mask where masks are scored.
+DETECTION = np.dtype([("box", np.float64, 4), ("mask_area", np.int64), ("score", np.float64), ("label", np.int32)])
 GROUND_TRUTH = np.dtype([("box", np.float64, 4), ("area", np.float64), ("label", np.int32), ("iscrowd", np.bool_)])
 
 
@@ -76,8 +69,8 @@ class ImageRecord:
         size: (height, width) in pixels.
         detections: (N,) of dtype ``DETECTION``, in the order the detector gave.
         ground_truths: (M,) of dtype ``GROUND_TRUTH``.
-        detection_masks: N compressed RLE strings, or none for boxes.
-        ground_truth_masks: M compressed RLE strings, or none for boxes.
+        detection_masks: N compressed RLE strings, or none where only boxes are scored.
+        ground_truth_masks: M compressed RLE strings, or none where only boxes are scored.
     """
 
     image_id: int
@@ -112,7 +105,6 @@ def pack(prediction: Prediction, target: GroundTruth, num_classes: int, with_mas
         raise ValueError(f"{where}: predicted boxes must be xyxy with x2 >= x1 and y2 >= y1")
     detections = np.zeros(len(boxes), DETECTION)
     detections["box"] = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)  # (N, 4) xywh
-    detections["area"] = detections["box"][:, 2:].prod(axis=1)
     detections["score"] = _column(prediction["scores"], len(boxes), f"{where}: scores")
     detections["label"] = _labels(prediction["labels"], len(boxes), num_classes, f"{where}: predicted labels")
 
@@ -127,7 +119,10 @@ def pack(prediction: Prediction, target: GroundTruth, num_classes: int, with_mas
         return ImageRecord(image_id, (height, width), detections, truths)
     detected = _masks(prediction.get("masks"), len(detections), [height, width], f"{where}: predicted masks")
     annotated = _masks(target.get("masks"), len(truths), [height, width], f"{where}: annotated masks")
-    detections["area"] = _areas(detected, annotated, [height, width], where)
+    masks = prediction["masks"]
+    own = all(type(mask) is EncodedMask for mask in masks)
+    areas = _areas(() if own else detected, annotated, [height, width], where)
+    detections["mask_area"] = [mask.area for mask in masks] if own else areas  # type: ignore[attr-defined]
     return ImageRecord(image_id, (height, width), detections, truths, detected, annotated)
 
 

@@ -51,10 +51,7 @@ HEADS: dict[str, Callable[[Backbone], DenseModel]] = {
 FAST = {"vgg": ("fcn_of_the_finest_map",), "timm_halo": ("upernet",)}  # of the large hosts one head each
 EVERYWHERE = ("retinanet", "upernet", "fcn_of_the_finest_map")  # the other pairs of head and host are slow tests
 # Pairs that are refused, with the words.
-STRIDES = {"attention_cnn": "has strides .2,., a feature pyramid needs"}
-REFUSED = {("fcos", host): words for host, words in STRIDES.items()}
-REFUSED |= {("retinanet", host): words for host, words in STRIDES.items()}
-REFUSED["semantic_fpn", "attention_cnn"] = "this network has 1 feature maps"  # and the neck begins with the second
+REFUSED = {("semantic_fpn", "attention_cnn"): "this network has 1 feature maps"}  # and the neck begins with the second
 REFUSED |= {("ssdlite", host): r"SSDLite320 needs 16 and 32" for host in ("attention_cnn", "elsa_volo")}
 # Parameters whose gradient may be zero, as patterns of whole names.
 ZERO = (

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,13 @@ class TestFormats:
         folder = command("detect", "fit")
         trained = json.loads((folder / "summary.json").read_text())
         content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
-        assert content.pop("attndense_format") == 2
-        assert {"_instantiator": FORMAT_1["_instantiator"], **content["hyper_parameters"]} == FORMAT_1
+        assert content.pop("attndense_format") == 3
+        options = deepcopy(content["hyper_parameters"])
+        new = {"coarsest_stride": 32, "extra_levels": "p6p7_from_p5", "finest_stride": 8, "simple_pyramid": False}
+        found = options["detector"]["init_args"]
+        assert {name: found.pop(name) for name in new} == new
+        found["extra_levels"] = 0
+        assert {"_instantiator": FORMAT_1["_instantiator"], **options} == FORMAT_1
         old = tmp_path / "old.ckpt"
         torch.save(content | {"hyper_parameters": FORMAT_1, "hparams_name": "kwargs"}, old)
 
@@ -124,7 +130,7 @@ class TestFormats:
         }
         resumed = command("detect", "fit", f"--ckpt_path={old}", "--trainer.max_epochs=2", name="resumed")
         last = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)
-        assert (last["global_step"], last["attndense_format"]) == (6, 2)
+        assert (last["global_step"], last["attndense_format"]) == (6, 3)
 
         # A version in which the network had other parameters.
         weight = {"model.backbone.norm0.weight": torch.ones(3)}
@@ -138,13 +144,24 @@ class TestFormats:
         message = fails("detect", "fit", f"--ckpt_path={old}")
         assert f"the optimiser of the checkpoint holds {held + 1} tensors, and {held} learn here; " in message
 
+    @pytest.mark.parametrize(("levels", "extra", "coarsest"), [(3, 0, 32), (3, 2, 128), (2, 2, 64)])
+    def test_levels_of_the_pyramid_in_older_formats(
+        self, levels: int, extra: int, coarsest: int, tmp_path: Path
+    ) -> None:
+        state = {f"model.neck.fpn.layer_blocks.{level}.0.weight": torch.ones(1) for level in range(levels)}
+        old = deepcopy(FORMAT_1)
+        old["detector"]["init_args"]["extra_levels"] = extra
+        torch.save({"state_dict": state, "hyper_parameters": old, "attndense_format": 2}, tmp_path / "a.ckpt")
+        found = read_checkpoint(tmp_path / "a.ckpt")["hyper_parameters"]["detector"]["init_args"]
+        assert found["coarsest_stride"] == coarsest and "extra_levels" not in found
+
     def test_a_later_format_is_refused_in_one_line(self, fails: Callable[..., str], tmp_path: Path) -> None:
         path = tmp_path / "checkpoints" / "last.ckpt"
         path.parent.mkdir()
         content = {"state_dict": {}, "optimizer_states": [], "global_step": 3, "epoch": 1}
-        torch.save(content | {"attndense_format": 3}, path)
+        torch.save(content | {"attndense_format": 4}, path)
         torch.save(content, path.with_name("last.before.ckpt"))
-        words = f"{path} has checkpoint format 3, expected 1 to 2; use the version that wrote it"
+        words = f"{path} has checkpoint format 4, expected 1 to 3; use the version that wrote it"
         assert fails("detect", "validate", f"--ckpt_path={path}") == f"error: {words}"
         for read in (read_checkpoint, DetectionTask.load_from_checkpoint):
             with pytest.raises(NewerCheckpoint) as error:

@@ -13,7 +13,7 @@ import tasks.detectors
 from attention import CBAM, CoordinateAttention
 from backbones import Backbone, MobileNetV2
 from tasks.class_tensors import ClassRows, DenseModel
-from tasks.detectors import FCOS, Detector, RetinaNet, SSDLite320
+from tasks.detectors import FCOS, Detector, FocalSSDLite320, RetinaNet, SSDLite320
 from tasks.errors import TaskError
 from tasks.segmentors import EncoderDecoder
 from tasks.weights import (
@@ -85,8 +85,9 @@ def class_scores(model: DenseModel) -> torch.Tensor:
         if isinstance(model, EncoderDecoder):
             return model.logits(image).movedim(1, -1)
         features = model.backbone(image)
-        maps = model.pyramid(features) if isinstance(model, SSDLite320) else model.neck(features)
-        logits = model.head(maps)["cls_logits"]
+        logits = model.head(model.neck(features))["cls_logits"]
+        if isinstance(model, FocalSSDLite320):
+            return logits[..., :-1]
         return logits[..., 1:] if isinstance(model, SSDLite320) else logits
 
 
@@ -94,6 +95,7 @@ MODELS: dict[str, Callable[[int], DenseModel]] = {
     "FCOS": lambda k: FCOS(backbone(), k, channels=32, num_convs=1),
     "RetinaNet": lambda k: RetinaNet(backbone(), k, channels=32),
     "SSDLite320": lambda k: SSDLite320(backbone(), k, extra_channels=(16, 16, 16, 16)),
+    "FocalSSDLite320": lambda k: FocalSSDLite320(backbone(), k),
     "UPerHead": lambda k: segmentor("UPerHead", k),
     "SegmenterMaskTransformerHead": lambda k: segmentor("SegmenterMaskTransformerHead", k),
 }

@@ -1,6 +1,7 @@
 """Detectors: parity with torchvision's own models, losses and boxes in original pixels."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,15 +16,16 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from attention import CoordinateAttention
 from backbones import Backbone, MobileNetV2, ResNet
-from tasks.detectors import FCOS, Detector, RetinaNet, SSDLite320
+from tasks.detectors import FCOS, Detector, FocalSSDLite320, RetinaNet, SSDLite320
 from tasks.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 K = 5
 BUILDERS: dict[str, Callable[[], Detector]] = {
     "retinanet": lambda: RetinaNet(MobileNetV2(0.25), K, channels=32),
     "fcos": lambda: FCOS(MobileNetV2(0.25), K, channels=32, num_convs=1),
-    "fcos_small": lambda: FCOS(ResNet(18), K, channels=32, num_convs=1, extra_levels=0),
+    "fcos_small": lambda: FCOS(ResNet(18), K, channels=32, num_convs=1, coarsest_stride=32),
     "ssdlite": lambda: SSDLite320(MobileNetV2(0.25, CoordinateAttention, last_conv=True), K),
+    "focal_ssdlite": lambda: FocalSSDLite320(MobileNetV2(0.25, CoordinateAttention, last_conv=True), K),
 }
 
 
@@ -80,7 +82,7 @@ def test_image_without_objects_is_a_negative(name: str) -> None:
 def test_detections_are_inside_the_original_image_and_ordered(name: str) -> None:
     torch.manual_seed(0)
     model = BUILDERS[name]().eval()
-    model.score_thresh = 0.0
+    model.selection = replace(model.selection, score_threshold=0.0)
     with torch.no_grad():
         found = model(make_batch([(96, 128), (128, 100)], [[], []], (128, 128), scale=0.5))
     for detections, (height, width) in zip(found, [(192, 256), (256, 200)], strict=True):
@@ -147,7 +149,7 @@ class TestHalfPrecision:
         torch.manual_seed(0)
         plugin = HalfPrecision("bf16-true")
         model = plugin.convert_module(BUILDERS[name]().eval())
-        model.score_thresh = 0.0
+        model.selection = replace(model.selection, score_threshold=0.0)
         with torch.no_grad(), plugin.forward_context():
             found = model(make_batch([(96, 128)] * 2, [[], []], (128, 128), scale=0.1))
         boxes = found[0]["boxes"]
@@ -224,7 +226,7 @@ def test_ssdlite_parameters_of_the_specification() -> None:
 def test_ssdlite_maps_have_the_published_sizes() -> None:
     model = SSDLite320(MobileNetV2(0.25, last_conv=True), K).eval()
     with torch.no_grad():
-        maps = model.pyramid(model.backbone(torch.zeros(1, 3, 320, 320)))
+        maps = model.neck(model.backbone(torch.zeros(1, 3, 320, 320)))
     assert [feature.shape[-1] for feature in maps] == [20, 10, 5, 3, 2, 1]
 
 
@@ -247,9 +249,9 @@ class OtherStrides(Backbone):
     ("strides", "scales"),
     [
         ((4, 8, 16, 32), (8, 16, 32, 64, 128)),
-        ((16,), (16, 32, 64)),
+        ((16,), (8, 16, 32, 64, 128)),
         ((8, 32), (8, 32, 64, 128)),
-        ((8, 8), (8, 16, 32, 64)),
+        ((8, 8), (8, 16, 32, 64, 128)),
     ],
 )
 @pytest.mark.parametrize("kind", [FCOS, RetinaNet])
@@ -268,8 +270,8 @@ def test_wrong_arguments_are_refused() -> None:
             kind(OtherStrides(2, 4), K)
     with pytest.raises(ValueError, match="multiple of 32"):
         FCOS(MobileNetV2(0.25), K, channels=100)
-    with pytest.raises(ValueError, match="extra_levels"):
-        RetinaNet(MobileNetV2(0.25), K, extra_levels=1)
+    with pytest.raises(ValueError, match="extra='p6' is unknown"):
+        RetinaNet(MobileNetV2(0.25), K, extra_levels="p6")
     with pytest.raises(ValueError, match="strides"):
         SSDLite320(MobileNetV2(0.25, output_stride=16), K)
 
