@@ -106,7 +106,7 @@ class AnnotationFile:
 
     def _find_unusable_masks(self, source: Path, write: WriteBytes) -> Mapping[str, Column]:
         """Rows of all annotations of the file without a mask, whatever `max_images`."""
-        arrays, blob = self._columns.arrays, memoryview(self._blob)
+        arrays, blob = self._columns.arrays, self._blob.data
         ends = arrays["segmentation_starts"] + arrays["segmentation_lengths"]
         texts = [slice(*edges) for edges in zip(arrays["segmentation_starts"].tolist(), ends.tolist(), strict=True)]
         edges = arrays["first"].tolist()

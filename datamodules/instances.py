@@ -71,7 +71,8 @@ def draw_mask(segmentation: Any, size: Size, window: Window) -> Patch:
         window: How the image is augmented.
     """
     if isinstance(segmentation, list):
-        return _fill([window.move(corners) for corners in _usable(segmentation, size)], window.size)
+        patch = _fill([window.move(corners) for corners in _usable(segmentation, size)], window.size)
+        return _cut(patch, *(_inside(nearest, 0, side) for nearest, side in zip(window.nearest(), size, strict=True)))
     return _resample(encode_mask(segmentation, size), window)
 
 
@@ -105,7 +106,7 @@ def _fill(polygons: list[NDArray[np.float64]], size: Size) -> Patch:
     right, bottom = (ceil(most) + 1 for most in corners.max(axis=0).tolist())
     height, width = min(bottom, size[0]) - top, min(right, size[1]) - left
     if height < 1 or width < 1:
-        return _nothing()
+        return Patch(0, 0, np.zeros((0, 0), np.uint8))
     offset = np.array([left, top])
     moved = [
         np.where(offset > 0, (np.floor(_GRID * of_one + 0.5) - _GRID * offset) / _GRID, of_one) for of_one in polygons
@@ -122,18 +123,22 @@ def _resample(code: RLE, window: Window) -> Patch:
     """Takes the nearest pixels of a mask, where it is."""
     left, top, width, height = coco_mask.toBbox(code).astype(int).tolist()
     rows, columns = window.nearest()
-    above, before = rows - top, columns - left
-    (inside_rows,) = np.nonzero((above >= 0) & (above < height))
-    (inside_columns,) = np.nonzero((before >= 0) & (before < width))
-    if len(inside_rows) == 0 or len(inside_columns) == 0:
-        return _nothing()
-    part = coco_mask.decode(code)[top : top + height, left : left + width]
-    pixels = part[np.ix_(above[inside_rows], before[inside_columns])]
-    return Patch(int(inside_rows[0]), int(inside_columns[0]), pixels)
+    down, across = _inside(rows, top, height), _inside(columns, left, width)
+    mask = coco_mask.decode(code)[top : top + height, left : left + width]
+    return Patch(down.start, across.start, mask[np.ix_(rows[down] - top, columns[across] - left)])
 
 
-def _nothing() -> Patch:
-    return Patch(0, 0, np.zeros((0, 0), np.uint8))
+def _inside(nearest: NDArray[np.intp], start: int, length: int) -> slice:
+    """The pixels of an axis of the output whose nearest ones are `length` of the image from `start` on."""
+    (inside,) = np.nonzero((nearest >= start) & (nearest < start + length))
+    return slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0)
+
+
+def _cut(patch: Patch, rows: slice, columns: slice) -> Patch:
+    """What of a patch lies in some rows and columns of the frame: a polygon may leave the image, a mask does not."""
+    top, left = max(patch.top, rows.start), max(patch.left, columns.start)
+    below, behind = max(rows.stop - patch.top, 0), max(columns.stop - patch.left, 0)
+    return Patch(top, left, patch.pixels[top - patch.top : below, left - patch.left : behind])
 
 
 class _Code(msgspec.Struct, gc=False):
@@ -144,7 +149,7 @@ class _Code(msgspec.Struct, gc=False):
 _DECODER = msgspec.json.Decoder(list[list[float]] | _Code)
 
 
-def is_usable(text: bytes, size: Size) -> bool:
+def is_usable(text: bytes | memoryview, size: Size) -> bool:
     """Whether the json text of a segmentation is that of a mask of an image of a height and width.
 
     That is: polygons, at least one of three corners or more; or a run-length code of the image's size with as many
