@@ -16,7 +16,7 @@ from datamodules.errors import DataError
 from datamodules.geometry import ResizeAndCrop
 from datamodules.image_dataset import to_tensor
 from datamodules.images import check_inside, read_image
-from datamodules.instances import draw_mask, encode_mask, stack_masks
+from datamodules.instances import draw_masks, encode_mask, stack_masks
 from datamodules.resampling import Window
 from datamodules.sampling import SampleKey, seed_transforms
 
@@ -103,7 +103,7 @@ class COCODataset(Dataset[Sample]):
         masks = {}
         if self.masks and self.training:
             window, size = self.geometry.window, tuple(file.sizes[image].tolist())
-            patches = [draw_mask(file.segmentation(where.start + row), size, window) for row in rows.tolist()]
+            patches = draw_masks(map(file.segmentation, where.start + rows), size, window)
             seen = [place for place, patch in enumerate(patches) if patch.pixels.any()]
             boxes, rows = boxes[seen], rows[seen]
             masks["masks"] = torch.from_numpy(stack_masks([patches[place] for place in seen], window.size))

@@ -5,7 +5,7 @@ No mask is ever warped at the size of the image. The corners of a polygon are mo
 once, and the part that it covers takes the nearest pixels. Of both only the rectangle that the object covers is made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import ceil, floor
 from typing import Any, NamedTuple, TypedDict
 
@@ -62,18 +62,23 @@ def encode_mask(segmentation: Any, size: Size) -> RLE:
     return {"size": list(size), "counts": segmentation["counts"].encode()}
 
 
-def draw_mask(segmentation: Any, size: Size, window: Window) -> Patch:
-    """Draws the mask of an annotation in the frame of an augmented image.
+def draw_masks(segmentations: Iterable[Any], size: Size, window: Window) -> list[Patch]:
+    """Draws the masks of annotations in the frame of an augmented image.
 
     Args:
-        segmentation: Polygons or a run-length code as in the file, which `is_usable`.
+        segmentations: Polygons or run-length codes as in the file, which are `is_usable`.
         size: Height and width of the image.
         window: How the image is augmented.
     """
-    if isinstance(segmentation, list):
-        patch = _fill([window.move(corners) for corners in _usable(segmentation, size)], window.size)
-        return _cut(patch, *(_inside(nearest, 0, side) for nearest, side in zip(window.nearest(), size, strict=True)))
-    return _resample(encode_mask(segmentation, size), window)
+    rows, columns = window.nearest()
+    image = _inside(rows, 0, size[0]), _inside(columns, 0, size[1])
+
+    def draw(segmentation: Any) -> Patch:
+        if isinstance(segmentation, list):
+            return _cut(_fill([window.move(corners) for corners in _usable(segmentation, size)], window.size), *image)
+        return _resample(encode_mask(segmentation, size), rows, columns)
+
+    return [draw(segmentation) for segmentation in segmentations]
 
 
 def stack_masks(patches: Sequence[Patch], size: Size) -> NDArray[np.uint8]:
@@ -119,10 +124,9 @@ def _filled(polygons: list[NDArray[np.float64]], size: Size) -> RLE:
     return coco_mask.merge(coco_mask.frPyObjects([of_one.ravel() for of_one in polygons], *size))
 
 
-def _resample(code: RLE, window: Window) -> Patch:
+def _resample(code: RLE, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> Patch:
     """Takes the nearest pixels of a mask, where it is."""
     left, top, width, height = coco_mask.toBbox(code).astype(int).tolist()
-    rows, columns = window.nearest()
     down, across = _inside(rows, top, height), _inside(columns, left, width)
     mask = coco_mask.decode(code)[top : top + height, left : left + width]
     return Patch(down.start, across.start, mask[np.ix_(rows[down] - top, columns[across] - left)])

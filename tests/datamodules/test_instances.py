@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from datamodules import DetectionPipeline, FixedSize, MultiScaleCrop, ShorterSide, SSDCrop
 from datamodules.coco_annotations import AnnotationFile
 from datamodules.coco_dataset import COCODataset
-from datamodules.instances import draw_mask, encode_mask, is_usable, stack_masks
+from datamodules.instances import draw_masks, encode_mask, is_usable, stack_masks
 from datamodules.resampling import Window, crop_of_resized, resample_mask, whole
 from datamodules.sampling import SampleKey
 
@@ -211,7 +211,7 @@ def test_polygons_are_pycocotools_picture_of_the_moved_corners(size: tuple[int, 
     for number in range(60):
         polygons = [star(draw, *size) for _ in range(1 + number % 3)]
         corners = [moved(np.reshape(polygon, (-1, 2)), window).ravel().tolist() for polygon in polygons]
-        (mask,) = stack_masks([draw_mask(polygons, size, window)], window.size)
+        (mask,) = stack_masks(draw_masks([polygons], size, window), window.size)
         assert (mask == reference_mask(corners, *window.size) & image).all()
         compared += int(mask.any())
     assert compared > 20
@@ -222,12 +222,14 @@ def test_pieces_that_cover_nothing_are_left_out() -> None:
     plain, window = encode_mask([square], (40, 50)), whole((40, 50), (80, 100))
     for more in ([1.0, 2.0, 30.0, 39.0], [], [1.0, 2.0, 30.0, 39.0, 2.0, 7.0, 3.0]):
         assert encode_mask([more, square], (40, 50)) == plain
-        assert draw_mask([more, square], (40, 50), window).pixels.sum() == 40 * 40
+        (patch,) = draw_masks([[more, square]], (40, 50), window)
+        assert patch[:2] == (20, 20) and patch.pixels.sum() == 40 * 40
 
 
 def test_corners_far_outside_cost_no_memory() -> None:
     far = [-1e12, -1e12, 1e12, -1e12, 1e12, 1e12, -1e12, 1e12]
-    assert draw_mask([far], (40, 50), whole((40, 50), (80, 100))).pixels.all()
+    (mask,) = stack_masks(draw_masks([[far]], (40, 50), whole((40, 50), (80, 100))), (80, 100))
+    assert mask.all()
     assert coco_mask.area(encode_mask([far], (40, 50))) == 40 * 50
 
 
