@@ -29,12 +29,15 @@ from datamodules import FixedSize, RandomRatioCrop, ShorterSide
 from datamodules.collate import pad_images
 from datamodules.image_dataset import to_tensor
 from datamodules.images import list_images, read_image
+from datamodules.instances import draw_masks, stack_masks
 from datamodules.pipelines import Pipeline
+from datamodules.resampling import Window, whole
 from datamodules.sampling import SampleKey, seed_transforms
 
 GOALS = {
     "shorter side 800": {"torchvision": 15.0, "albumentations": 2.0},
     "large-scale jitter 1024": {"torchvision": 1.7, "albumentations": 1.1},
+    "instance masks, shorter side 800": {"torchvision": 5.0},
     "segmentation crop 512": {"torchvision": 5.0, "mmsegmentation": 3.0, "albumentations": 1.3},
 }
 """How many times as many images per second as each peer."""
@@ -43,7 +46,7 @@ Item = TypeVar("Item")
 
 
 def take_photographs(paths: list[Path]) -> list[Photograph]:
-    """Decodes photographs and gives them 7 random boxes, COCO's average, and a mask of random blocks."""
+    """Decodes photographs and gives them 7 random boxes, COCO's average, with polygons, and a mask of random blocks."""
     random, photographs = np.random.default_rng(0), []
     for path in paths:
         image = read_image(path)
@@ -51,14 +54,21 @@ def take_photographs(paths: list[Path]) -> list[Photograph]:
         corners = np.sort(random.random((7, 2, 2)), axis=1) * [width - 2, height - 2] + [[[0, 0], [2, 2]]]
         blocks = random.integers(0, 20, (6, 8), dtype=np.uint8)
         mask = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        photographs.append(Photograph(image, corners.reshape(7, 4).astype(np.float32), mask))
+        boxes = corners.reshape(7, 4).astype(np.float32)
+        photographs.append(Photograph(image, boxes, mask, [draw_polygon(random, box) for box in boxes]))
     return photographs
+
+
+def draw_polygon(random: np.random.Generator, box: NDArray[np.float32]) -> list[list[float]]:
+    """A segmentation as in COCO's file: one outline of 23 corners, COCO's average, in a box."""
+    angles, radii = np.sort(random.uniform(0, 2 * np.pi, 23)), random.uniform(0.6, 1, 23)
+    circle = 0.5 + 0.5 * radii[:, None] * np.column_stack([np.cos(angles), np.sin(angles)])
+    return [np.round(box[:2] + circle * (box[2:] - box[:2]), 2).ravel().tolist()]
 
 
 def augment_for_detection(pipeline: Pipeline) -> Run:
     """What a worker does between decoding and collating, and the padding to a fixed frame."""
-    params = A.BboxParams("pascal_voc", label_fields=["row"], clip=True, min_width=1, min_height=1)
-    chain = A.Compose(pipeline.training(), bbox_params=params)
+    chain = detection_chain(pipeline)
 
     def run(photo: Photograph) -> object:
         seed_transforms(chain, 0, next_key())
@@ -66,6 +76,28 @@ def augment_for_detection(pipeline: Pipeline) -> Run:
         return padded(to_tensor(augmented["image"]), pipeline.frame)
 
     return run
+
+
+def augment_for_instances(pipeline: Pipeline) -> Run:
+    """The same with the mask of each object, from polygons."""
+    chain = detection_chain(pipeline)
+
+    def run(photo: Photograph) -> object:
+        seed_transforms(chain, 0, next_key())
+        augmented = chain(image=photo.image, bboxes=photo.boxes, row=np.arange(len(photo.boxes)))
+        window = chain.transforms[0].window
+        segmentations = [photo.polygons[int(row)] for row in augmented["row"]]
+        patches = draw_masks(segmentations, photo.image.shape[:2], window)
+        masks = stack_masks([patch for patch in patches if patch.pixels.any()], window.size)
+        return to_tensor(augmented["image"]), torch.from_numpy(masks)
+
+    return run
+
+
+def detection_chain(pipeline: Pipeline) -> A.Compose:
+    """The training transforms, with boxes as `datamodules.COCO` has them."""
+    params = A.BboxParams("pascal_voc", label_fields=["row"], clip=True, min_width=1, min_height=1)
+    return A.Compose(pipeline.training(), bbox_params=params)
 
 
 def augment_for_segmentation(pipeline: Pipeline) -> Run:
@@ -107,6 +139,10 @@ def variants() -> dict[str, dict[str, Run]]:
             "torchvision": peers.torchvision_large_scale_jitter(),
             "albumentations": peers.albumentations_large_scale_jitter(),
         },
+        "instance masks, shorter side 800": {
+            "ours": augment_for_instances(ShorterSide((800,), 1333)),
+            "torchvision": peers.torchvision_instances(),
+        },
         "segmentation crop 512": {
             "ours": augment_for_segmentation(RandomRatioCrop()),
             "torchvision": peers.torchvision_segmentation(),
@@ -128,6 +164,21 @@ def check_equality(photographs: list[Photograph]) -> None:
             difference = np.abs(ours.astype(int) - theirs).mean()
             if difference > 1:
                 raise AssertionError(f"mean difference to the peer {difference:.2f} grey levels, expected at most 1")
+        check_masks(photo, whole(photo.image.shape[:2], ours.shape[:2]))
+
+
+def check_masks(photo: Photograph, window: Window) -> None:
+    """Polygons that are drawn in the frame, and those that are drawn in the image and resized, differ at edges only."""
+    ours = stack_masks(draw_masks(photo.polygons, photo.image.shape[:2], window), window.size)
+    theirs = v2.functional.resize(peers.torchvision_masks(photo), list(window.size)).numpy()
+    for mask, other, polygons in zip(ours, theirs, photo.polygons, strict=True):
+        outline = window.move(np.reshape(polygons[0], (-1, 2)))
+        length = np.linalg.norm(outline - np.roll(outline, 1, axis=0), axis=1).sum()
+        most = length * max(window.size[0] / window.height, 1) + 4
+        if np.count_nonzero(mask != other) > most:
+            raise AssertionError(
+                f"{np.count_nonzero(mask != other)} pixels of a mask differ, expected at most {most:.0f}"
+            )
 
 
 def time_decoders(paths: list[Path]) -> dict[str, list[float]]:

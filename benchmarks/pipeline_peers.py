@@ -15,6 +15,7 @@ from albumentations.pytorch import ToTensorV2
 from mmcv.transforms import RandomFlip, RandomResize
 from mmseg.datasets.transforms import PackSegInputs, PhotoMetricDistortion, RandomCrop
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -28,11 +29,13 @@ class Photograph(NamedTuple):
         image: (H, W, 3) RGB.
         boxes: (N, 4) xyxy in pixels.
         mask: (H, W) labels.
+        polygons: A segmentation of each box, as in COCO's file.
     """
 
     image: NDArray[np.uint8]
     boxes: NDArray[np.float32]
     mask: NDArray[np.uint8]
+    polygons: list[list[list[float]]]
 
 
 Run = Callable[[Photograph], object]
@@ -48,6 +51,18 @@ def torchvision_large_scale_jitter() -> Run:
     return _torchvision_detection(v2.ScaleJitter((1024, 1024), (0.1, 2.0)), v2.RandomCrop(1024, pad_if_needed=True))
 
 
+def torchvision_instances() -> Run:
+    """Shorter side 800, longest 1333, with the masks of its reference recipe: drawn in the image, then resized."""
+    return _torchvision_detection(v2.Resize(800, max_size=1333), masks=True)
+
+
+def torchvision_masks(photo: Photograph) -> tv_tensors.Mask:
+    """(N, H, W) masks of a photograph's polygons."""
+    size = photo.image.shape[:2]
+    masks = [coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(of_one, *size))) for of_one in photo.polygons]
+    return tv_tensors.Mask(torch.from_numpy(np.stack(masks)))
+
+
 def torchvision_segmentation() -> Run:
     """Shorter side 256..1024, crop 512; without a condition on its classes."""
     fill: dict[Any, int] = {tv_tensors.Image: 0, tv_tensors.Mask: 255}
@@ -58,13 +73,14 @@ def torchvision_segmentation() -> Run:
     return lambda photo: chain(_torchvision_image(photo), tv_tensors.Mask(torch.from_numpy(photo.mask)))
 
 
-def _torchvision_detection(*transforms: v2.Transform) -> Run:
+def _torchvision_detection(*transforms: v2.Transform, masks: bool = False) -> Run:
     chain = v2.Compose([*transforms, v2.RandomHorizontalFlip(), *_as_floats(), v2.SanitizeBoundingBoxes()])
 
     def run(photo: Photograph) -> object:
         size = photo.image.shape[:2]
         boxes = tv_tensors.BoundingBoxes(torch.from_numpy(photo.boxes), format="XYXY", canvas_size=size)
-        return chain(_torchvision_image(photo), {"boxes": boxes, "labels": torch.arange(len(boxes))})
+        target = {"boxes": boxes, "labels": torch.arange(len(boxes))}
+        return chain(_torchvision_image(photo), target | ({"masks": torchvision_masks(photo)} if masks else {}))
 
     return run
 

@@ -16,6 +16,7 @@ from datamodules.errors import DataError
 from datamodules.pipelines import (
     DetectionPipeline,
     FixedSize,
+    MultiScaleCrop,
     RandomRatioCrop,
     SegmentationPipeline,
     ShorterSide,
@@ -28,6 +29,7 @@ __all__ = [
     "DataError",
     "DetectionPipeline",
     "FixedSize",
+    "MultiScaleCrop",
     "RandomRatioCrop",
     "SSDCrop",
     "SegmentationPipeline",

@@ -70,12 +70,13 @@ def cache_folder() -> Path:
     return Path(xdg if os.path.isabs(xdg) else os.path.expanduser("~/.cache")) / "attndense"
 
 
-def load_columns(source: Path, build: Build) -> Columns:
+def load_columns(source: Path, build: Build, kind: str = "") -> Columns:
     """The columns of a file: mapped from the cache where it holds them, else built, stored and mapped.
 
     Args:
         source: The annotation file.
         build: Makes its columns.
+        kind: Name of columns that not every run needs and that are stored by themselves.
 
     Raises:
         DataError: The file cannot be read, or changes while it is being read.
@@ -83,7 +84,7 @@ def load_columns(source: Path, build: Build) -> Columns:
     folder = cache_folder()
     before = stamp(source)
     digest = content_digest(source, folder / "sources")
-    entry = folder / f"{digest}-{FORMAT}.columns"
+    entry = folder / f"{digest}-{FORMAT}{kind}.columns"
 
     def unchanging(source: Path, write: WriteBytes) -> Mapping[str, Column]:
         """Builds, and raises before columns of other content are stored under this digest."""

@@ -118,10 +118,16 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         Raises:
             DataError: They do not.
         """
-        height, width = self.image_size
-        images = self.val_batch_size + (self.batch_size if stage == "fit" else 0)
+        batches = self.val_batch_size * self.sample_bytes(training=False)
+        if stage == "fit":
+            batches += self.batch_size * self.sample_bytes(training=True)
         processes = self.trainer.num_devices if self.trainer else 1
-        check_shared_memory(images * self.bytes_per_pixel * height * width, self.num_workers, processes)
+        check_shared_memory(int(batches), self.num_workers, processes)
+
+    def sample_bytes(self, training: bool) -> float:
+        """Bytes of a sample of a typical size."""
+        height, width = self.image_size
+        return self.bytes_per_pixel * height * width
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training batches: what the epoch has not seen. In order, under `overfit_batches`."""

@@ -2,25 +2,23 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import albumentations as A
 import numpy as np
-import torch
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.base import VisionDataModule
 from datamodules.class_names import ClassList, match_classes, renumbering
-from datamodules.coco_annotations import AnnotationFile, clipped_corners
+from datamodules.coco_annotations import AnnotationFile
+from datamodules.coco_dataset import COCODataset, Sample
 from datamodules.collate import collate_images
 from datamodules.errors import DataError
-from datamodules.image_dataset import ImageDataset, to_tensor
-from datamodules.images import check_inside, read_image
+from datamodules.image_dataset import ImageDataset
 from datamodules.pipelines import DetectionPipeline, ShorterSide
-from datamodules.sampling import SampleKey, seed_transforms
-
-Sample = dict[str, Any]
+from datamodules.shared_memory import PREFETCHED
 
 
 class COCO(VisionDataModule):
@@ -35,8 +33,15 @@ class COCO(VisionDataModule):
     - `targets`: B dictionaries with `image_id`, `file_name` (the path), `original_size` (2,) height and width, and
       `boxes` (N, 4) float32 xyxy in pixels of the resized image, `labels` (N,) int64 in 0..K-1, `area` (N,) in pixels
       of the original image, `iscrowd` (N,). Crowd regions and boxes without area are left out: no detector learns
-      from them. In validation `ground_truth` holds every annotation as it stands in the file (boxes xywh in original
-      pixels), crowd regions included, for the metric.
+      from them. Training targets have the boxes of the former as `crowd` (C, 4) float32, also clipped to the resized
+      image, and with `masks` those of the objects as `masks` (N, h, w) uint8 0 or 1, where h and w are the image's
+      `size`. In validation `ground_truth` holds every annotation as it stands in the file (boxes xywh in original
+      pixels), crowd regions included, for the metric; with `masks` also `masks`, M run-length codes `{"size": [H, W],
+      "counts": bytes}` of the original image.
+
+    A training image keeps an object as long as a box of at least one pixel is left of it in the frame and, with
+    `masks`, a pixel of its mask. Its box is what is left of the annotated one, as in torchvision and MMDetection; it is
+    not drawn anew around what is left of the mask.
 
     Args:
         root: Folder of the data set.
@@ -52,6 +57,10 @@ class COCO(VisionDataModule):
         max_images: Use only the images with the lowest ids of each split, to try things out or to overfit.
         group_by_orientation: Make every training step of landscape or of portrait images, which then need less
             padding. The images left over at the end of an epoch are mixed.
+        masks: Read the masks of the objects, too, for detectors that learn them. The command line takes it from the
+            detector.
+        empty_images: Keep training images without any object to learn from, as negatives, or drop them, as torchvision
+            and MMDetection do.
         follow_links: Read images through links that lead out of their folder, as where a data set is links to shared
             storage; otherwise such an image is an error.
         images: Image, folder or glob that `predict` runs on, instead of the validation split.
@@ -75,6 +84,8 @@ class COCO(VisionDataModule):
         num_workers: int = 2,
         max_images: int | None = None,
         group_by_orientation: bool = False,
+        masks: bool = False,
+        empty_images: Literal["keep", "drop"] = "keep",
         follow_links: bool = True,
         images: str | None = None,
         class_names: list[str] | None = None,
@@ -91,6 +102,7 @@ class COCO(VisionDataModule):
         self.val_images, self.val_annotations = val_images, val_annotations
         self.pipeline = pipeline or ShorterSide()
         self.group_by_orientation, self.follow_links = group_by_orientation, follow_links
+        self.masks, self.empty_images = masks, empty_images
         self._given_category_ids = category_ids
 
     @property
@@ -124,11 +136,30 @@ class COCO(VisionDataModule):
 
     @cached_property
     def _training(self) -> AnnotationFile:
-        return AnnotationFile(self.root / self.train_annotations, self.max_images)
+        return self._open(self.train_annotations)
 
     @cached_property
     def _validation(self) -> AnnotationFile:
-        return AnnotationFile(self.root / self.val_annotations, self.max_images)
+        return self._open(self.val_annotations)
+
+    def _open(self, annotations: str) -> AnnotationFile:
+        file = AnnotationFile(self.root / annotations, self.max_images)
+        if self.masks:
+            file.check_masks()
+        return file
+
+    @cached_property
+    def _training_images(self) -> NDArray[np.intp]:
+        """Places in the training file of the images that are trained on; says once how many are not."""
+        file = self._training
+        if self.empty_images == "keep":
+            return np.arange(len(file))
+        kept = np.flatnonzero(file.objects())
+        if len(kept) == 0:
+            raise DataError(f"{file.path} has no object in any image; keep them (--data.empty_images keep)")
+        if dropped := len(file) - len(kept):
+            rank_zero_info(f"{file.path}: {dropped} of {len(file)} images have no object and are left out of training")
+        return kept
 
     def _labels(self, file: AnnotationFile) -> NDArray[np.int64]:
         """Label that the model has for each class of a file."""
@@ -137,24 +168,60 @@ class COCO(VisionDataModule):
 
     def train_dataset(self) -> Dataset[Sample]:
         """The training split, augmented."""
-        return self._split(self.train_images, self._training, self.pipeline.training(), training=True)
+        transforms, images = self.pipeline.training(), self._training_images
+        return self._split(self.train_images, self._training, transforms, training=True, images=images)
 
     def val_dataset(self) -> Dataset[Sample]:
         """The validation split with its ground truth."""
         return self._split(self.val_images, self._validation, self.pipeline.evaluation(), training=False)
 
     def _split(
-        self, images: str, annotations: AnnotationFile, transforms: list[A.BasicTransform], training: bool
-    ) -> "COCODataset":
-        labels = self._labels(annotations)
-        folder = self.root / images
-        return COCODataset(folder, annotations, labels, transforms, self.seed, training, self.follow_links)
+        self,
+        folder: str,
+        annotations: AnnotationFile,
+        transforms: list[A.BasicTransform],
+        training: bool,
+        images: NDArray[np.intp] | None = None,
+    ) -> COCODataset:
+        return COCODataset(
+            self.root / folder,
+            annotations,
+            self._labels(annotations),
+            transforms,
+            self.seed,
+            training,
+            self.follow_links,
+            self.masks,
+            images,
+        )
+
+    def setup(self, stage: str) -> None:
+        """Looks for missing masks in both splits, and whether batches fit into memory, before any step.
+
+        Raises:
+            DataError: A mask is missing, or batches do not fit.
+        """
+        if self.masks and stage == "fit":
+            _ = self._training, self._validation
+        super().setup(stage)
+
+    def sample_bytes(self, training: bool) -> float:
+        """Bytes of a sample of a typical size; with masks, of so many objects as all prefetched ones have at most.
+
+        That is the mean over the training split, and three times the spread of the mean of so many images.
+        """
+        of_image = super().sample_bytes(training)
+        if not (self.masks and training):
+            return of_image
+        objects = self._training.objects()[self._training_images]
+        images = max(1, self.batch_size * self.num_workers * PREFETCHED)
+        return of_image * (1 + (objects.mean() + 3 * objects.std() / images**0.5) / self.bytes_per_pixel)
 
     def sample_groups(self) -> list[int] | None:
         """0 for landscape, 1 for portrait images, if they shall be kept apart."""
         if not self.group_by_orientation:
             return None
-        sizes = self._training.sizes
+        sizes = self._training.sizes[self._training_images]
         return [int(portrait) for portrait in sizes[:, 0] > sizes[:, 1]]
 
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
@@ -164,96 +231,3 @@ class COCO(VisionDataModule):
     def collate(self, samples: list[Sample], training: bool) -> dict[str, Any]:
         """Pads the images of a batch to one size."""
         return collate_images(samples, self.pipeline.frame, multiple=32)
-
-
-class COCODataset(Dataset[Sample]):
-    """Samples of one split, indexed by `SampleKey`.
-
-    Args:
-        folder: Folder of the images.
-        annotations: The split's annotation file.
-        labels: (K,) label that the model has for each class of the file.
-        transforms: albumentations transforms.
-        seed: The run's seed.
-        training: Leave the ground truth out, which only validation needs.
-        follow_links: Read images through links that lead out of the folder.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        annotations: AnnotationFile,
-        labels: NDArray[np.int64],
-        transforms: list[A.BasicTransform],
-        seed: int,
-        training: bool,
-        follow_links: bool = True,
-    ) -> None:
-        self.folder, self.annotations, self.labels = folder, annotations, labels
-        self.seed, self.training, self.follow_links = seed, training, follow_links
-        self.transforms = A.Compose(transforms, bbox_params=_box_params())
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.annotations)
-
-    @property
-    def paths(self) -> list[Path]:
-        """Image files, in the order of the samples."""
-        return [self.folder / name for name in self.annotations.file_names]
-
-    def __getitem__(self, key: SampleKey) -> Sample:
-        """Reads and augments one image; the result depends on the seed and the key alone."""
-        file = self.annotations
-        path = self.folder / str(file.file_names[key.index])
-        if not self.follow_links:
-            check_inside(self.folder, path)
-        image = read_image(path)
-        height, width = (int(side) for side in file.sizes[key.index])
-        if image.shape[:2] != (height, width):
-            raise DataError(
-                f"{path} is {image.shape[0]} x {image.shape[1]} (height x width), {file.path} says {height} x {width}; "
-                "the boxes would be misplaced"
-            )
-        where = file.of_image(key.index)
-        labels = self.labels[file.labels[where]]
-        corners = clipped_corners(file.boxes[where], file.sizes[key.index])
-        usable = np.flatnonzero((corners[:, 2:] > corners[:, :2]).all(axis=1) & ~file.iscrowd[where])
-        seed_transforms(self.transforms, self.seed, key)
-        augmented = self.transforms(image=image, bboxes=corners[usable], row=usable)
-        rows = np.asarray(augmented["row"], dtype=np.int64)
-        target = {
-            "image_id": int(file.image_ids[key.index]),
-            "file_name": str(path),
-            "original_size": torch.tensor([height, width]),
-            "boxes": torch.as_tensor(np.asarray(augmented["bboxes"]), dtype=torch.float32).reshape(-1, 4),
-            "labels": torch.from_numpy(labels[rows]),
-            "area": torch.from_numpy(file.area[where][rows]),
-            "iscrowd": torch.from_numpy(file.iscrowd[where][rows]),
-        }
-        if not self.training:
-            target["ground_truth"] = {  # copies, because the columns are read-only
-                "image_id": target["image_id"],
-                "original_size": (height, width),
-                "boxes": file.boxes[where].copy(),
-                "labels": labels,
-                "area": file.area[where].copy(),
-                "iscrowd": file.iscrowd[where].copy(),
-            }
-        return {"image": to_tensor(augmented["image"]), "target": target, "key": key}
-
-
-def _box_params() -> A.BboxParams:
-    """Boxes are clipped to the image; what keeps less than one pixel of width or height is dropped with its row.
-
-    albumentations computes in float32, where the two sides of a very thin box can coincide: such boxes are dropped
-    at the start, where it would raise.
-    """
-    return A.BboxParams(
-        format="pascal_voc",
-        label_fields=["row"],
-        clip=True,
-        filter_invalid_bboxes=True,
-        min_width=1.0,
-        min_height=1.0,
-    )

@@ -22,7 +22,12 @@ class ResizeAndCrop(A.DualTransform):
         flip: Probability of a horizontal flip.
         colour: Change of colour, if any. What lies outside the image is left alone.
         fill: RGB colour of what lies outside the image.
+
+    Attributes:
+        window: The one that was drawn last; masks of objects and crowd regions follow it.
     """
+
+    window: Window
 
     def __init__(
         self, flip: float, colour: A.ImageOnlyTransform | None, fill: tuple[int, int, int] = (0, 0, 0)
@@ -57,7 +62,8 @@ class ResizeAndCrop(A.DualTransform):
         boxes = np.asarray(data.get("bboxes", ()), np.float32)
         boxes = boxes.reshape(len(boxes), -1)[:, :4] * [width, height, width, height] if len(boxes) else _NO_BOXES
         window = self.draw_window((height, width), data.get("mask"), boxes)
-        return {"window": window._replace(mirrored=self.py_random.random() < self.flip)}
+        self.window = window._replace(mirrored=self.py_random.random() < self.flip)
+        return {"window": self.window}
 
     def apply(self, img: NDArray[np.uint8], window: Window, **params: Any) -> NDArray[np.uint8]:
         """Resizes, crops, flips and recolours the image."""
@@ -114,6 +120,49 @@ class ResizeShorterSide(ResizeAndCrop):
     def draw_window(self, size: Size, mask: NDArray[np.uint8] | None, boxes: NDArray[np.float32]) -> Window:
         """The whole image at the drawn length."""
         return whole(size, shorter_side_size(size, self.py_random.choice(self.shorter), self.longest))
+
+
+class ResizeOrCropAndResize(ResizeAndCrop):
+    """One of two with equal probability: a resize by the shorter side; or a resize, a random crop and that resize.
+
+    The multi-scale crop of DETR (arXiv 2005.12872) in MMDetection's form, which Swin (arXiv 2103.14030) trains with.
+    The three steps of the second branch are one window: what they round to whole pixels is rounded here, too (the sizes
+    of both resizes, the crop's place and size), and the image is interpolated once instead of twice.
+
+    Args:
+        shorter: Lengths of the shorter side of the output in pixels, drawn uniformly.
+        longest: Limit of the longer side in pixels, in every resize.
+        before: Lengths of the shorter side before the crop, drawn uniformly.
+        crop: Least and greatest side of the crop in pixels; both sides are drawn uniformly, and are no longer than the
+            resized image's. A crop may hold no object.
+        flip: Probability of a horizontal flip.
+        colour: Change of colour, if any.
+    """
+
+    def __init__(
+        self,
+        shorter: list[int],
+        longest: int,
+        before: list[int],
+        crop: tuple[int, int],
+        flip: float = 0.0,
+        colour: A.ImageOnlyTransform | None = None,
+    ) -> None:
+        super().__init__(flip, colour)
+        self.shorter, self.longest, self.before, self.crop = shorter, longest, before, crop
+
+    def draw_window(self, size: Size, mask: NDArray[np.uint8] | None, boxes: NDArray[np.float32]) -> Window:
+        """The whole image, or a part of it, at the drawn length."""
+        window = self._draw_crop(size) if self.py_random.random() < 0.5 else whole(size, size)
+        shorter = self.py_random.choice(self.shorter)
+        return window._replace(size=shorter_side_size(window.size, shorter, self.longest))
+
+    def _draw_crop(self, size: Size) -> Window:
+        """A part of the resized image, in its resolution."""
+        resized = shorter_side_size(size, self.py_random.choice(self.before), self.longest)
+        height, width = (self.py_random.randint(*(min(side, limit) for limit in self.crop)) for side in resized)
+        top, left = self.py_random.randint(0, resized[0] - height), self.py_random.randint(0, resized[1] - width)
+        return crop_of_resized(size, resized, top, left, (height, width))
 
 
 class ScaleJitterCrop(ResizeAndCrop):

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import albumentations as A
 
 from datamodules.errors import DataError
-from datamodules.geometry import RatioCrop, ResizeShorterSide, ScaleJitterCrop
+from datamodules.geometry import RatioCrop, ResizeOrCropAndResize, ResizeShorterSide, ScaleJitterCrop
 from datamodules.photometric import PhotoMetricDistortion
 from datamodules.resampling import Size
 from datamodules.zoom_and_crop import ZoomAndCrop
@@ -35,7 +35,11 @@ class Pipeline(ABC):
 
 
 class DetectionPipeline(Pipeline):
-    """A pipeline that keeps boxes aligned; base of those that `datamodules.COCO` takes."""
+    """A pipeline that keeps boxes aligned; base of those that `datamodules.COCO` takes.
+
+    Of its transforms exactly one moves pixels, a `datamodules.geometry.ResizeAndCrop`: crowd regions and masks follow
+    its window. Others may change colours.
+    """
 
 
 class SegmentationPipeline(Pipeline):
@@ -68,6 +72,50 @@ class ShorterSide(DetectionPipeline):
     def training(self) -> list[A.BasicTransform]:
         """Resize, flip, colour."""
         return [ResizeShorterSide(self.shorter, self.longest, self.flip, _colour(self.photometric))]
+
+    def evaluation(self) -> list[A.BasicTransform]:
+        """Resize."""
+        return [ResizeShorterSide([max(self.shorter)], self.longest)]
+
+
+class MultiScaleCrop(DetectionPipeline):
+    """Swin's multi-scale training: a resize by the shorter side, or at random a crop between two resizes.
+
+    The recipe of Swin and ELSA-Swin for Mask R-CNN and Cascade Mask R-CNN, 1x and 3x. Evaluation resizes the shorter
+    side to the largest length.
+
+    Args:
+        shorter: Lengths of the shorter side of the input in pixels; training draws one, evaluation takes the largest.
+        longest: Limit of the longer side in pixels.
+        before_crop: Lengths of the shorter side that half of the training images get before they are cropped.
+        crop: Least and greatest side of the crop in pixels; each side is drawn by itself.
+        flip: Probability of a horizontal flip in training.
+        photometric: Distort brightness, contrast and colour in training.
+    """
+
+    def __init__(
+        self,
+        shorter: tuple[int, ...] = tuple(range(480, 801, 32)),
+        longest: int = 1333,
+        before_crop: tuple[int, ...] = (400, 500, 600),
+        crop: tuple[int, int] = (384, 600),
+        flip: float = 0.5,
+        photometric: bool = False,
+    ) -> None:
+        for name, lengths in (("shorter", shorter), ("before_crop", before_crop)):
+            if not lengths:
+                raise DataError(f"{name} is (), expected at least one length in pixels")
+        _check_positive(shorter=min(shorter), longest=longest, before_crop=min(before_crop), crop=min(crop))
+        _check_range("crop", crop)
+        _check_share("flip", flip)
+        self.shorter, self.longest, self.before_crop, self.crop = list(shorter), longest, list(before_crop), crop
+        self.flip, self.photometric = flip, photometric
+        self.image_size = (max(shorter), longest)
+
+    def training(self) -> list[A.BasicTransform]:
+        """One of the two branches, flip, colour."""
+        colour = _colour(self.photometric)
+        return [ResizeOrCropAndResize(self.shorter, self.longest, self.before_crop, self.crop, self.flip, colour)]
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Resize."""

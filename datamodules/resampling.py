@@ -33,6 +33,21 @@ class Window(NamedTuple):
     size: Size
     mirrored: bool = False
 
+    def move(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Moves points (..., 2) xy from pixels of the image into pixels of the output; edges count from 0 in both."""
+        scale = self.size[1] / self.width, self.size[0] / self.height
+        moved = (points - (self.left, self.top)) * scale
+        if self.mirrored:
+            moved[..., 0] = self.size[1] - moved[..., 0]
+        return moved
+
+    def nearest(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """The row of the image that is nearest to each row of the output, and the columns; some may lie outside."""
+        height, width = self.size
+        rows = np.floor(self.top + (np.arange(height) + 0.5) * (self.height / height)).astype(np.intp)
+        columns = np.floor(self.left + (np.arange(width) + 0.5) * (self.width / width)).astype(np.intp)
+        return rows, columns[::-1] if self.mirrored else columns
+
 
 def whole(image: Size, size: Size) -> Window:
     """The window that resizes an image to a size."""
@@ -129,10 +144,8 @@ def resample_mask(mask: NDArray[np.uint8], window: Window, fill: int = 255) -> N
     Returns:
         (h, w).
     """
-    (height, width), size = mask.shape, window.size
-    rows = np.floor(window.top + (np.arange(size[0]) + 0.5) * (window.height / size[0])).astype(np.intp)
-    columns = np.floor(window.left + (np.arange(size[1]) + 0.5) * (window.width / size[1])).astype(np.intp)
-    columns = columns[::-1] if window.mirrored else columns
+    height, width = mask.shape
+    rows, columns = window.nearest()
     labels = mask.take(rows, 0, mode="clip").take(columns, 1, mode="clip")
     labels[(rows < 0) | (rows >= height)] = fill
     outside = (columns < 0) | (columns >= width)

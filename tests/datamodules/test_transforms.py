@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from datamodules.coco import COCODataset
 from datamodules.coco_annotations import AnnotationFile
+from datamodules.coco_dataset import COCODataset
 from datamodules.geometry import RatioCrop, fit_size, shorter_side_size
 from datamodules.photometric import PhotoMetricDistortion
 from datamodules.pipelines import DetectionPipeline, FixedSize, RandomRatioCrop, ShorterSide, SSDCrop
