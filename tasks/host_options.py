@@ -31,6 +31,8 @@ class HostOptions:
         norms: What the host's batch normalisations learn; nothing to choose where it has none.
         output_stride: Stride of the last feature map in pixels.
         last_conv: Whether the classification network's last convolution belongs to the last map, in networks with one.
+        tap_expansion: Whether maps are taken inside blocks, behind their expansion, in networks that can: one for all,
+            or one for each name; a name that is not listed keeps the backbone's own.
         drop_path: Probability at which the deepest residual branch is dropped: one for every backbone that has the
             option, or one for each name (`swin_t`); a name that is not listed keeps the backbone's own.
     """
@@ -41,6 +43,7 @@ class HostOptions:
     norms: Literal["train", "eval", "frozen"] | None = None
     output_stride: Literal[8, 16, 32] | None = None
     last_conv: bool | None = None
+    tap_expansion: bool | dict[str, bool] | None = None
     drop_path: float | dict[str, float] | None = None
 
     def asked_of(self, name: str) -> dict[str, Any]:
@@ -48,13 +51,13 @@ class HostOptions:
         asked = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "start"}
         if self.start == "scratch":
             asked["weights"] = None
-        if isinstance(self.drop_path, Mapping):
-            asked["drop_path"] = self.drop_path.get(name)
+        asked = {option: value.get(name) if isinstance(value, Mapping) else value for option, value in asked.items()}
         return {option: value for option, value in asked.items() if value is not None}
 
 
-NOTHING_TO_CHOOSE = ("norms", "drop_path", "last_conv")
-"""A backbone without these has no batch normalisation, no residual branch that is dropped, no such convolution."""
+NOTHING_TO_CHOOSE = ("norms", "drop_path", "last_conv", "tap_expansion")
+"""A backbone without these has no batch normalisation, no residual branch that is dropped, no such convolution, and no
+expansion."""
 
 
 def complete_backbone(

@@ -17,6 +17,7 @@ USE = (
     "out_norms",
     "output_stride",
     "last_conv",
+    "tap_expansion",
     "drop_path",
     "shift_small_maps",
     "shift_together",

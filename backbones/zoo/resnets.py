@@ -93,7 +93,7 @@ def sasa_resnet50(stem: Stem = "conv", **options: Any) -> ResNet:
     return ResNet(50, mixer=StandAloneSelfAttention, stem=stem, **options)
 
 
-_SE8 = partial(SqueezeExcitation, reduction=8)  # the reduction of HaloNet's detectors; the rest: assumption A31
+_SE8 = partial(SqueezeExcitation, reduction=8)  # the reduction of HaloNet's detectors; the rest: assumption A34
 
 
 @zoo_entry()

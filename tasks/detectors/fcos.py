@@ -6,12 +6,13 @@ from torch.nn import functional
 from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
-from torchvision.ops import box_area, generalized_box_iou_loss
+from torchvision.ops import box_area
 
 from backbones import Backbone
 from tasks.class_tensors import ClassRows
 from tasks.detectors.dense import Assignment, DenseDetector, Outputs, require_groups
 from tasks.detectors.focal import BACKGROUND, focal_loss
+from tasks.detectors.giou import giou_loss
 from tasks.detectors.pyramid import ExtraLevels, FeaturePyramid
 from tasks.detectors.selection import Selection
 from tasks.reduction import reduce_mean
@@ -92,7 +93,7 @@ class FCOS(DenseDetector):
         )
         sums = {
             "classification": focal_loss(outputs["cls_logits"], assigned.labels).sum(),
-            "bbox_regression": (generalized_box_iou_loss(decoded, boxes) * positive).sum(),
+            "bbox_regression": (giou_loss(decoded, boxes) * positive).sum(),
             "bbox_ctrness": (entropy * positive).sum(),
         }
         count = reduce_mean(positive.sum())

@@ -43,8 +43,8 @@ class FocalSSDLite320(SSDLite):
         backbone: Its features of stride 16 and 32 are used. `MobileNetV2(last_conv=True)` and
             `MobileNeXt(tap_expansion=True)` are the authors'.
         num_classes: K.
-        extra_blocks: Kind of the extra blocks, with 64 and 128 channels at the end. None for the authors' choice:
-            `sandglass` for MobileNeXt, `inverted_residual` for all others.
+        extra_blocks: Kind of the extra blocks, which have no attention (assumption A33): `inverted_residual`, with 64
+            channels at the end, or `sandglass`, with 128. None for the authors' choice: the second for MobileNeXt.
         pixels: How grey levels are scaled: `imagenet` by ImageNet's mean and deviation, `half` to -1..1, `mean` by the
             mean (123, 117, 104) alone (assumption A32).
         ignore_crowds: Whether default boxes that have half of their area or more in a crowd region take no part in
@@ -117,9 +117,10 @@ class _Head(nn.Module):
         self.classification_head = SSDScoringHead(_predictors(channels, [n * num_classes for n in boxes]), num_classes)
         self.regression_head = SSDScoringHead(_predictors(channels, [n * 4 for n in boxes]), 4)
         for predictor in self.classification_head.module_list:
-            final = predictor[-1] if isinstance(predictor, nn.Sequential) else predictor
+            *_, final = (module for module in predictor.modules() if isinstance(module, nn.Conv2d))
             nn.init.normal_(final.weight, std=0.01)
-            nn.init.constant_(final.bias, -math.log((1 - _PRIOR) / _PRIOR))
+            if final.bias is not None:
+                nn.init.constant_(final.bias, -math.log((1 - _PRIOR) / _PRIOR))
 
     def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
         """`bbox_regression` (B, A, 4) and `cls_logits` (B, A, K + 1)."""

@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops import box_iou, generalized_box_iou_loss
+from torchvision.ops import box_iou
 
 from attention.base import check_choice
 from backbones import Backbone
 from tasks.class_tensors import ClassRows
 from tasks.detectors.dense import Assignment, DenseDetector, Outputs, require_groups
 from tasks.detectors.focal import focal_loss
+from tasks.detectors.giou import giou_loss
 from tasks.detectors.pyramid import ExtraLevels, FeaturePyramid
 from tasks.detectors.selection import Selection
 
@@ -102,7 +103,7 @@ class RetinaNet(DenseDetector):
         anchors, boxes = assigned.anchors.expand_as(codes).reshape(-1, 4), assigned.boxes.flatten(0, 1)
         if self.box_loss == "giou":
             decoded = self.box_coder.decode_single(codes.flatten(0, 1), anchors)
-            loss: Tensor = generalized_box_iou_loss(decoded, boxes, reduction="none")
+            loss = giou_loss(decoded, boxes)
         else:
             loss = (codes.flatten(0, 1) - self.box_coder.encode_single(boxes, anchors)).abs().sum(dim=1)
         return loss.view(codes.shape[:2])

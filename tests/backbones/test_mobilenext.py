@@ -218,3 +218,35 @@ def test_frozen_stages_stay_frozen_in_training():
 def test_wrong_arguments_are_named_with_a_remedy(options, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         MobileNeXt(**options)
+
+
+@pytest.mark.parametrize("position", [None, *POSITIONS])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_taps_inside_blocks(position, checkpointing):
+    """Third map inside block 13, fourth inside block 20, both behind the expansion; the last one as before."""
+    torch.manual_seed(0)
+    attention = {} if position is None else {"attention": CoordinateAttention, "attention_position": position}
+    plain, tapped = (MobileNeXt(0.25, **attention, tap_expansion=tap).eval() for tap in (False, True))
+    tapped.load_state_dict(plain.state_dict())
+    tapped.checkpointing = checkpointing
+    assert tapped.strides == (4, 8, 16, 32, 32)
+    assert tapped.channels == (*plain.channels[:2], plain.features[13].out_channels, 1280, 1280)
+    seen = []
+    for block, layer in ((13, 4), (20, 7)):
+        plain.features[block].conv[layer].register_forward_hook(lambda _, __, out: seen.append(out.clone()))
+    x = torch.randn(1, 3, 70, 45)
+    expected = plain(x)
+    for found, wanted in zip(tapped(x), [*expected[:2], *seen, expected[3]], strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("maps", [(1,), (2,), (1, 2), (2, 3), (2, 3, 4), (0, 4)])
+def test_what_stands_behind_a_tap_that_is_read_last_is_left_out(maps):
+    whole = MobileNeXt(0.25, CoordinateAttention, "last", tap_expansion=True).eval()
+    part = copy.deepcopy(whole)
+    part.use_maps(maps)
+    x = torch.randn(2, 3, 64, 64)
+    found, expected = part(x), whole(x)
+    assert all(torch.equal(one, expected[number]) for one, number in zip(found, maps, strict=True))
+    sum(feature.square().mean() for feature in found).backward()
+    assert [name for name, parameter in part.named_parameters() if parameter.grad is None] == []

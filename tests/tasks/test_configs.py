@@ -17,7 +17,7 @@ from tests.tasks.building import BACKBONES, CONFIGS, RECIPES, build_task
 OTHERS = ("detect", "segment", "backbones", "sweeps")
 PARTS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in OTHERS)
 OPTIONS = {"optimizers": "model.optimizer", "schedules": "model.lr_schedule", "segmentors": "model.segmentor"}
-PAIR_OPTIONS = {"weights", "frozen_stages", "norms", "output_stride", "drop_path", "last_conv"}
+PAIR_OPTIONS = {"weights", "frozen_stages", "norms", "output_stride", "drop_path", "last_conv", "tap_expansion"}
 WITHOUT_SENSE = {
     ("deeplabv3_160k", "swin_t"): "backbones.swin_t has no output_stride",  # its windows do not dilate
     ("deeplabv3_160k", "elsa_swin_t"): "backbones.elsa_swin_t has no output_stride",

@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torchvision.models import detection
+from torchvision.models.detection._utils import Matcher, SSDMatcher
+from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
 
 from backbones import Backbone
 from tasks.base import auxiliary_losses
 from tasks.class_tensors import DenseModel
-from tasks.detectors import FCOS, RetinaNet, SSDLite320
+from tasks.detectors import FCOS, Detector, FocalSSDLite320, RetinaNet, SSDLite320
 from tasks.losses import sum_losses
 from tasks.segmentors import EncoderDecoder
 from tasks.segmentors.encoder_decoder import data_samples, head_losses
@@ -38,6 +42,7 @@ HEADS: dict[str, Callable[[Backbone], DenseModel]] = {
     "fcos": lambda backbone: FCOS(backbone, K, channels=32, num_convs=1),
     "retinanet": lambda backbone: RetinaNet(backbone, K, channels=32),
     "ssdlite": lambda backbone: SSDLite320(backbone, K, extra_channels=(32, 32, 32, 32)),
+    "focal_ssdlite": lambda backbone: FocalSSDLite320(backbone, K),
     "upernet": segmentor({"type": "UPerHead", "pool_scales": [1, 2]}, auxiliary=True),
     "fcn": segmentor({"type": "FCNHead", "num_convs": 1}),
     "fcn_of_the_finest_map": segmentor({"type": "FCNHead", "num_convs": 1, "in_index": 0}),
@@ -52,7 +57,11 @@ FAST = {"vgg": ("fcn_of_the_finest_map",), "timm_halo": ("upernet",)}  # of the 
 EVERYWHERE = ("retinanet", "upernet", "fcn_of_the_finest_map")  # the other pairs of head and host are slow tests
 # Pairs that are refused, with the words.
 REFUSED = {("semantic_fpn", "attention_cnn"): "this network has 1 feature maps"}  # and the neck begins with the second
-REFUSED |= {("ssdlite", host): r"SSDLite320 needs 16 and 32" for host in ("attention_cnn", "elsa_volo")}
+REFUSED |= {
+    (head, host): r"SSDLite320 needs 16 and 32"
+    for host in ("attention_cnn", "elsa_volo")
+    for head in ("ssdlite", "focal_ssdlite")
+}
 # Parameters whose gradient may be zero, as patterns of whole names.
 ZERO = (
     r"head\.regression_head\.bbox_reg\.(weight|bias)",  # FCOS: behind a ReLU, which so few steps may leave at zero
@@ -109,7 +118,23 @@ def test_every_parameter_is_used(head: str, host: str) -> None:
     assert {name for name in zero if not any(re.fullmatch(pattern, name) for pattern in ZERO)} == set()
 
 
-@pytest.mark.parametrize("head", HEADS)
+def librarys_losses(head: str, model: Detector, batch: dict) -> dict[str, torch.Tensor]:
+    """What torchvision's model of the same parts returns."""
+    images = model.image_list(batch)
+    maps = model.neck(model.backbone(images.tensors))
+    outputs, anchors, targets = model.head(maps), model.anchor_generator(images, maps), batch["targets"]
+    parts = SimpleNamespace(head=model.head, box_coder=model.box_coder, neg_to_pos_ratio=3, center_sampling_radius=1.5)
+    if head == "ssdlite":
+        targets = [{**target, "labels": target["labels"] + 1} for target in targets]
+        matches = [SSDMatcher(0.5)(box_iou(t["boxes"], a)) for t, a in zip(targets, anchors, strict=True)]
+        return SSD.compute_loss(parts, targets, outputs, anchors, matches)
+    if head == "fcos":
+        return detection.FCOS.compute_loss(parts, targets, outputs, anchors, [level[0, 0].numel() for level in maps])
+    parts.proposal_matcher = Matcher(0.5, 0.4, allow_low_quality_matches=True)
+    return detection.RetinaNet.compute_loss(parts, targets, outputs, anchors)
+
+
+@pytest.mark.parametrize("head", [head for head in HEADS if head != "focal_ssdlite"])
 def test_the_total_is_the_librarys_own(head: str) -> None:
     """torchvision's reference training sums all that its models return; MMSegmentation trains on `parse_losses`."""
     from mmengine.model import BaseModel
@@ -132,19 +157,7 @@ def test_the_total_is_the_librarys_own(head: str) -> None:
         expected, _ = BaseModel.parse_losses(None, own)
         assert len(output) + len(output.numbers) == len(own) and output.numbers.keys() <= {"acc_seg", "aux_acc_seg"}
     else:
-        images = model.image_list(batch)
-        maps = model.backbone(images.tensors)
-        maps = model.pyramid(maps) if head == "ssdlite" else model.neck(maps)
-        outputs, anchors = model.head(maps), model.anchor_generator(images, maps)
-        targets, labels = batch["targets"], 1 if head == "ssdlite" else 0
-        targets = [{**target, "labels": target["labels"] + labels} for target in targets]
-        further: tuple = ()
-        if head == "ssdlite":
-            further = ([model.proposal_matcher(box_iou(t["boxes"], a)) for t, a in zip(targets, anchors, strict=True)],)
-        elif head == "fcos":
-            further = ([feature.shape[2] * feature.shape[3] for feature in maps],)
-        own = model.compute_loss(targets, outputs, anchors, *further)
-        expected = sum(loss for loss in own.values())
+        expected = sum(librarys_losses(head, model, batch).values())
         assert output.numbers == {} and not any("loss" in name for name in output)
     torch.testing.assert_close(sum_losses(output), expected)
 

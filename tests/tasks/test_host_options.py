@@ -68,6 +68,14 @@ def test_drop_path_of_each_backbone(name: str, rate: float) -> None:
     assert complete_backbone(asked, backbone, {}, ())["init_args"] == {"drop_path": rate}
 
 
+def test_maps_inside_blocks_are_asked_of_all_or_of_some_that_have_them() -> None:
+    for asked, expected in ((True, True), ({"MobileNeXt": True}, True), ({"mobilenext": True}, False)):
+        backbone = {"class_path": "backbones.MobileNeXt", "init_args": {"tap_expansion": False}}
+        found = complete_backbone(HostOptions(tap_expansion=asked), backbone, {}, ())["init_args"]
+        assert found == {"tap_expansion": expected}
+        assert "tap_expansion" not in complete(HostOptions(tap_expansion=asked), {})  # a ResNet has none
+
+
 @pytest.mark.parametrize(
     ("start", "weights", "wraps"),
     [("pretrained_host", "imagenet", True), ("pretrained", "file.pth", False), ("scratch", "imagenet", False)],

@@ -1,4 +1,4 @@
-"""Detectors: parity with torchvision's own models, losses and boxes in original pixels."""
+"""Detectors: losses, number formats, sizes, boxes in original pixels."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,17 +7,11 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision
 from torch import Tensor
-from torchvision.models import resnet18
-from torchvision.models.detection import FCOS as TorchvisionFCOS
-from torchvision.models.detection import RetinaNet as TorchvisionRetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from attention import CoordinateAttention
-from backbones import Backbone, MobileNetV2, ResNet
+from backbones import Backbone, MobileNetV2, MobileNeXt, ResNet
 from tasks.detectors import FCOS, Detector, FocalSSDLite320, RetinaNet, SSDLite320
-from tasks.normalization import IMAGENET_MEAN, IMAGENET_STD
+from tasks.profile.counting import count_macs
 
 K = 5
 BUILDERS: dict[str, Callable[[], Detector]] = {
@@ -121,12 +115,12 @@ class TestHalfPrecision:
     @staticmethod
     def wide_batch(name: str) -> dict:
         """Small objects beyond pixel 1024, where numbers in bfloat16 are 8 apart."""
-        if name == "ssdlite":
+        if "ssdlite" in name:
             return make_batch([(320, 320)] * 2, [[[210, 215, 303, 300]]] * 2, (320, 320))
         return make_batch([(64, 1344)] * 2, [[[1034, 10, 1047, 30], [1200, 20, 1210, 40]]] * 2, (64, 1344))
 
     @pytest.mark.parametrize("precision", FORMATS)
-    @pytest.mark.parametrize("name", ["fcos", "retinanet", "ssdlite"])
+    @pytest.mark.parametrize("name", ["fcos", "retinanet", "ssdlite", "focal_ssdlite"])
     def test_objects_far_from_the_origin_are_matched(self, name: str, precision: str) -> None:
         torch.manual_seed(0)
         model = BUILDERS[name]().eval()  # without the noise of batch norms over few values
@@ -144,7 +138,7 @@ class TestHalfPrecision:
             assert found[key].dtype == (torch.float64 if precision == "64-true" else torch.float32)
             torch.testing.assert_close(found[key].float(), loss, rtol=0.02, atol=1e-3)
 
-    @pytest.mark.parametrize("name", ["fcos", "retinanet", "ssdlite"])
+    @pytest.mark.parametrize("name", ["fcos", "retinanet", "ssdlite", "focal_ssdlite"])
     def test_boxes_of_a_large_original_are_not_rounded(self, name: str) -> None:
         torch.manual_seed(0)
         plugin = HalfPrecision("bf16-true")
@@ -158,69 +152,33 @@ class TestHalfPrecision:
         assert (boxes.bfloat16().float() != boxes).float().mean() > 0.3  # not what bfloat16 can hold
 
 
-def torchvision_inputs(batch: dict) -> tuple[list[Tensor], list[dict]]:
-    images = [
-        image[:, :height, :width] / 255
-        for image, (height, width) in zip(batch["image"], batch["size"].tolist(), strict=True)
-    ]
-    return images, [{"boxes": target["boxes"], "labels": target["labels"]} for target in batch["targets"]]
-
-
-def torchvision_pyramid() -> torch.nn.Module:
-    return _resnet_fpn_extractor(
-        resnet18(), trainable_layers=5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256)
-    )
-
-
-COMMON = {
-    "min_size": 96,
-    "max_size": 128,
-    "image_mean": [value / 255 for value in IMAGENET_MEAN],
-    "image_std": [value / 255 for value in IMAGENET_STD],
-    "score_thresh": 0.0,
-    "detections_per_img": 50,
-}
-
-
-@pytest.mark.parametrize("name", ["retinanet", "fcos"])
-def test_parity_with_torchvision(name: str) -> None:
-    """The same weights give the same losses and the same boxes as torchvision's own model."""
-    torch.manual_seed(0)
-    if name == "retinanet":
-        anchors = AnchorGenerator(
-            tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512)),
-            ((0.5, 1.0, 2.0),) * 5,
-        )
-        peer = TorchvisionRetinaNet(torchvision_pyramid(), K, anchor_generator=anchors, nms_thresh=0.5, **COMMON)
-        ours: Detector = RetinaNet(ResNet(18), K, score_threshold=0.0, max_detections=50)
-    else:
-        peer = TorchvisionFCOS(torchvision_pyramid(), K, nms_thresh=0.6, **COMMON)
-        ours = FCOS(ResNet(18), K, score_threshold=0.0, max_detections=50)
-    ours.backbone.load_state_dict(peer.backbone.body.state_dict())
-    ours.neck.fpn.load_state_dict(peer.backbone.fpn.state_dict())
-    ours.head.load_state_dict(peer.head.state_dict())
-    batch = make_batch([(96, 128), (128, 96)], [[[10, 10, 60, 70], [40, 5, 90, 50]], [[20, 30, 90, 120]]], (128, 128))
-    images, targets = torchvision_inputs(batch)
-
-    ours.train(), peer.train()
-    expected, found = peer(images, targets), ours(batch)
-    assert expected.keys() == found.keys()
-    for key in expected:
-        torch.testing.assert_close(found[key], expected[key], rtol=1e-4, atol=1e-5)
-    ours.eval(), peer.eval()
-    with torch.no_grad():
-        for left, right in zip(ours(batch), peer(images), strict=True):
-            torch.testing.assert_close(left["scores"], right["scores"], rtol=1e-4, atol=1e-5)
-            torch.testing.assert_close(left["boxes"], right["boxes"], rtol=1e-3, atol=1e-2)
-            assert torch.equal(left["labels"], right["labels"])
-
-
 def test_ssdlite_parameters_of_the_specification() -> None:
     """torchvision's parts on torchvision's taps, for 80 and 90 classes and background."""
     for classes, expected in ((80, 4_484_148), (90, 4_664_988)):
         with torch.device("meta"):
             model = SSDLite320(MobileNetV2(last_conv=True, tap_expansion=True), classes)
         assert sum(parameter.numel() for parameter in model.parameters()) == expected
+
+
+@pytest.mark.parametrize(
+    ("backbone", "parameters"),
+    [
+        (lambda: MobileNetV2(last_conv=True), 4_304_138),
+        (lambda: MobileNetV2(attention=CoordinateAttention, last_conv=True), 4_749_914),
+        (lambda: MobileNeXt(tap_expansion=True), 4_539_418),
+    ],
+    ids=["mobilenet_v2", "mobilenet_v2_ca", "mobilenext"],
+)
+def test_sizes_of_the_coordinate_attention_authors(backbone: Callable[[], Backbone], parameters: int) -> None:
+    with torch.device("meta"):
+        model = FocalSSDLite320(backbone(), 80)
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+
+
+def test_multiply_accumulates_of_the_coordinate_attention_authors() -> None:
+    model, image = FocalSSDLite320(MobileNetV2(last_conv=True), 80).eval(), torch.zeros(1, 3, 320, 320)
+    with torch.no_grad():
+        assert count_macs(lambda: model.head(model.neck(model.backbone(image)))) == 748_170_112
 
 
 def test_ssdlite_maps_have_the_published_sizes() -> None:
