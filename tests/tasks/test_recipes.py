@@ -27,6 +27,7 @@ MONITOR = {"detect": "val/mAP", "segment": "val/mIoU"}
 IMAGES, STEPS_AN_EPOCH, STEPS, EPOCHS, WARMUP = 6, 3, 8, 4, 2
 SIZES = {
     "ShorterSide": {"shorter": "[96]", "longest": 128},
+    "MultiScaleCrop": {"shorter": "[96]", "longest": 128, "before_crop": "[80]", "crop": "[64,96]"},
     "FixedSize": {"height": 96, "width": 96},
     "SSDCrop": {"height": 96, "width": 96},
     "RandomRatioCrop": {"longest": 128, "shorter": 96, "crop": 96},
