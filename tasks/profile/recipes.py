@@ -58,15 +58,29 @@ def build(source: Path, more: Sequence[str], classes: int | None) -> Any:
     if classes is None and checkpoint is not None:
         classes = len(read_checkpoint(checkpoint.path)["hyper_parameters"]["class_names"])
     arguments = ["fit", f"--config={config}", *more, *_without_training(kind, classes)]
-    with redirect_stdout(io.StringIO()) as printed:
-        _run(kind, [*arguments, "--print_config"])
-    shown = yaml.safe_load(printed.getvalue())
+    shown = shown_config(kind, arguments)
     own = (shown["model"]["backbone"].get("init_args") or {}).get("weights")
     if own is not None or shown["host"]["weights"] is not None:
         arguments.append("--model.backbone.weights=null")
     _built.clear()
     _run(kind, [*arguments, "--model.weights=null", f"--trainer.callbacks+={__name__}.{EndWhenBuilt.__name__}"])
     return _built.pop()
+
+
+def shown_config(kind: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The whole configuration of a command, as its `--print_config` shows it.
+
+    Args:
+        kind: What the model has: a `detector` or a `segmentor`.
+        arguments: Arguments of the command.
+
+    Raises:
+        SystemExit: The command line has refused an option, in its own words.
+    """
+    with redirect_stdout(io.StringIO()) as printed:
+        _run(kind, [*arguments, "--print_config"])
+    shown: dict[str, Any] = yaml.safe_load(printed.getvalue())
+    return shown
 
 
 def _run(kind: str, arguments: list[str]) -> None:

@@ -1,22 +1,26 @@
 """Every file under configs/ builds; every recipe takes every backbone, or says why not."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 import yaml
 from torch import nn
 
+import attention
+from attention import Refine
 from backbones import Backbone
 from tasks import segment
 from tasks.errors import TaskError
 from tests.tasks.building import BACKBONES, CONFIGS, RECIPES, build_task
 
-PARTS = sorted({path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in ("detect", "segment", "backbones")})
+OTHERS = ("detect", "segment", "backbones", "sweeps")
+PARTS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in OTHERS)
 OPTIONS = {"optimizers": "model.optimizer", "schedules": "model.lr_schedule", "segmentors": "model.segmentor"}
 PAIR_OPTIONS = {"weights", "frozen_stages", "norms", "output_stride", "drop_path", "last_conv", "tap_expansion"}
-WITHOUT_SENSE = {
-    ("deeplabv3_160k", "swin_t"): "backbones.swin_t has no output_stride",  # its windows do not dilate
-    ("deeplabv3_160k", "elsa_swin_t"): "backbones.elsa_swin_t has no output_stride",
+WITHOUT_SENSE = {  # windows do not dilate, nor do merged patches
+    ("deeplabv3_160k", name): f"backbones.{name} has no output_stride"
+    for name in ("swin_t", "swin_s", "elsa_swin_t", "elsa_swin_s", "lavit_t", "lavit_s")
 }
 """Recipes and backbones that do not go together, and how the refusal begins."""
 
@@ -25,14 +29,10 @@ def identify(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
-def device_of(recipe: Path) -> str:
-    """Where it is built: MMSegmentation's heads read numbers from their tensors when they are made."""
-    return "cpu" if recipe.parent.name == "segment" else "meta"
-
-
-def build(recipe: Path, backbone: Path, shapes: Path) -> nn.Module:
-    options = (f"--model.backbone={backbone}", "--host.start=scratch")
-    return build_task(recipe, shapes, *options, device=device_of(recipe)).model
+def build(recipe: Path, shapes: Path, *options: str) -> nn.Module:
+    # MMSegmentation's heads read numbers from their tensors when they are made.
+    device = "cpu" if recipe.parent.name == "segment" else "meta"
+    return build_task(recipe, shapes, *options, "--host.start=scratch", device=device).model
 
 
 @pytest.mark.slow
@@ -42,9 +42,9 @@ def test_every_recipe_takes_every_backbone(recipe: Path, backbone: Path, shapes:
     refusal = WITHOUT_SENSE.get((recipe.stem, backbone.stem))
     if refusal is not None:
         with pytest.raises(TaskError, match=f"^{refusal}"):
-            build(recipe, backbone, shapes)
+            build(recipe, shapes, f"--model.backbone={backbone}")
         return
-    model = build(recipe, backbone, shapes)
+    model = build(recipe, shapes, f"--model.backbone={backbone}")
     part = next(module for module in model.modules() if isinstance(module, Backbone))
     asked = yaml.safe_load(recipe.read_text()).get("host", {})
     if "output_stride" in asked:
@@ -57,8 +57,7 @@ def test_every_recipe_takes_every_backbone(recipe: Path, backbone: Path, shapes:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=identify)
 def test_recipe_builds(recipe: Path, shapes: Path) -> None:
-    task = build_task(recipe, shapes, "--host.start=scratch", device=device_of(recipe))
-    assert sum(parameter.numel() for parameter in task.parameters()) > 100_000
+    assert sum(parameter.numel() for parameter in build(recipe, shapes).parameters()) > 100_000
 
 
 @pytest.mark.parametrize("part", PARTS, ids=identify)
@@ -76,6 +75,23 @@ def test_backbone_files_of_a_class_set_the_same_options() -> None:
         part = yaml.safe_load(path.read_text())
         options.setdefault(part["class_path"], set()).add(frozenset(part.get("init_args", {})))
     assert options and all(len(kinds) == 1 for kinds in options.values()), options
+
+
+def test_every_refinement_has_a_file_on_resnet50_and_a_place_in_the_comparison() -> None:
+    drop_ins = {
+        f"attention.{name}"
+        for name in attention.__all__
+        if inspect.isclass(cls := getattr(attention, name)) and issubclass(cls, Refine)
+    } - {"attention.Refine", "attention.IdentityStart"}
+    compared = yaml.safe_load((CONFIGS / "sweeps" / "retinanet_attentions.yaml").read_text())["backbones"]
+    assert compared[0] == "resnet50"
+    found = []
+    for name in compared[1:]:
+        options = yaml.safe_load((CONFIGS / "backbones" / f"{name}.yaml").read_text())["init_args"]
+        assert options["depth"] == 50
+        operator = options["attention"] or options["attention_between"]
+        found.append(operator if isinstance(operator, str) else operator["class_path"])
+    assert sorted(found) == sorted(drop_ins)
 
 
 @pytest.mark.parametrize("path", BACKBONES, ids=identify)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from attention import CBAM, IdentityStart
+from attention import BAM, CBAM, IdentityStart, NonLocal
 from attention.base import Operator
 from backbones import Backbone, ResNet
 from tasks.errors import TaskError
@@ -88,6 +88,8 @@ def test_a_refinement_in_a_pretrained_host_starts_as_the_identity(start: Any, we
     assert complete(HostOptions(start="pretrained_host"), {})["attention"] == CBAM_OPTIONS  # without weights
     again = complete(HostOptions(start=start, weights=weights), {}, attention=options["attention"])
     assert again["attention"] == options["attention"]
+    between = complete(HostOptions(start=start, weights=weights), {}, attention=None, attention_between=CBAM_OPTIONS)
+    assert between["attention_between"] == (wrapped if wraps else CBAM_OPTIONS) and between["attention"] is None
 
 
 @pytest.fixture(scope="module")
@@ -107,16 +109,19 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_features_at_step_0_are_those_of_the_pretrained_host(published: Path, shapes: Path) -> None:
     recipe = CONFIGS / "detect" / "retinanet_1x.yaml"
     backbones = []
-    for name in ("resnet50", "resnet50_cbam"):
+    for name in ("resnet50", "resnet50_cbam", "resnet50_bam", "resnet50_non_local"):
         task = build_task(recipe, shapes, f"--model.backbone={name}", f"--host.weights={published}")
         backbone = task.model.backbone
         assert isinstance(backbone, Backbone)
         backbones.append(backbone.eval())
     image = torch.randn(1, 3, 96, 128)
     with torch.inference_mode():
-        plain, refined = (backbone(image) for backbone in backbones)
-    assert all(torch.equal(one, other) for one, other in zip(plain, refined, strict=True))
-    assert sum(isinstance(module, CBAM) for module in backbones[1].modules()) == 16
+        plain, *refined = (backbone(image) for backbone in backbones)
+    for features in refined:
+        assert all(torch.equal(one, other) for one, other in zip(plain, features, strict=True))
+    kinds = [[type(module) for module in backbone.modules() if isinstance(module, Operator)] for backbone in backbones]
+    assert [kind.count(IdentityStart) for kind in kinds] == [0, 16, 3, 10]
+    assert (kinds[1].count(CBAM), kinds[2].count(BAM), kinds[3].count(NonLocal)) == (16, 3, 10)
 
 
 def test_the_recipe_says_what_norms_and_frozen_stages_of_one_backbone_do(published: Path, shapes: Path) -> None:

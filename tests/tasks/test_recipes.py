@@ -37,6 +37,7 @@ MONITOR = {"detect": "val/mAP", "segment": "val/mIoU"}
 IMAGES, STEPS_AN_EPOCH, STEPS, EPOCHS, WARMUP = 6, 3, 8, 4, 2
 SIZES = {
     "ShorterSide": {"shorter": "[96]", "longest": 128},
+    "MultiScaleCrop": {"shorter": "[96]", "longest": 128, "before_crop": "[80]", "crop": "[64,96]"},
     "FixedSize": {"height": 96, "width": 96},
     "SSDCrop": {"height": 96, "width": 96},
     "RandomRatioCrop": {"longest": 128, "shorter": 96, "crop": 96},
@@ -69,7 +70,7 @@ class Reduced:
         self.factor = self.trainer["max_steps"] / STEPS if self.in_steps else self.trainer["max_epochs"] / EPOCHS
         self.interval = max(1, round(self.trainer.get("check_val_every_n_epoch", 1) / self.factor))
         self.steps = STEPS if self.in_steps else EPOCHS * STEPS_AN_EPOCH
-        self.warmup = WARMUP if self.schedule["init_args"].get("warmup_steps") else 0
+        self.warmup = WARMUP if {"warmup_steps", "warmup_epochs"} & self.schedule["init_args"].keys() else 0
 
     def options(self) -> list[str]:
         """What is given behind the recipe."""
@@ -77,7 +78,7 @@ class Reduced:
         trainer |= {"max_steps": self.steps} if self.in_steps else {"max_epochs": EPOCHS}
         options = [f"--trainer.{name}={value}" for name, value in trainer.items()]
         if self.warmup:
-            options.append(f"--model.lr_schedule.warmup_steps={self.warmup}")
+            options += [f"--model.lr_schedule.warmup_{name}" for name in (f"steps={self.warmup}", "epochs=0")]
         if "milestones" in self.schedule["init_args"]:
             options.append(f"--model.lr_schedule.milestones={self.milestones()}")
         options.extend(self.network)
@@ -88,15 +89,17 @@ class Reduced:
         return [*options, f"--data.pipeline={pipeline}", *sizes]
 
     def milestones(self) -> list[float]:
-        """Epochs at which the rate falls."""
-        return [epoch / self.factor for epoch in self.schedule["init_args"]["milestones"]]
+        """Epochs or steps at which the rate falls."""
+        places = [place / self.factor for place in self.schedule["init_args"]["milestones"]]
+        return places if self.schedule["init_args"]["unit"] == "epochs" else list(map(math.floor, places))
 
     def rate(self, step: int) -> float:
         """The formula of the paper's schedule, written out."""
         options, progress = self.schedule["init_args"], step / self.steps
         kind = self.schedule["class_path"].rpartition(".")[2]
         if kind == "MultiStep":
-            factor = 0.1 ** sum(step / STEPS_AN_EPOCH >= milestone - 1e-9 for milestone in self.milestones())
+            place = step / STEPS_AN_EPOCH if options["unit"] == "epochs" else step
+            factor = 0.1 ** sum(place >= milestone - 1e-9 for milestone in self.milestones())
         elif kind == "Cosine":
             factor = (1 + math.cos(math.pi * progress)) / 2
         else:

@@ -1,0 +1,159 @@
+"""A sweep: one recipe over several backbones and seeds, read from one short file."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from tasks.errors import TaskError
+from tasks.near_names import instead, missing_file
+from tasks.recipe_parts import with_files
+
+KEYS = ("task", "config", "backbones", "seeds", "options")
+OWN = ("--config", "--model.backbone", "--seed_everything", "--name", "--resume", "--runs")
+"""Options that the sweep gives its runs itself."""
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A run of a sweep.
+
+    Attributes:
+        name: Name of the run below `runs/TASK`: SWEEP/BACKBONE-seedSEED.
+        backbone: Backbone, as `--model.backbone` takes it.
+        seed: Seed of all random numbers.
+    """
+
+    name: str
+    backbone: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """The last part of the name."""
+        return self.name.rpartition("/")[2]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One recipe over backbones and seeds.
+
+    Attributes:
+        name: Name of the sweep: that of its file.
+        task: `detect` or `segment`.
+        config: The recipe.
+        backbones: Names of files in `configs/backbones` or of published networks (`backbones.swin_b`).
+        seeds: Seeds, the same for every backbone.
+        options: Options of all runs.
+    """
+
+    name: str
+    task: Literal["detect", "segment"]
+    config: Path
+    backbones: tuple[str, ...]
+    seeds: tuple[int, ...]
+    options: tuple[str, ...] = ()
+
+    def runs(self) -> list[SweepRun]:
+        """All runs; every backbone once before the next seed, so that a sweep that is cut short compares backbones."""
+        return [
+            SweepRun(f"{self.name}/{backbone_label(backbone)}-seed{seed}", backbone, seed)
+            for seed in self.seeds
+            for backbone in self.backbones
+        ]
+
+    def options_of(self, run: SweepRun, runs: Path, more: Sequence[str] = ()) -> list[str]:
+        """What a run is given behind the recipe: its own options, the sweep's, and further ones, which win.
+
+        Args:
+            run: The run.
+            runs: Folder of all runs.
+            more: Further options of all runs.
+        """
+        own = ["--model.backbone", run.backbone, "--seed_everything", str(run.seed), "--name", run.name]
+        return [*own, "--runs", str(runs), "--wandb.group", self.name, *self.options, *more]
+
+    def arguments(self, run: SweepRun, runs: Path, more: Sequence[str] = ()) -> list[str]:
+        """Arguments of `python -m tasks.TASK` for one run; see `options_of`."""
+        return ["fit", "--config", str(self.config), "--resume", "auto", *self.options_of(run, runs, more)]
+
+
+def backbone_label(backbone: str) -> str:
+    """What a backbone is called in the names of runs: `resnet50_se`, `swin_b` of `backbones.swin_b`, a file's stem."""
+    return Path(backbone).stem if backbone.endswith(".yaml") else backbone.rpartition(".")[2]
+
+
+def read_sweep(path: Path) -> Sweep:
+    """Reads a sweep and looks at everything that can be wrong before the first run is started.
+
+    Args:
+        path: A yaml file with `task`, `config` (relative to the file), `backbones`, `seeds` and, if there are any,
+            `options` of all runs.
+
+    Raises:
+        TaskError: It is no sweep, or names a recipe or a backbone that is not there.
+    """
+    if not path.is_file():
+        raise TaskError(missing_file(path))
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TaskError(f"{path} is no yaml: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise TaskError(f"{path} is no sweep; expected the keys {', '.join(KEYS)}")
+    for key in content:
+        if key not in KEYS:
+            raise TaskError(f"{path}: {key} is no key of a sweep{instead(str(key), KEYS)}")
+    task, config = content.get("task"), path.parent / str(content.get("config"))
+    if task not in ("detect", "segment"):
+        raise TaskError(f"{path}: task is {task!r}, expected detect or segment")
+    if not config.is_file():
+        raise TaskError(f"{path}: config: {missing_file(config)}")
+    backbones, seeds = (_listed(path, content, key, kind) for key, kind in (("backbones", str), ("seeds", int)))
+    options = _listed(path, content, "options", str) if "options" in content else ()
+    sweep = Sweep(path.stem, task, _short(config), backbones, seeds, options)
+    refuse_own_options(options)
+    for backbone in backbones:
+        _require_backbone(path, sweep, backbone)
+    return sweep
+
+
+def refuse_own_options(options: Sequence[str]) -> None:
+    """Refuses options that the sweep gives its runs itself.
+
+    Raises:
+        TaskError: There is one.
+    """
+    for option in options:
+        if option.partition("=")[0] in OWN:
+            raise TaskError(f"{option.partition('=')[0]} is the sweep's to give; write it into the sweep's file")
+
+
+def _listed(path: Path, content: dict[str, Any], key: str, kind: type) -> tuple[Any, ...]:
+    values = content.get(key)
+    words = "names" if kind is str else "integers"
+    if not isinstance(values, list) or not values or not all(type(value) is kind for value in values):
+        raise TaskError(f"{path}: {key} is {values!r}, expected a list of {words}")
+    named = map(backbone_label, values) if key == "backbones" else values
+    twice = [value for value, times in Counter(named).items() if times > 1]
+    if twice and key != "options":
+        raise TaskError(f"{path}: {key} has {twice[0]} twice, and their runs would share a folder; leave one out")
+    return tuple(values)
+
+
+def _short(path: Path) -> Path:
+    """The path without `..`, relative to the working directory where it lies below."""
+    resolved = path.resolve()
+    return resolved.relative_to(Path.cwd()) if resolved.is_relative_to(Path.cwd()) else resolved
+
+
+def _require_backbone(path: Path, sweep: Sweep, backbone: str) -> None:
+    """A file's name is found as the run's own command line finds it; import paths are looked up there."""
+    found = with_files(["--config", str(sweep.config), "--model.backbone", backbone])[-1]
+    if found == backbone and "." not in backbone:
+        folder = sweep.config.parent.parent / "backbones"
+        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise TaskError(f"{path}: there is no backbone {backbone} in {folder}{instead(backbone, known)}")
