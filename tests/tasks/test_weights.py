@@ -154,8 +154,9 @@ def test_every_class_gets_its_own_weights(name: str, new: list[str], tmp_path: P
     places, after = model.class_tensors(), model.state_dict()
     for key, place in places.items():  # rows of new classes are as they were
         assert place is not None
-        unknown = [label for label, class_name in enumerate(new) if class_name not in OLD]
-        found, before = (place._blocks_first(tensor[key])[:, place.background :] for tensor in (after, initial))
+        first = place.background if place.background_first else 0
+        unknown = [first + label for label, class_name in enumerate(new) if class_name not in OLD]
+        found, before = (place._blocks_first(tensor[key]) for tensor in (after, initial))
         assert torch.equal(found[:, unknown], before[:, unknown])
     known = [(label, OLD.index(class_name)) for label, class_name in enumerate(new) if class_name in OLD]
     if name != "SegmenterMaskTransformerHead" or len(new) == len(OLD):  # its classes attend to each other
