@@ -3,8 +3,7 @@
 from typing import ClassVar
 
 from backbones import Backbone
-from tasks.detectors.two_stage.convention import ConventionName, find_convention
-from tasks.detectors.two_stage.detections import DetectionRules
+from tasks.detectors.two_stage.convention import ConventionName
 from tasks.detectors.two_stage.detector import TwoStageDetector
 from tasks.detectors.two_stage.options import (
     FOUR_CONVS,
@@ -58,22 +57,8 @@ class CascadeRCNN(TwoStageDetector):
         max_detections: int = 100,
         ignore_crowds: bool = False,
     ) -> None:
-        chosen = find_convention(convention)
-        super().__init__(
-            backbone,
-            num_classes,
-            convention=chosen,
-            channels=channels,
-            pyramid_norm=pyramid_norm,
-            rpn=rpn,
-            box_head=box_head,
-            mask_head=None,
-            stages=stages,
-            cascade=True,
-            low_quality="none",
-            rules=DetectionRules(score_threshold, nms_threshold, max_detections, chosen.smallest_detection),
-            ignore_crowds=ignore_crowds,
-        )
+        common = (backbone, num_classes, convention, channels, pyramid_norm, rpn, box_head, ignore_crowds)
+        super().__init__(*common, (score_threshold, nms_threshold, max_detections), stages=stages)
 
 
 class CascadeMaskRCNN(TwoStageDetector):
@@ -118,19 +103,5 @@ class CascadeMaskRCNN(TwoStageDetector):
         max_detections: int = 100,
         ignore_crowds: bool = False,
     ) -> None:
-        chosen = find_convention(convention)
-        super().__init__(
-            backbone,
-            num_classes,
-            convention=chosen,
-            channels=channels,
-            pyramid_norm=pyramid_norm,
-            rpn=rpn,
-            box_head=box_head,
-            mask_head=mask_head,
-            stages=stages,
-            cascade=True,
-            low_quality="none",
-            rules=DetectionRules(score_threshold, nms_threshold, max_detections, chosen.smallest_detection),
-            ignore_crowds=ignore_crowds,
-        )
+        common = (backbone, num_classes, convention, channels, pyramid_norm, rpn, box_head, ignore_crowds)
+        super().__init__(*common, (score_threshold, nms_threshold, max_detections), mask_head=mask_head, stages=stages)

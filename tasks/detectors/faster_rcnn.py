@@ -3,12 +3,10 @@
 from typing import ClassVar
 
 from backbones import Backbone
-from tasks.detectors.two_stage.convention import ConventionName, find_convention
-from tasks.detectors.two_stage.detections import DetectionRules
+from tasks.detectors.two_stage.convention import ConventionName
 from tasks.detectors.two_stage.detector import TwoStageDetector
 from tasks.detectors.two_stage.options import (
     FOUR_CONVS_MASK,
-    ONE_STAGE,
     RPN,
     TWO_FCS,
     BoxHeadOptions,
@@ -53,22 +51,8 @@ class FasterRCNN(TwoStageDetector):
         max_detections: int = 100,
         ignore_crowds: bool = False,
     ) -> None:
-        chosen = find_convention(convention)
-        super().__init__(
-            backbone,
-            num_classes,
-            convention=chosen,
-            channels=channels,
-            pyramid_norm=pyramid_norm,
-            rpn=rpn,
-            box_head=box_head,
-            mask_head=None,
-            stages=ONE_STAGE,
-            cascade=False,
-            low_quality="none",
-            rules=DetectionRules(score_threshold, nms_threshold, max_detections, chosen.smallest_detection),
-            ignore_crowds=ignore_crowds,
-        )
+        common = (backbone, num_classes, convention, channels, pyramid_norm, rpn, box_head, ignore_crowds)
+        super().__init__(*common, (score_threshold, nms_threshold, max_detections))
 
 
 class MaskRCNN(TwoStageDetector):
@@ -112,19 +96,5 @@ class MaskRCNN(TwoStageDetector):
         max_detections: int = 100,
         ignore_crowds: bool = False,
     ) -> None:
-        chosen = find_convention(convention)
-        super().__init__(
-            backbone,
-            num_classes,
-            convention=chosen,
-            channels=channels,
-            pyramid_norm=pyramid_norm,
-            rpn=rpn,
-            box_head=box_head,
-            mask_head=mask_head,
-            stages=ONE_STAGE,
-            cascade=False,
-            low_quality=chosen.second_stage_low_quality,
-            rules=DetectionRules(score_threshold, nms_threshold, max_detections, chosen.smallest_detection),
-            ignore_crowds=ignore_crowds,
-        )
+        common = (backbone, num_classes, convention, channels, pyramid_norm, rpn, box_head, ignore_crowds)
+        super().__init__(*common, (score_threshold, nms_threshold, max_detections), mask_head=mask_head)

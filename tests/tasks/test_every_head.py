@@ -65,12 +65,12 @@ FAST = {"vgg": ("fcn_of_the_finest_map",), "timm_halo": ("upernet",)}  # of the 
 EVERYWHERE = ("retinanet", "upernet", "fcn_of_the_finest_map")  # the other pairs of head and host are slow tests
 # Pairs that are refused, with the words.
 REFUSED = {("semantic_fpn", "attention_cnn"): "this network has 1 feature maps"}  # and the neck begins with the second
-REFUSED["mask_rcnn", "elsa_volo"] = "MaskRCNN needs 4, 8, 16 and 32"
 REFUSED |= {
     (head, host): r"SSDLite320 needs 16 and 32"
     for host in ("attention_cnn", "elsa_volo")
     for head in ("ssdlite", "focal_ssdlite")
 }
+REFUSED["mask_rcnn", "elsa_volo"] = "MaskRCNN needs 4, 8, 16 and 32"
 # Parameters whose gradient may be zero, as patterns of whole names.
 ZERO = (
     r"head\.regression_head\.bbox_reg\.(weight|bias)",  # FCOS: behind a ReLU, which so few steps may leave at zero

@@ -12,18 +12,16 @@ from tasks.class_tensors import ClassRows
 from tasks.detectors.base import Detections, Detector
 from tasks.detectors.instance_masks import encode_masks
 from tasks.detectors.pyramid import FeaturePyramid
-from tasks.detectors.two_stage.assignment import Assignment
-from tasks.detectors.two_stage.box_coding import BoxCoding
 from tasks.detectors.two_stage.box_head import BoxHead
-from tasks.detectors.two_stage.convention import Convention, LowQuality
+from tasks.detectors.two_stage.convention import ConventionName, find_convention
 from tasks.detectors.two_stage.detections import DetectionRules
 from tasks.detectors.two_stage.mask_head import MaskHead, mask_loss, mask_targets
 from tasks.detectors.two_stage.options import BoxHeadOptions, CascadeOptions, MaskHeadOptions, RPNOptions
 from tasks.detectors.two_stage.roi_pooling import RoIPooling, numbered
 from tasks.detectors.two_stage.roi_samples import Samples, sample_boxes
 from tasks.detectors.two_stage.rpn import Proposals, RegionProposals
-from tasks.detectors.two_stage.sampling import Generators, Sampling, image_generators
-from tasks.detectors.two_stage.stage import Stage
+from tasks.detectors.two_stage.sampling import Generators, image_generators
+from tasks.detectors.two_stage.stage import make_stages
 from tasks.losses import Losses
 from tasks.normalization import Normalization
 from tasks.precision import precise_arithmetic
@@ -42,17 +40,15 @@ class TwoStageDetector(Detector):
     Args:
         backbone: Its features of stride 4 to 32 are used.
         num_classes: K.
-        convention: What torchvision and MMDetection do differently.
+        convention: Whose habits are followed where torchvision and MMDetection differ.
         channels: Channels of the pyramid.
         pyramid_norm: Whether batch normalisations follow the pyramid's convolutions.
         rpn: Options of the region proposal network.
         box_head: Options of the box heads.
-        mask_head: Options of the mask heads; None for boxes alone.
-        stages: The stages.
-        cascade: Whether these are a cascade's, which has other defaults and names its losses by stage.
-        low_quality: Whether an object's best proposal is positive even if another object fits it better.
-        rules: Which boxes become detections.
         ignore_crowds: Whether anchors and proposals in crowd regions are ignored in training.
+        limits: Score that detections exceed, IoU above which the weaker of two is dropped, and detections of an image.
+        mask_head: Options of the mask heads; None for boxes alone.
+        stages: The stages of a cascade, which has other defaults and names its losses by stage; None for one stage.
     """
 
     neck: FeaturePyramid
@@ -64,20 +60,18 @@ class TwoStageDetector(Detector):
         self,
         backbone: Backbone,
         num_classes: int,
-        *,
-        convention: Convention,
+        convention: ConventionName,
         channels: int,
         pyramid_norm: bool,
         rpn: RPNOptions,
         box_head: BoxHeadOptions,
-        mask_head: MaskHeadOptions | None,
-        stages: CascadeOptions,
-        cascade: bool,
-        low_quality: LowQuality,
-        rules: DetectionRules,
         ignore_crowds: bool,
+        limits: tuple[float, float, int],
+        mask_head: MaskHeadOptions | None = None,
+        stages: CascadeOptions | None = None,
     ) -> None:
         super().__init__()
+        habits = find_convention(convention)
         norm = nn.BatchNorm2d if pyramid_norm else None
         self.neck = FeaturePyramid(backbone, channels, STRIDES[0], 2 * STRIDES[-1], "max_pool", norm=norm)
         if not self.neck.simple and list(backbone.strides) != STRIDES:
@@ -87,30 +81,18 @@ class TwoStageDetector(Detector):
             )
         self.normalization = Normalization()
         self.backbone = backbone
-        self.convention, self.num_classes, self.ignore_crowds = convention, num_classes, ignore_crowds
-        self.rpn = RegionProposals(channels, self.neck.scales, convention, rpn, cascade, ignore_crowds)
-        beta = convention.cascade_beta if cascade else convention.beta
-        self.stages = [
-            Stage(
-                f"stage{number}_" if cascade else "",
-                Assignment(iou, iou, low_quality, iou),
-                Sampling(box_head.samples, box_head.positive_fraction),
-                BoxCoding(deviations, convention.clip_shrinking),
-                weight,
-                box_head,
-                beta if box_head.beta is None else box_head.beta,
-            )
-            for number, (iou, deviations, weight) in enumerate(
-                zip(stages.ious, stages.deviations, stages.weights, strict=True)
-            )
-        ]
-        self.box_pooling = RoIPooling(STRIDES, box_head.pooled, convention)
-        self.box_heads = nn.ModuleList(BoxHead(channels, num_classes, convention, box_head) for _ in self.stages)
+        self.convention, self.num_classes, self.ignore_crowds = habits, num_classes, ignore_crowds
+        self.rpn = RegionProposals(channels, self.neck.scales, habits, rpn, stages is not None, ignore_crowds)
+        # An object's best proposal is its own even if another object fits it better: MMDetection's Mask R-CNN alone.
+        low_quality = habits.second_stage_low_quality if mask_head is not None and stages is None else "none"
+        self.stages = make_stages(stages, box_head, habits, low_quality)
+        self.box_pooling = RoIPooling(STRIDES, box_head.pooled, habits)
+        self.box_heads = nn.ModuleList(BoxHead(channels, num_classes, habits, box_head) for _ in self.stages)
         self.mask_heads = nn.ModuleList()
         if mask_head is not None:
-            self.mask_pooling = RoIPooling(STRIDES, mask_head.pooled, convention)
-            self.mask_heads.extend(MaskHead(channels, num_classes, convention, mask_head) for _ in self.stages)
-        self.rules = rules
+            self.mask_pooling = RoIPooling(STRIDES, mask_head.pooled, habits)
+            self.mask_heads.extend(MaskHead(channels, num_classes, habits, mask_head) for _ in self.stages)
+        self.rules = DetectionRules(*limits, habits.smallest_detection)
 
     def forward(self, batch: Batch) -> Losses | Detections:
         """Backbone, neck, proposals, heads; then losses or detections."""

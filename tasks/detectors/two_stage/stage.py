@@ -10,7 +10,8 @@ from torchvision.ops import generalized_box_iou_loss
 from tasks.detectors.two_stage.assignment import Assignment
 from tasks.detectors.two_stage.box_coding import BoxCoding
 from tasks.detectors.two_stage.box_head import BoxHead
-from tasks.detectors.two_stage.options import BoxHeadOptions
+from tasks.detectors.two_stage.convention import Convention, LowQuality
+from tasks.detectors.two_stage.options import ONE_STAGE, BoxHeadOptions, CascadeOptions
 from tasks.detectors.two_stage.roi_samples import Samples
 from tasks.detectors.two_stage.sampling import Sampling
 
@@ -91,3 +92,25 @@ class Stage:
         boxes = self.coding.decode(head.offsets_of(offsets, likeliest), rois[:, 1:])
         boxes = boxes.clamp(min=0).minimum(limits[rois[:, 0].long()].to(boxes))
         return torch.cat([rois[:, :1], boxes.to(rois)], dim=1)
+
+
+def make_stages(
+    cascade: CascadeOptions | None, options: BoxHeadOptions, convention: Convention, low_quality: LowQuality
+) -> list[Stage]:
+    """The stages of a cascade, or the single one of a detector that is none."""
+    chosen = ONE_STAGE if cascade is None else cascade
+    beta = convention.beta if cascade is None else convention.cascade_beta
+    return [
+        Stage(
+            "" if cascade is None else f"stage{number}_",
+            Assignment(iou, iou, low_quality, iou),
+            Sampling(options.samples, options.positive_fraction),
+            BoxCoding(deviations, convention.clip_shrinking),
+            weight,
+            options,
+            beta if options.beta is None else options.beta,
+        )
+        for number, (iou, deviations, weight) in enumerate(
+            zip(chosen.ious, chosen.deviations, chosen.weights, strict=True)
+        )
+    ]
