@@ -35,7 +35,7 @@ class VisionTask(pl.LightningModule):
 
     Attributes:
         options_class: The options, as the command line offers them.
-        headline: The number by which the best checkpoint is chosen and runs are compared.
+        headline: The number by which the best checkpoint is chosen and runs are compared, unless the options name one.
         results: All numbers of the last complete evaluation, per-class ones included, by their logged names.
         loss_parts: Parts of the loss of the last training batch, by name.
         saved_options: The options as a checkpoint keeps them. From the command line these are class paths with their
@@ -46,7 +46,7 @@ class VisionTask(pl.LightningModule):
     """
 
     options_class: ClassVar[type[TaskOptions]]
-    headline: ClassVar[Headline]
+    headline: Headline
 
     def __init__(self, options: TaskOptions) -> None:
         super().__init__()
@@ -55,6 +55,8 @@ class VisionTask(pl.LightningModule):
         self.image_size = options.image_size
         self.model = self.build_model()
         self.metrics = NamedMetrics(self.build_metrics())
+        if options.headline is not None:
+            self.headline = Headline(options.headline)
         if self.headline.score not in self.metrics.scores:
             raise ValueError(f"the headline {self.headline.score} is none of {', '.join(self.metrics.scores)}")
         self.results: dict[str, float] = {}
@@ -74,6 +76,15 @@ class VisionTask(pl.LightningModule):
     @abstractmethod
     def build_metrics(self) -> dict[str, Metric]:
         """The metrics by what they score; all of them get the same predictions and ground truth."""
+
+    def main_scores(self) -> list[str]:
+        """The numbers that are shown of a run where there is no room for all, the headline besides."""
+        return [self.headline.score]
+
+    @property
+    def beside_headline(self) -> list[str]:
+        """The main scores without the headline."""
+        return [name for name in self.main_scores() if name != self.headline.score]
 
     @abstractmethod
     def describe_head(self) -> tuple[str, str]:
@@ -141,8 +152,10 @@ class VisionTask(pl.LightningModule):
         self.metrics.reset()
         self.results = {f"{split}/{name}": value for name, value in numbers.items()}
         # Per-class numbers would flood the curves: they are in `results`, which the run summary reads.
-        others = [name for name in self.metrics.scores if name != self.headline.score]
+        beside = self.beside_headline
+        others = [name for name in self.metrics.scores if name not in (*beside, self.headline.score)]
         self.log_dict({f"{split}/{name}": numbers[name] for name in others}, rank_zero_only=True)
+        self.log_dict({f"{split}/{name}": numbers[name] for name in beside}, prog_bar=True, rank_zero_only=True)
         self.log(self.headline.logged(split), numbers[self.headline.score], prog_bar=True)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -61,6 +61,7 @@ class VisionCLI(LightningCLI):
     """
 
     config: Any
+    model: VisionTask
     subcommand: str
 
     def __init__(
@@ -301,7 +302,7 @@ class VisionCLI(LightningCLI):
         saves = config.trainer.enable_checkpointing is not False and not config.trainer.fast_dev_run
         self.life = RunLife(
             self.run_folder / CHECKPOINTS if saves else None,
-            self.task.headline,
+            self.model.headline,
             self.stop,
             NumbersGuard(self.run_folder, self.name, self.saved_config, config.skip_bad_steps, config.check_every_step),
             config.save_every_n_steps,

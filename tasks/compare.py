@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError
-from tasks.run.summary_file import SUMMARY, read_summary
+from tasks.run.summary_file import SUMMARY, read_summary, shown_scores
 
 MARKS = re.compile(r"(<!-- runs -->\n).*?(<!-- /runs -->)", re.DOTALL)
 COLUMNS = ("task", "backbone", "attention", "model", "parameters", "MACs", "score", "seconds", "run")
@@ -38,13 +38,11 @@ def _rank(summary: dict[str, Any]) -> tuple[Any, ...]:
 
 def table_row(summary: dict[str, Any]) -> list[str]:
     """The cells of one run, in the order of `COLUMNS`."""
-    score = summary["headline"]
-    value = summary.get(score)
     cells = summary | {
         "model": summary["head"],
         "parameters": f"{summary['parameters']:,}",
         "MACs": f"{summary['MACs']:,} @ {summary['image_size']}",
-        "score": f"{score.partition('/')[2]} {'not defined' if value is None else f'{value:.3f}'}",
+        "score": shown_scores(summary),
         "seconds": f"{summary['seconds']:.0f}",
     }
     return [str(cells[column]) for column in COLUMNS]

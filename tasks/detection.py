@@ -18,7 +18,7 @@ from tasks.task_options import TaskOptions
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionOptions(TaskOptions):
-    """Trains a detector and scores it with COCO's 12 numbers and per-class AP.
+    """Trains a detector and scores it with COCO's 12 numbers and per-class AP, of boxes and of masks if it finds them.
 
     Attributes:
         detector: Detector; it gets the backbone and the number of classes.
@@ -34,9 +34,10 @@ class DetectionOptions(TaskOptions):
 
 
 class DetectionTask(VisionTask):
-    """A detector, scored by the boxes that it finds."""
+    """A detector, scored by the boxes that it finds, and by the masks if it finds them: `val/mAP`, `val/mask_mAP`."""
 
     options: DetectionOptions
+    model: Detector
     options_class = DetectionOptions
     headline = Headline("mAP")
 
@@ -45,8 +46,12 @@ class DetectionTask(VisionTask):
         return self.options.detector(self.options.backbone, len(self.options.class_names))
 
     def build_metrics(self) -> dict[str, Metric]:
-        """COCO's numbers of the boxes."""
-        return {"boxes": COCODetectionMetric(self.options.class_names)}
+        """COCO's numbers of the boxes, and of the masks."""
+        return {"objects": COCODetectionMetric(self.options.class_names, "both" if self.model.with_masks else "bbox")}
+
+    def main_scores(self) -> list[str]:
+        """Mean precision of the boxes, and of the masks."""
+        return ["mAP", "mask_mAP"] if self.model.with_masks else ["mAP"]
 
     def describe_head(self) -> tuple[str, str]:
         """The detector."""

@@ -3,13 +3,21 @@
 import colorsys
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from pycocotools import mask as coco_mask
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
+from tasks.metrics import RLE
 
-def class_colours(number: int) -> list[tuple[int, int, int]]:
+Colour = tuple[int, int, int]
+
+
+def class_colours(number: int) -> list[Colour]:
     """RGB colours of the classes 0..number-1; neighbours differ strongly."""
     golden = 0.618033988749895
     hsv = [((label * golden) % 1.0, 0.9 if label % 2 else 0.65, 1.0 if label % 3 else 0.75) for label in range(number)]
@@ -22,36 +30,84 @@ def draw_detections(
     labels: Tensor,
     class_names: Sequence[str],
     scores: Tensor | None = None,
+    masks: Sequence[RLE] | None = None,
+    iscrowd: Tensor | None = None,
     min_score: float = 0.3,
 ) -> Tensor:
-    """Draws boxes with class names, and scores where given; a small image is magnified so that they can be read.
+    """Draws masks, boxes and captions: the strongest detection, or the smallest object, on top.
+
+    Masks are translucent and have an outline; captions stand on the colour of their class. A crowd region is striped,
+    its box is dashed. A small image is magnified, so that captions can be read; letters grow with the picture.
 
     Args:
         image: (3, H, W) uint8.
         boxes: (N, 4) xyxy in pixels of the image.
         labels: (N,) classes.
         class_names: Names of the classes.
-        scores: (N,) in 0..1; boxes below `min_score` are left out.
+        scores: (N,) in 0..1; detections below `min_score` are left out.
+        masks: N masks of the size of the image.
+        iscrowd: (N,) bool, for annotations.
         min_score: Least score that is drawn.
 
     Returns:
         (3, H * zoom, W * zoom) uint8.
     """
     image, zoom = magnify(image)
-    boxes = boxes * zoom
-    captions = [class_names[label] for label in labels.tolist()]
-    if scores is not None:
-        kept = scores >= min_score
-        captions = [f"{name} {score:.2f}" for name, score in zip(captions, scores.tolist(), strict=True)]
-        captions = [caption for caption, keep in zip(captions, kept.tolist(), strict=True) if keep]
-        boxes, labels = boxes[kept], labels[kept]
-    if not len(boxes):
-        return image
-    palette = class_colours(len(class_names))
-    colours = [palette[label] for label in labels.tolist()]
-    height, width = image.shape[-2:]
-    corners = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]) - 1)
-    return draw_bounding_boxes(image, corners, captions, colours, width=max(1, max(height, width) // 300))
+    canvas: Image.Image = to_pil_image(image)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+    order = (-area if scores is None else scores).argsort(stable=True).tolist()
+    shown = [index for index in order if scores is None or scores[index] >= min_score]
+    crowds = [False] * len(boxes) if iscrowd is None else iscrowd.tolist()
+    classes, palette = labels.tolist(), class_colours(len(class_names))
+    for index in shown:
+        if masks is not None:
+            bitmap = coco_mask.decode({**masks[index], "size": list(masks[index]["size"])}) * np.uint8(255)
+            shape = Image.fromarray(bitmap).resize(canvas.size, Image.Resampling.NEAREST)
+            _paint_mask(canvas, shape, palette[classes[index]], crowds[index])
+    for index in shown:
+        caption = class_names[classes[index]] + (" (crowd)" if crowds[index] else "")
+        caption += "" if scores is None else f" {scores[index]:.2f}"
+        _frame(canvas, (boxes[index] * zoom).tolist(), caption, palette[classes[index]], crowds[index])
+    return pil_to_tensor(canvas)
+
+
+def _line_width(canvas: Image.Image) -> int:
+    return max(1, max(canvas.size) // 300)
+
+
+def _striped(shape: Image.Image) -> Image.Image:
+    """Every second diagonal stripe of a shape."""
+    x, y = np.ogrid[: shape.height, : shape.width]
+    stripes = (x + y) // (6 * _line_width(shape)) % 2 * 255
+    return ImageChops.multiply(shape, Image.fromarray(stripes.astype(np.uint8)))
+
+
+def _paint_mask(canvas: Image.Image, shape: Image.Image, colour: Colour, iscrowd: bool) -> None:
+    """Lays a translucent colour over a shape (0 or 255) and draws its outline, on the inner side."""
+    inner = shape.filter(ImageFilter.MinFilter(2 * _line_width(canvas) + 1))
+    canvas.paste(colour, mask=(_striped(shape) if iscrowd else shape).point(lambda level: round(0.4 * level)))
+    canvas.paste(colour, mask=ImageChops.subtract(shape, inner))
+
+
+def _frame(canvas: Image.Image, box: Sequence[float], caption: str, colour: Colour, iscrowd: bool) -> None:
+    """Draws a box, and its caption above it or, where there is no room, within."""
+    line, (width, height) = _line_width(canvas), canvas.size
+    left, right = (min(max(round(x), 0), width - 1) for x in box[0::2])
+    top, bottom = (min(max(round(y), 0), height - 1) for y in box[1::2])
+    draw = ImageDraw.Draw(canvas)
+    if iscrowd:
+        outline = Image.new("L", canvas.size)
+        ImageDraw.Draw(outline).rectangle((left, top, right, bottom), outline=255, width=line)
+        canvas.paste(colour, mask=_striped(outline))
+    else:
+        draw.rectangle((left, top, right, bottom), outline=colour, width=line)
+    font = ImageFont.load_default(size=max(11, max(canvas.size) // 45))
+    wide, high = int(draw.textlength(caption, font)) + 2 * line, int(draw.textbbox((0, 0), "Éj", font=font)[3]) + line
+    start = max(min(left, width - 1 - wide), 0)
+    above = top - high if top >= high else top
+    draw.rectangle((start, above, start + wide, above + high), fill=colour)
+    brightness = sum(share * level for share, level in zip((0.299, 0.587, 0.114), colour, strict=True))
+    draw.text((start + line, above), caption, fill="black" if brightness > 140 else "white", font=font)
 
 
 def draw_label_map(image: Tensor, labels: Tensor, class_names: Sequence[str], opacity: float = 0.6) -> Tensor:
@@ -84,9 +140,7 @@ def magnify(image: Tensor, least: int = 400) -> tuple[Tensor, int]:
     return image.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2), zoom
 
 
-def legend(
-    labels: Sequence[int], class_names: Sequence[str], palette: Sequence[tuple[int, int, int]], width: int
-) -> Tensor:
+def legend(labels: Sequence[int], class_names: Sequence[str], palette: Sequence[Colour], width: int) -> Tensor:
     """One line of 12 pixels per class: a patch of its colour and its name; (3, 12 * N, width) uint8."""
     rows = torch.full((3, 12 * len(labels), width), 255, dtype=torch.uint8)
     if not labels:

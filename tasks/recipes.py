@@ -57,7 +57,8 @@ def _reached(line: dict[str, str]) -> str:
     for file in sorted((ROOT / "docs" / "results").rglob(SUMMARY)):
         summary = read_summary(file)
         if summary["run"] == f"runs/{line['recipe']}":
-            return f"{summary[summary['headline']]:.3f} {summary['headline'].removeprefix('val/')}"
+            names = (summary["headline"], *summary["beside"])
+            return ", ".join(f"{summary[name]:.3f} {name.removeprefix('val/')}" for name in names)
     return "not trained here"
 
 

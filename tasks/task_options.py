@@ -32,6 +32,8 @@ class TaskOptions:
         weights: Checkpoint of another run whose weights this run starts from. To continue a run use --ckpt_path.
         channels_last: Keep weights and features in channels_last memory layout, which is faster on many devices.
         compile_backbone: Run the backbone through torch.compile; the first steps take minutes.
+        headline: Score by which the best checkpoint is chosen and runs are compared, the larger the better: `mask_mAP`.
+            Default: `mAP` or `mIoU`.
     """
 
     backbone: Backbone
@@ -43,6 +45,7 @@ class TaskOptions:
     weights: Path | None = None
     channels_last: bool = False
     compile_backbone: bool = False
+    headline: str | None = None
 
     def plain(self) -> dict[str, Any]:
         """Those that are data, as a checkpoint can hold them; what was built in Python is left out."""

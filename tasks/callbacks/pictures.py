@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchvision.io import write_png
+from torchvision.ops import box_convert
 from torchvision.transforms.v2.functional import resize
 
 from tasks.base import VisionTask
@@ -66,14 +67,15 @@ class Pictures(Report):
 
 
 class DetectionPictures(Pictures):
-    """Boxes with class names and scores."""
+    """Boxes and masks with class names and scores; crowd regions are striped."""
 
     def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: Batch, position: int) -> Tensor:
-        """Annotated boxes, and detections of score 0.3 and above."""
+        """What is annotated, and detections of score 0.3 and above."""
         truth = batch["targets"][position]["ground_truth"]
-        boxes = torch.as_tensor(truth["boxes"])
-        corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
-        expected = draw_detections(image, corners, torch.as_tensor(truth["labels"]), task.class_names)
+        boxes, labels, iscrowd = (torch.as_tensor(truth[name]) for name in ("boxes", "labels", "iscrowd"))
+        corners = box_convert(boxes, "xywh", "xyxy")
+        masks = truth.get("masks")
+        expected = draw_detections(image, corners, labels, task.class_names, masks=masks, iscrowd=iscrowd)
         return side_by_side(expected, draw_prediction(task, image, prediction))
 
 
@@ -91,7 +93,7 @@ def draw_prediction(task: VisionTask, image: Tensor, prediction: Any) -> Tensor:
     if isinstance(prediction, Tensor):
         return draw_label_map(image, prediction.cpu(), task.class_names)
     boxes, labels, scores = (prediction[name].cpu() for name in ("boxes", "labels", "scores"))
-    return draw_detections(image, boxes, labels, task.class_names, scores)
+    return draw_detections(image, boxes, labels, task.class_names, scores, prediction.get("masks"))
 
 
 def original_image(batch: Batch, position: int) -> Tensor:

@@ -64,7 +64,11 @@ class PredictionWriter(BasePredictionWriter):
 
 
 class DetectionWriter(PredictionWriter):
-    """Writes `predictions.json` in COCO's result format: original category ids, boxes xywh in original pixels."""
+    """Writes `predictions.json` in COCO's result format: original category ids, boxes xywh in original pixels.
+
+    Where the detector finds masks, each result has its `segmentation` as compressed RLE. `loadRes` of pycocotools reads
+    the file; it gives a result that has both the area of its box, so take `bbox` out to score masks by their own sizes.
+    """
 
     def __init__(self, pictures: bool = True) -> None:
         super().__init__(pictures)
@@ -76,12 +80,16 @@ class DetectionWriter(PredictionWriter):
         assert isinstance(task, DetectionTask)
         boxes = prediction["boxes"].double().cpu()
         boxes[:, 2:] -= boxes[:, :2]
-        rows = zip(boxes.tolist(), prediction["scores"].tolist(), prediction["labels"].tolist(), strict=True)
         self._files.append({"id": target["image_id"], "file_name": target["file_name"]})
-        ids, image_id = task.options.category_ids, target["image_id"]
-        self._results += [
-            {"image_id": image_id, "category_id": ids[label], "bbox": box, "score": score} for box, score, label in rows
+        ids, image = task.options.category_ids, target["image_id"]
+        columns = zip(boxes.tolist(), prediction["scores"].tolist(), prediction["labels"].tolist(), strict=True)
+        rows: list[dict[str, Any]] = [
+            {"image_id": image, "category_id": ids[label], "bbox": box, "score": score} for box, score, label in columns
         ]
+        if "masks" in prediction:
+            for row, mask in zip(rows, prediction["masks"], strict=True):
+                row["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode()}
+        self._results += rows
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Collects the detections of all processes and writes the files."""

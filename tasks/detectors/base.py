@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from tasks.losses import Losses
 from tasks.normalization import Normalization
 from tasks.precision import at_least_float32
 
-Detections = list[dict[str, Tensor]]
+Detections = list[dict[str, Any]]
 
 
 class Detector(DenseModel):
@@ -23,8 +23,14 @@ class Detector(DenseModel):
 
     The batch is the one of `datamodules.COCO`. Losses are named scalars whose sum is minimised. Detections are one
     dictionary per image: `boxes` (N, 4) xyxy in pixels of the original image, `scores` (N,) in 0..1 in decreasing
-    order, `labels` (N,) int64 in 0..K-1.
+    order, `labels` (N,) int64 in 0..K-1; and, of a detector of masks, `masks`: N RLEs at the original size, from
+    `instance_masks.encode_masks`.
+
+    Attributes:
+        with_masks: Whether it finds masks: its detections have them, and they are scored beside the boxes.
     """
+
+    with_masks: ClassVar[bool] = False
 
     anchor_generator: Any
     normalization: Normalization

@@ -1,5 +1,7 @@
 """COCO detection metric: 12 numbers and AP per class over the whole data set, equal for any number of processes.
 
+Boxes and masks of one detector can be scored together: an image is then packed, kept and sent once.
+
 Semantics are COCOeval's (github.com/cocodataset/cocoapi): crowds are ignore regions, 1 / 10 / 100 detections per image
 and class, small / medium / large by the annotated area. Unlike COCOeval, "undefined" is nan and not -1, an image seen
 twice (sampler padding) counts once, and no predictions at all is a score of 0 instead of a failure.
@@ -11,11 +13,18 @@ from typing import Any, Literal
 import numpy as np
 import torch.distributed as dist
 
-from tasks.metrics.coco_backends import COCO_NUMBERS, choose_backend, evaluate, summarize
+from tasks.metrics.coco_backends import COCO_NUMBERS, IoUType, choose_backend, evaluate, summarize
 from tasks.metrics.coco_transport import join, split
-from tasks.metrics.packed_images import RLE, GroundTruth, ImageRecord, Prediction, pack
+from tasks.metrics.packed_images import GroundTruth, ImageRecord, Prediction, check_annotated_masks, pack
+from tasks.metrics.rle import RLE
 
 __all__ = ["RLE", "COCODetectionMetric", "GroundTruth", "Prediction"]
+
+_KINDS: dict[str, dict[str, IoUType]] = {
+    "bbox": {"": "bbox"},
+    "segm": {"": "segm"},
+    "both": {"": "bbox", "mask_": "segm"},
+}
 
 
 class COCODetectionMetric:
@@ -23,13 +32,14 @@ class COCODetectionMetric:
 
     Args:
         class_names: K distinct names; position is the label.
-        iou_type: Overlap of boxes ("bbox") or of masks ("segm").
+        iou_type: Overlap of boxes ("bbox"), of masks ("segm"), or of both ("both"): then the numbers of the masks have
+            `mask_` in front of their names.
         backend: "hotcoco", "faster_coco_eval", "pycocotools", or "auto" for the first of them that can be imported.
-        prefix: Put in front of the name of every number, so that masks can be scored beside boxes: `mask_`.
+        prefix: Put in front of the name of every number.
 
     Attributes:
-        scores: Names of the 12 numbers, and "images", the number of distinct images.
-        class_scores: "AP/<class>" of every class.
+        scores: Names of the 12 numbers of each kind, and "images", the number of distinct images.
+        class_scores: "AP/<class>" of every class, of each kind.
 
     Raises:
         ValueError: No class names, repeated class names, or an unknown ``iou_type`` or ``backend``.
@@ -39,19 +49,19 @@ class COCODetectionMetric:
     def __init__(
         self,
         class_names: Sequence[str],
-        iou_type: Literal["bbox", "segm"] = "bbox",
+        iou_type: Literal["bbox", "segm", "both"] = "bbox",
         backend: Literal["auto", "hotcoco", "faster_coco_eval", "pycocotools"] = "auto",
         prefix: str = "",
     ) -> None:
         self.class_names = tuple(class_names)
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f"class_names must be at least one and all different, got {self.class_names}")
-        if iou_type not in ("bbox", "segm"):
-            raise ValueError(f"iou_type must be 'bbox' or 'segm', got {iou_type!r}")
-        self.iou_type = iou_type
+        if iou_type not in _KINDS:
+            raise ValueError(f"iou_type must be 'bbox', 'segm' or 'both', got {iou_type!r}")
+        self.kinds: dict[str, IoUType] = {f"{prefix}{kind}": overlap for kind, overlap in _KINDS[iou_type].items()}
         self.prefix = prefix
-        self.scores = [f"{prefix}{name}" for name in (*COCO_NUMBERS, "images")]
-        self.class_scores = [f"{prefix}AP/{name}" for name in self.class_names]
+        self.scores = [*(f"{kind}{name}" for kind in self.kinds for name in COCO_NUMBERS), f"{prefix}images"]
+        self.class_scores = [f"{kind}AP/{name}" for kind in self.kinds for name in self.class_names]
         self.backend = choose_backend(backend)
         self._records: dict[int, ImageRecord] = {}
 
@@ -62,12 +72,13 @@ class COCODetectionMetric:
 
         Raises:
             ValueError: Predictions and targets do not belong together, an array has a wrong shape, a label is outside
-                0..K-1, a number is not finite, a mask does not fit its image, or one image id stands for two images.
+                0..K-1, a number is not finite, a mask does not fit its image (an annotated one can have the wrong
+                runs until `compute`), or one image id stands for two images.
         """
         if len(predictions) != len(targets):
             raise ValueError(f"got {len(predictions)} predictions for {len(targets)} targets")
         pairs = zip(predictions, targets, strict=True)
-        num_classes, with_masks = len(self.class_names), self.iou_type == "segm"
+        num_classes, with_masks = len(self.class_names), "segm" in self.kinds.values()
         records = [pack(prediction, target, num_classes, with_masks) for prediction, target in pairs]
         _keep_first(self._records, records)
 
@@ -81,6 +92,7 @@ class COCODetectionMetric:
 
         Raises:
             RuntimeError: The evaluation failed in process 0 (where the original error is raised).
+            ValueError: The runs of an annotated mask do not add up to its image.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return self._evaluate([list(self._records.values())])
@@ -114,9 +126,12 @@ class COCODetectionMetric:
             _keep_first(images, records)
         # Equal scores rank in image order, so that order must not depend on how images were spread over processes.
         in_order = [images[image_id] for image_id in sorted(images)]
-        curves = evaluate(in_order, len(self.class_names), self.iou_type, self.backend)
-        numbers = summarize(curves, self.class_names) | {"images": float(len(images))}
-        return {f"{self.prefix}{name}": value for name, value in numbers.items()}
+        check_annotated_masks(in_order)
+        numbers: dict[str, float] = {}
+        for kind, overlap in self.kinds.items():
+            curves = evaluate(in_order, len(self.class_names), overlap, self.backend)
+            numbers |= {f"{kind}{name}": value for name, value in summarize(curves, self.class_names).items()}
+        return numbers | {f"{self.prefix}images": float(len(images))}
 
 
 def _keep_first(images: dict[int, ImageRecord], records: Iterable[ImageRecord]) -> None:

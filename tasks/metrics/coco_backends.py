@@ -215,7 +215,7 @@ def _evaluate_group(
     rows = np.column_stack([image, detections["box"], detections["score"], detections["label"] + 1])
     results = ground_truth.load_res(rows, segmentation=masks)
     if masks is not None:  # else a result has the area of its box
-        results.update_anns(ids=np.arange(1, len(rows) + 1), area=np.ascontiguousarray(detections["area"]))
+        results.update_anns(ids=np.arange(1, len(rows) + 1), area=detections["mask_area"].astype(np.float64))
     evaluation = hotcoco.COCOeval(ground_truth, results, "bbox" if masks is None else "segm")
     evaluation.evaluate()
     evaluation.accumulate()
@@ -266,16 +266,16 @@ def _evaluate_with_dicts(
                 "image_id": image,
                 "category_id": label + 1,
                 "bbox": box,
-                "area": area,
+                "area": mask_area if iou_type == "segm" else box[2] * box[3],
                 "score": score,
                 "iscrowd": 0,
             }
-            for number, (box, area, score, label) in enumerate(record.detections.tolist(), len(detections) + 1)
+            for number, (box, mask_area, score, label) in enumerate(record.detections.tolist(), len(detections) + 1)
         ]
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(
-            indexed(truths, _masks(records, "ground_truth_masks")),
-            indexed(detections, _masks(records, "detection_masks")),
+            indexed(truths, _masks(records, "ground_truth_masks") if iou_type == "segm" else []),
+            indexed(detections, _masks(records, "detection_masks") if iou_type == "segm" else []),
             iou_type,
         )
         evaluation.evaluate()

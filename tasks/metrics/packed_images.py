@@ -12,16 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tasks.metrics.rle import mask_areas
+from tasks.metrics.rle import RLE, EncodedMask, mask_areas
 
 Values = Tensor | NDArray[Any]
-
-
-class RLE(TypedDict):
-    """COCO's compressed run-length encoding: ``size`` = (height, width) in pixels, ``counts`` the coded runs."""
-
-    size: Sequence[int]
-    counts: bytes | str
 
 
 class _PredictedBoxes(TypedDict):
@@ -61,9 +54,9 @@ class GroundTruth(_AnnotatedBoxes, total=False):
     masks: Sequence[RLE]
 
 
-# Boxes are (x, y, width, height) in pixels of the original image, labels are 0..K-1. The area is that of the mask if
-# there is one: it sorts a detection into small, medium and large.
-DETECTION = np.dtype([("box", np.float64, 4), ("area", np.float64), ("score", np.float64), ("label", np.int32)])
+# Boxes are (x, y, width, height) in pixels of the original image, labels are 0..K-1. What sorts a detection into small,
+# medium and large is the area of its box, or that of its mask where masks are scored.
+DETECTION = np.dtype([("box", np.float64, 4), ("mask_area", np.int64), ("score", np.float64), ("label", np.int32)])
 GROUND_TRUTH = np.dtype([("box", np.float64, 4), ("area", np.float64), ("label", np.int32), ("iscrowd", np.bool_)])
 
 
@@ -76,8 +69,8 @@ class ImageRecord:
         size: (height, width) in pixels.
         detections: (N,) of dtype ``DETECTION``, in the order the detector gave.
         ground_truths: (M,) of dtype ``GROUND_TRUTH``.
-        detection_masks: N compressed RLE strings, or none for boxes.
-        ground_truth_masks: M compressed RLE strings, or none for boxes.
+        detection_masks: N compressed RLE strings, or none where only boxes are scored.
+        ground_truth_masks: M compressed RLE strings, or none where only boxes are scored.
     """
 
     image_id: int
@@ -95,7 +88,8 @@ def pack(prediction: Prediction, target: GroundTruth, num_classes: int, with_mas
         prediction: Detections of the image.
         target: Annotations of the same image.
         num_classes: K; labels are 0..K-1.
-        with_masks: Whether masks are needed; they are left out otherwise.
+        with_masks: Whether masks are needed; they are left out otherwise. Those that are predicted are checked, unless
+            our encoder wrote them; `check_annotated_masks` checks the others, of many images together.
 
     Raises:
         ValueError: The two are of different images, an array has a wrong shape, a label is outside 0..K-1, a number is
@@ -112,7 +106,6 @@ def pack(prediction: Prediction, target: GroundTruth, num_classes: int, with_mas
         raise ValueError(f"{where}: predicted boxes must be xyxy with x2 >= x1 and y2 >= y1")
     detections = np.zeros(len(boxes), DETECTION)
     detections["box"] = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)  # (N, 4) xywh
-    detections["area"] = detections["box"][:, 2:].prod(axis=1)
     detections["score"] = _column(prediction["scores"], len(boxes), f"{where}: scores")
     detections["label"] = _labels(prediction["labels"], len(boxes), num_classes, f"{where}: predicted labels")
 
@@ -127,7 +120,10 @@ def pack(prediction: Prediction, target: GroundTruth, num_classes: int, with_mas
         return ImageRecord(image_id, (height, width), detections, truths)
     detected = _masks(prediction.get("masks"), len(detections), [height, width], f"{where}: predicted masks")
     annotated = _masks(target.get("masks"), len(truths), [height, width], f"{where}: annotated masks")
-    detections["area"] = _areas(detected, annotated, [height, width], where)
+    masks: Sequence[Any] = prediction["masks"]
+    own = all(type(mask) is EncodedMask for mask in masks)
+    areas = [mask.area for mask in masks] if own else _areas(detected, (height, width), f"{where}: predicted masks")
+    detections["mask_area"] = areas
     return ImageRecord(image_id, (height, width), detections, truths, detected, annotated)
 
 
@@ -191,13 +187,25 @@ def _masks(masks: Sequence[RLE] | None, count: int, size: list[int], what: str) 
     return tuple(counts.encode() if isinstance(counts, str) else counts for counts in coded)
 
 
-def _areas(detected: tuple[bytes, ...], annotated: tuple[bytes, ...], size: list[int], where: str) -> NDArray[Any]:
-    """Areas of the detected masks; both kinds are checked in one go, because a call costs as much as 30 masks."""
+def check_annotated_masks(records: Sequence[ImageRecord], at_once: int = 128) -> None:
+    """Refuses annotated masks that do not decode to their image, in groups: a call costs as much as 30 masks.
+
+    Raises:
+        ValueError: The runs of a mask do not add up.
+    """
+    for start in range(0, len(records), at_once):
+        group = records[start : start + at_once]
+        pixels = [record.size[0] * record.size[1] for record in group]
+        counts = [len(record.ground_truth_masks) for record in group]
+        masks = [mask for record in group for mask in record.ground_truth_masks]
+        if mask_areas(masks, np.repeat(pixels, counts)) is None:
+            for record in group:
+                _areas(record.ground_truth_masks, record.size, f"image {record.image_id}: annotated masks")
+
+
+def _areas(masks: Sequence[bytes], size: tuple[int, int], what: str) -> NDArray[np.int64]:
     height, width = size
-    areas = mask_areas(detected + annotated, height * width)
+    areas = mask_areas(masks, height * width)
     if areas is None:
-        what = "annotated" if mask_areas(annotated, height * width) is None else "predicted"
-        raise ValueError(
-            f"{where}: {what} masks: the runs of a mask do not add up to height x width = {height} x {width} pixels"
-        )
-    return areas[: len(detected)]
+        raise ValueError(f"{what}: the runs of a mask do not add up to height x width = {height} x {width} pixels")
+    return areas

@@ -1,22 +1,84 @@
-"""Checking compressed run-length masks, many at a time: the evaluators decode them unchecked, and read astray."""
+"""Compressed run-length masks, many at a time: writing them, and checking those that others have written.
+
+The code (of cocoapi): the runs of a mask, column by column, background first. A run is written in groups of 5 bits,
+lowest first, each as character 48 + group, + 32 if more groups follow; bit 16 of the last group is the sign. From the
+fourth run on, the difference to the last but one is written. Masks are coded together, because a loop over characters
+would be slower than the evaluation.
+"""
 
 from collections.abc import Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def mask_areas(coded: Sequence[bytes], pixels: int) -> NDArray[np.int64] | None:
-    """Areas of compressed RLEs, or None unless each decodes to non-negative runs with the sum `pixels`.
+class RLE(TypedDict):
+    """COCO's compressed run-length encoding: ``size`` = (height, width) in pixels, ``counts`` the coded runs."""
 
-    The code: a run is written in groups of 5 bits, lowest first, each as character 48 + group, + 32 if more groups
-    follow; bit 16 of the last group is the sign. From the fourth run on, the difference to the last but one is written.
-    All masks are decoded together, because a loop over characters would be slower than the evaluation.
+    size: Sequence[int]
+    counts: bytes | str
+
+
+class EncodedMask(dict[str, Any]):
+    """An ``RLE`` of our own making: nobody has to check it, and its area is known.
+
+    Attributes:
+        area: Pixels in the mask.
+    """
+
+    __slots__ = ("area",)
+    area: int
+
+    def __init__(self, size: Sequence[int], counts: bytes, area: int) -> None:
+        super().__init__(size=size, counts=counts)
+        self.area = area
+
+
+def encode_changes(changes: NDArray[np.int64], per_mask: NDArray[np.int64], size: Sequence[int]) -> list[EncodedMask]:
+    """Encodes masks that are given by the pixels where they change.
+
+    Args:
+        changes: (C,) places of all masks end to end, increasing within each: a pixel that is unlike the one before it,
+            counted down the columns; the pixel before the first is background.
+        per_mask: (N,) changes of each mask.
+        size: Height and width of all masks.
+    """
+    pixels = size[0] * size[1]
+    owner = np.repeat(np.arange(len(per_mask)), per_mask)
+    first = np.concatenate([[0], np.cumsum(per_mask + 1)[:-1]])  # a mask of k changes has k + 1 runs
+    stops = np.full(len(changes) + len(per_mask), pixels)
+    stops[np.arange(len(changes)) + owner] = changes
+    runs = np.diff(stops, prepend=0)
+    runs[first] = stops[first]
+    place = np.arange(len(runs)) - np.repeat(first, per_mask + 1)
+    areas = np.add.reduceat(np.where(place & 1, runs, 0), first)
+
+    written = runs.copy()
+    late = np.flatnonzero(place > 2)
+    written[late] -= runs[late - 2]
+    magnitude = np.where(written < 0, ~written, written)
+    groups = 1 + np.searchsorted([16 << 5 * more for more in range(12)], magnitude, side="right")
+    starts = np.cumsum(groups) - groups
+    text = np.empty(int(groups.sum()), np.uint8)
+    left = np.arange(len(written))
+    for position in range(int(groups.max())):
+        left = left[groups[left] > position]
+        follows = groups[left] > position + 1
+        text[starts[left] + position] = (written[left] >> 5 * position & 31) + 48 + 32 * follows
+    whole, bounds = text.tobytes(), [*starts[first].tolist(), len(text)]
+    shared = list(size)
+    coded = [whole[start:stop] for start, stop in pairwise(bounds)]
+    return [EncodedMask(shared, counts, area) for counts, area in zip(coded, areas.tolist(), strict=True)]
+
+
+def mask_areas(coded: Sequence[bytes], pixels: int | NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Areas of compressed RLEs, or None unless each decodes to non-negative runs with the sum `pixels`.
 
     Args:
         coded: N strings.
-        pixels: Height x width.
+        pixels: Height x width, of all masks or (N,) of each.
 
     Returns:
         (N,) pixels in the mask.
@@ -39,15 +101,16 @@ def mask_areas(coded: Sequence[bytes], pixels: int) -> NDArray[np.int64] | None:
     first = np.concatenate([[0], ends[:-1]])
     # 32 bits are twice as fast. They suffice if every written number has 25 bits and no sum over a mask has 32: a run
     # in 0..pixels plus 25 bits cannot wrap around, and runs outside of that are refused below.
-    narrow = widest <= 5 and int((ends - first).max()) * pixels < 2**31
-    dtype: type[np.signedinteger[Any]] = np.int32 if narrow and pixels < 2**30 else np.int64
+    most = int(np.max(pixels))
+    narrow = widest <= 5 and int((ends - first).max()) * most < 2**31
+    dtype: type[np.signedinteger[Any]] = np.int32 if narrow and most < 2**30 else np.int64
     written = (groups[last] ^ 16).astype(dtype) - dtype(16)
     longer = np.flatnonzero(width > 1)
     for place in range(1, widest):
         written[longer] = (written[longer] << 5) | (groups[last[longer] - place] & 31)
         longer = longer[width[longer] > place + 1]
     runs = _undo_differences(written, first)
-    if runs.view(np.uint32 if dtype is np.int32 else np.uint64).max() > pixels:  # a negative run becomes a large one
+    if runs.view(np.uint32 if dtype is np.int32 else np.uint64).max() > most:  # a negative run becomes a large one
         return None
 
     # Runs 0, 2, 4, ... of a mask are background, and are at odd places of `runs` for a mask that begins at one.

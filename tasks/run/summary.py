@@ -26,7 +26,7 @@ class RunSummary(Callback):
 
     `summary.json` of training holds the epoch with the best headline; `validate` and `test` write
     `summary.validate.json` and `summary.test.json`. Not-a-number (a class without ground truth) is written as null.
-    Each names its `headline` and the `direction` in which it improves.
+    Each names its `headline`, the `direction` in which it improves, and the scores that are shown `beside` it.
 
     Args:
         task: `detect` or `segment`.
@@ -59,6 +59,7 @@ class RunSummary(Callback):
             "task": self.task,
             "headline": pl_module.headline.logged(split),
             "direction": pl_module.headline.direction,
+            "beside": [f"{split}/{name}" for name in pl_module.beside_headline],
             "seed": self.seed,
             "git": git_revision(),
             "torch": str(torch.__version__),
@@ -73,6 +74,8 @@ class RunSummary(Callback):
             if isinstance(logger, WandbRun):
                 logger.update_config(self._facts)
                 logger.keep_best(pl_module.headline.logged(), pl_module.headline.direction)
+                for name in pl_module.beside_headline:
+                    logger.keep_best(f"val/{name}", pl_module.headline.direction)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

@@ -1,6 +1,7 @@
 """`summary.json` as a file: what it is called, and what can be read of those that earlier versions wrote."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ def read_summary(path: Path) -> dict[str, Any]:
 
     Returns:
         Its content: `headline` is the name of the number that runs are compared by, `direction` whether the largest
-        (`max`) or the smallest (`min`) is the best, `head` what stands on the backbone.
+        (`max`) or the smallest (`min`) is the best, `beside` the scores that are shown with it, `head` what stands on
+        the backbone.
 
     Raises:
         TaskError: It is no summary, or one that does not name its headline.
@@ -27,8 +29,17 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise TaskError(f"{path} is not the summary of a run ({type(error).__name__})") from error
     if "headline" in content:
-        return dict(content)
+        return {"beside": [], **content}
     if task not in _UNNAMED:
         raise TaskError(f"{path} does not say which number runs of {task!r} are compared by: it has no `headline`")
     headline, model = _UNNAMED[task]
-    return {**content, "headline": headline, "direction": "max", "head": content[model]}
+    return {**content, "headline": headline, "direction": "max", "beside": [], "head": content[model]}
+
+
+def shown_scores(summary: Mapping[str, Any]) -> str:
+    """Headline of a summary and the scores beside it, in words: `mAP 0.378, mask_mAP 0.345`."""
+    words = []
+    for name in (summary["headline"], *summary["beside"]):
+        value = summary.get(name)
+        words.append(f"{name.partition('/')[2]} {'not defined' if value is None else f'{value:.3f}'}")
+    return ", ".join(words)

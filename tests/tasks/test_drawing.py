@@ -1,6 +1,8 @@
 """Pictures show what was predicted, where it was predicted."""
 
+import numpy as np
 import torch
+from pycocotools import mask as coco_mask
 
 from tasks.callbacks.pictures import original_image
 from tasks.drawing import class_colours, draw_detections, draw_label_map, magnify, pad_to_equal, side_by_side
@@ -23,6 +25,78 @@ def test_boxes_are_drawn_where_they_are_and_weak_ones_are_not() -> None:
     colour = torch.tensor(class_colours(3)[0], dtype=torch.uint8)
     assert torch.equal(picture[:, 60, 150], colour) and torch.equal(picture[:, 130, 50], colour)
     assert picture[:, 290:, 290:].sum() == 0
+
+
+def test_the_strongest_is_on_top_of_boxes_captions_and_masks() -> None:
+    """Boxes lie across each other in every order; where they meet, all pixels are those of the stronger one."""
+    image = torch.full((3, 300, 600), 120, dtype=torch.uint8)
+    boxes = torch.tensor([[100.0, 100.0, 500.0, 250.0], [200.0, 100.0, 400.0, 200.0], [100.0, 50.0, 300.0, 250.0]])
+    for strong in range(3):
+        scores = torch.full((3,), 0.5)
+        scores[strong] = 0.75
+        picture = draw_detections(image, boxes, torch.arange(3), NAMES, scores)
+        left, top, right, bottom = boxes[strong].int().tolist()
+        edge = torch.cat(
+            [picture[:, top:bottom, left], picture[:, bottom, left:right], picture[:, top:bottom, right]], 1
+        )
+        colour = torch.tensor(class_colours(3)[strong], dtype=torch.uint8)
+        assert (edge == colour[:, None]).all()
+        alone = draw_detections(image, boxes[strong, None], torch.tensor([strong]), NAMES, scores[strong, None])
+        caption = (slice(None), slice(top - 12, top), slice(left, left + 60))
+        assert torch.equal(picture[caption], alone[caption])
+
+
+def test_captions_stand_on_the_colour_of_their_class_and_grow_with_the_picture() -> None:
+    colours = class_colours(8)
+    heights = []
+    for side in (420, 900, 1800):
+        box = torch.tensor([[side * 0.25, side * 0.5, side * 0.75, side * 0.9]])
+        picture = draw_detections(torch.zeros(3, side, side, dtype=torch.uint8), box, torch.tensor([0]), NAMES)
+        above = picture[:, : int(side * 0.5), int(side * 0.25)]  # at the left end of the ground there are no letters
+        heights.append(int((above == torch.tensor(colours[0])[:, None]).all(0).sum()))
+    assert 12 <= heights[0] < heights[1] < heights[2] and heights[2] / heights[0] > 2.5
+    names = [f"class {number}" for number in range(8)]
+    image, box = torch.full((3, 1200, 1200), 60, dtype=torch.uint8), torch.tensor([[300.0, 600.0, 900.0, 1000.0]])
+    for label in range(8):  # letters are black or white, whichever is farther from the ground
+        picture = draw_detections(image, box, torch.tensor([label]), names)
+        ground = picture[:, 575:599, 300:380].flatten(1).T.tolist()
+        brightness = sum(share * level for share, level in zip((0.299, 0.587, 0.114), colours[label], strict=True))
+        letters = [0, 0, 0] if brightness > 140 else [255, 255, 255]
+        assert list(colours[label]) in ground and letters in ground and [60, 60, 60] not in ground
+
+
+def test_captions_stay_inside_the_picture() -> None:
+    """At any place the ground of a caption is as wide as where there is room for all of it."""
+    colour = torch.tensor(class_colours(3)[1], dtype=torch.uint8)[:, None, None]
+    widths = []
+    for left, top in ((200, 150), (0, 0), (490, 2), (490, 395), (-10, -10), (499, 200)):
+        box = torch.tensor([[left, top, left + 5.0, top + 5.0]])
+        picture = draw_detections(torch.zeros(3, 400, 500, dtype=torch.uint8), box, torch.tensor([1]), NAMES)
+        widths.append(int((picture == colour).all(0).any(0).sum()))
+    assert widths[0] > 20 and len(set(widths)) == 1
+
+
+def test_masks_are_translucent_with_an_outline_under_the_boxes_and_crowds_are_striped() -> None:
+    image = torch.full((3, 450, 600), 100, dtype=torch.uint8)
+    shape = np.zeros((450, 600), np.uint8, order="F")
+    shape[150:350, 200:500] = 1
+    masks, box, label = [coco_mask.encode(shape)], torch.tensor([[200.0, 150.0, 499.0, 349.0]]), torch.tensor([2])
+    colour = torch.tensor(class_colours(3)[2]).float()
+
+    def inside(crowd: bool) -> torch.Tensor:
+        picture = draw_detections(image, box + 30, label, NAMES, masks=masks, iscrowd=torch.tensor([crowd]))
+        assert torch.equal(picture[:, 150, 210:480].float(), colour[:, None].expand(-1, 270))  # the outline
+        assert (picture[:, 100, 250] == 100).all() and (picture[:, 300, 190] == 100).all()
+        return picture[:, 250:300, 260:480].float()
+
+    tint = (100 + 0.4 * (colour - 100))[:, None, None]
+    assert (inside(crowd=False) - tint).abs().max() <= 1.5
+    striped = inside(crowd=True)
+    tinted = ((striped - tint).abs() <= 1.5).all(0)
+    assert 0.4 < tinted.float().mean() < 0.6 and (striped[:, ~tinted] == 100).all()
+    line = draw_detections(image, box + 30, label, NAMES, iscrowd=torch.tensor([True]))[:, 300, :].float()
+    dashed = draw_detections(image, box, label, NAMES, iscrowd=torch.tensor([True]))[:, 160:349, 200].float().T
+    assert 0.3 < (dashed == colour).all(1).float().mean() < 0.7 and line.shape == (3, 600)
 
 
 def test_small_images_are_magnified_with_their_boxes() -> None:

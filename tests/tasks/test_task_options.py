@@ -115,7 +115,7 @@ class TestFormats:
         found = options["detector"]["init_args"]
         assert {name: found.pop(name) for name in new} == new
         found["extra_levels"] = 0
-        assert {"_instantiator": FORMAT_1["_instantiator"], **options} == FORMAT_1
+        assert {"_instantiator": FORMAT_1["_instantiator"], **options} == FORMAT_1 | {"headline": None}
         old = tmp_path / "old.ckpt"
         torch.save(content | {"hyper_parameters": FORMAT_1, "hparams_name": "kwargs"}, old)
 
@@ -189,6 +189,7 @@ class TestFormats:
             "weights": None,
             "channels_last": False,
             "compile_backbone": False,
+            "headline": None,
         }
         other = DetectionTask.load_from_checkpoint(tmp_path / "a.ckpt", options=task().options)
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in built.state_dict().items())

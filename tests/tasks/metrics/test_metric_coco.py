@@ -17,9 +17,11 @@ from pycocotools.cocoeval import COCOeval
 
 import tasks.metrics.coco as coco_module
 import tasks.metrics.coco_backends as coco_backends
+import tasks.metrics.packed_images as packed_images
 from tasks.metrics import COCODetectionMetric
 from tasks.metrics.coco_transport import join, split
 from tasks.metrics.packed_images import pack
+from tasks.metrics.rle import EncodedMask, mask_areas
 
 BACKENDS = ("hotcoco", "faster_coco_eval", "pycocotools")
 TWELVE = (
@@ -344,6 +346,44 @@ def test_tensors_and_arrays_of_any_precision_are_equal():
         assert_equal(score(names, found, truths), once, 0)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_boxes_and_masks_are_scored_together(backend):
+    problem = random_problem(8, segm=True)
+    boxes, masks = (score(*problem, iou_type, backend) for iou_type in ("bbox", "segm"))
+    both = score(*problem, "both", backend)
+    wanted = boxes | {f"mask_{name}": value for name, value in masks.items() if name != "images"}
+    assert sorted(both) == sorted(wanted) and boxes["mAP"] != masks["mAP"]
+    assert_equal({name: both[name] for name in wanted}, wanted, 0)
+    metric = COCODetectionMetric(problem[0], "both", backend, prefix="x_")
+    assert [*metric.scores, *metric.class_scores] == [
+        *(f"x_{kind}{name}" for kind in ("", "mask_") for name in TWELVE),
+        "x_images",
+        *(f"x_{kind}AP/{name}" for kind in ("", "mask_") for name in problem[0]),
+    ]
+    assert set(metric.compute()) == {*metric.scores, *metric.class_scores}
+
+
+def test_own_masks_are_not_checked_again(monkeypatch):
+    """Only those that all come from our encoder are believed, and their areas with them."""
+    names, predictions, targets = random_problem(7, segm=True)
+    once = score(names, predictions, targets, "segm")
+    checked = []
+    monkeypatch.setattr(
+        packed_images, "mask_areas", lambda coded, pixels: checked.extend(coded) or mask_areas(coded, pixels)
+    )
+    own = [p | {"masks": [EncodedMask(**m, area=int(coco_mask.area(m))) for m in p["masks"]]} for p in predictions]
+    assert_equal(score(names, own, targets, "segm"), once, 0)
+    assert sorted(checked) == sorted(mask["counts"] for target in targets for mask in target["masks"])
+    checked.clear()
+    mixed = own[0] | {"masks": [*own[0]["masks"][:-1], predictions[0]["masks"][-1]]}
+    score(names, [mixed], targets[:1], "segm")
+    assert checked == [mask["counts"] for mask in (*mixed["masks"], *targets[0]["masks"])]
+    larger = own[0] | {"masks": [EncodedMask(m["size"], m["counts"], m.area + 10**6) for m in own[0]["masks"]]}
+    assert pack(larger, targets[0], 3, with_masks=True).detections["mask_area"].min() >= 10**6
+    with pytest.raises(ValueError, match="predicted masks must have the size"):
+        pack(own[0], targets[0] | {"original_size": (1, 2)}, 3, with_masks=True)
+
+
 def test_mask_counts_may_be_text():
     names, predictions, targets = random_problem(7, segm=True)
     once = score(names, predictions, targets, "segm")
@@ -378,7 +418,6 @@ def bad_inputs():
         "image 7: predicted masks must be 2": prediction(masks=[mask]),
         r"image 7: predicted masks must have the size \(20, 30\)": prediction(masks=[mask, mask | {"size": [30, 20]}]),
         "image 7: predicted masks: the runs": prediction(masks=[mask, mask | {"counts": b"55"}]),
-        "image 7: annotated masks: the runs": target(masks=[mask | {"counts": b""}]),
         "image 7: annotated masks must be compressed": target(masks=[mask | {"counts": [600]}]),
     }
 
@@ -413,6 +452,22 @@ def test_bad_input_is_refused_and_leaves_no_trace(message):
     without = {key: value for key, value in prediction.items() if key != "masks"}
     with pytest.raises(ValueError, match="needs the key 'masks'"):
         metric.update([without], [target])
+
+
+@pytest.mark.parametrize("counts", [b"", b"55", b"oooooooo0"])
+def test_annotated_masks_that_do_not_add_up_are_refused_before_scoring(counts):
+    """In groups of images of different sizes; the culprit is named."""
+    names, predictions, targets = random_problem(1, 9, segm=True)
+    metric = COCODetectionMetric(names, "both")
+    metric.update(predictions, targets)
+    metric.compute()
+    broken = [t | {"image_id": t["image_id"] + 10**7} for t in targets]
+    broken[5]["masks"] = [*broken[5]["masks"][:-1], broken[5]["masks"][-1] | {"counts": counts}]
+    metric.update([p | {"image_id": p["image_id"] + 10**7} for p in predictions], broken)
+    with pytest.raises(
+        ValueError, match=f"image {broken[5]['image_id']}: annotated masks: the runs of a mask do not add"
+    ):
+        metric.compute()
 
 
 def test_options_are_checked():
@@ -468,9 +523,9 @@ def _process(rank, processes, folder):
         "gloo", f"file://{folder}/rendezvous", timedelta(seconds=60), rank=rank, world_size=processes
     )
     outcomes = []
-    for iou_type in ("bbox", "segm"):
+    for iou_type in ("bbox", "both"):
         for images in (5, 7, 1):
-            names, predictions, targets = random_problem(images, images, segm=iou_type == "segm")
+            names, predictions, targets = random_problem(images, images, segm=iou_type == "both")
             padded = _share(rank, processes, images)
             for chosen in (padded, padded if rank == processes - 1 else []):  # then the others are without data
                 metric = COCODetectionMetric(names, iou_type)
@@ -502,9 +557,9 @@ def test_number_of_processes_does_not_matter(tmp_path, processes):
             pytest.fail("processes hang")
     outcomes = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
     expected = []
-    for iou_type in ("bbox", "segm"):
+    for iou_type in ("bbox", "both"):
         for images in (5, 7, 1):
-            names, predictions, targets = random_problem(images, images, segm=iou_type == "segm")
+            names, predictions, targets = random_problem(images, images, segm=iou_type == "both")
             alone = sorted(set(_share(processes - 1, processes, images)))
             for chosen in (range(images), alone):
                 expected.append(score(names, [predictions[i] for i in chosen], [targets[i] for i in chosen], iou_type))

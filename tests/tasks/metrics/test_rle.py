@@ -1,10 +1,10 @@
-"""The check of compressed run-length masks."""
+"""Compressed run-length masks: the encoder and the check."""
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from tasks.metrics.rle import mask_areas
+from tasks.metrics.rle import encode_changes, mask_areas
 
 
 def encode(mask):
@@ -36,6 +36,24 @@ def decode_slowly(coded):
             runs.append(value + (runs[-2] if len(runs) > 2 else 0))
             value, place = 0, 0
     return None if place or not runs else runs
+
+
+def encode_together(masks):
+    """Masks (H, W) of one size by our encoder."""
+    flat = [np.concatenate([[False], mask.ravel(order="F")]) for mask in masks]
+    changes = [np.flatnonzero(pixels[1:] != pixels[:-1]) for pixels in flat]
+    return encode_changes(np.concatenate(changes), np.array([len(places) for places in changes]), masks[0].shape)
+
+
+def test_encoder_writes_what_pycocotools_writes():
+    random = np.random.default_rng(2)
+    for _ in range(30):
+        height, width = random.integers(1, 90, 2).tolist()
+        masks = [random.random((height, width)) < share for share in (0, 0.001, 0.02, 0.5, 0.99, 1)]
+        random.shuffle(masks)
+        found = encode_together(masks)
+        assert found == [{"size": [height, width], "counts": encode(mask)} for mask in masks]
+        assert [mask.area for mask in found] == [mask.sum() for mask in masks]
 
 
 def test_areas_of_what_encoders_write():
@@ -71,6 +89,9 @@ def test_large_images(height, width):
         coded = encode_slowly(runs)
         assert decode_slowly(coded) == runs
         assert mask_areas([coded, coded], height * width).tolist() == [sum(runs[1::2])] * 2
+        places = np.cumsum(runs[:-1])
+        (own, _) = encode_changes(np.append(places, places), np.array([len(places)] * 2), (height, width))
+        assert (own["counts"], own.area) == (coded, sum(runs[1::2]))
         assert mask_areas([coded, coded], height * width - 1) is None
 
 
