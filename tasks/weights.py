@@ -14,6 +14,7 @@ from backbones import load_weights
 from tasks.class_tensors import DenseModel
 from tasks.errors import TaskError
 from tasks.foreign_code import foreign_code
+from tasks.foreign_weights import read_foreign_weights
 from tasks.old_formats import renewed
 from tasks.same_network import differences, listed
 
@@ -141,6 +142,8 @@ def describe_checkpoint_classes(path: str | Path) -> CheckpointClasses:
 def load_model_weights(model: DenseModel, class_names: Sequence[str], path: str | Path) -> None:
     """Starts a model from the weights of another run's checkpoint; of averaged weights from the average.
 
+    Weights of whole detectors that torchvision and MMDetection publish are taken as well: see `tasks.foreign_weights`.
+
     Everything but the classes must fit, as for `--model.backbone.weights`: every entry of the model is there, in its
     shape, and the head of the checkpoint has nothing that the model lacks. Inserted attention may be missing on either
     side. What the classes have of their own (`DenseModel.class_tensors`) is taken over by their names; new classes
@@ -155,18 +158,23 @@ def load_model_weights(model: DenseModel, class_names: Sequence[str], path: str 
         DamagedCheckpoint: The file is damaged.
         TaskError: It is missing, no checkpoint, or that of another network; then the model is not to be used.
     """
-    verify_checkpoint(path)
-    checkpoint = read_checkpoint(path)
+    foreign = read_foreign_weights(path)
+    if foreign is None:
+        verify_checkpoint(path)
+        checkpoint = read_checkpoint(path)
+        classes = _classes(checkpoint)
+        old = [] if classes is None else classes.names
+        found = {  # torch.compile(module) puts the former in between
+            name.replace("_orig_mod.", "").removeprefix("model."): value
+            for name, value in checkpoint["state_dict"].items()
+        }
+    else:
+        foreign.require_convention_of(model)
+        found, old = foreign.entries, foreign.class_names
     try:
         load_weights(model.backbone, str(path))
     except ValueError as error:
         raise TaskError(f"--model.weights: {error}") from error
-    found = {
-        name.replace("_orig_mod.", "").removeprefix("model."): value  # torch.compile(module) puts the former in between
-        for name, value in checkpoint["state_dict"].items()
-    }
-    classes = _classes(checkpoint)
-    old = [] if classes is None else classes.names
     rows = {new: old.index(name) for new, name in enumerate(class_names) if name in old}
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("backbone.")}
     holders = {} if old == list(class_names) else model.class_tensors()
@@ -180,6 +188,8 @@ def load_model_weights(model: DenseModel, class_names: Sequence[str], path: str 
     taken = {name: found[name] for name in shapes if name in found}
     for name, place in places.items():
         taken[name] = place.take_over(own[name], found[name], rows)
+    if foreign is not None:
+        taken |= foreign.corrected
     model.load_state_dict(taken, strict=False)
     unordered = [name for name, place in holders.items() if place is None]
     rank_zero_info(f"{path}: {_class_report(class_names, old, rows, unordered)}")

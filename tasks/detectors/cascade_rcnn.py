@@ -1,0 +1,107 @@
+"""Cascade R-CNN and Cascade Mask R-CNN on any backbone."""
+
+from typing import ClassVar
+
+from backbones import Backbone
+from tasks.detectors.two_stage.convention import ConventionName
+from tasks.detectors.two_stage.detector import TwoStageDetector
+from tasks.detectors.two_stage.options import (
+    FOUR_CONVS,
+    FOUR_CONVS_MASK,
+    RPN,
+    THREE_STAGES,
+    BoxHeadOptions,
+    CascadeOptions,
+    MaskHeadOptions,
+    RPNOptions,
+)
+
+
+class CascadeRCNN(TwoStageDetector):
+    """Cascade R-CNN (Cai and Vasconcelos, CVPR 2018, arXiv 1712.00726) with a feature pyramid (arXiv 1612.03144).
+
+    Every stage is trained on the boxes of the stage before, with a higher IoU. Scores are the softmax of the mean of
+    the stages' logits, boxes those of the last stage. The default heads are those of the Swin and ELSA papers: 4
+    convolutions and 1 fully connected layer, a regressor of each class, GIoU loss. MMDetection's control with a
+    ResNet-50 is `box_head.convs=0, box_head.fcs=2, box_head.regressors=shared, box_head.loss=smooth_l1`.
+
+    Args:
+        backbone: Its features of stride 4 to 32 are used.
+        num_classes: K, without background.
+        convention: Whose anchors, RoIAlign, low-quality matches, clipping, smallest boxes, place of the background and
+            losses of boxes are used: `mmdetection` or `torchvision`. Weights fit the one that they were trained with.
+        channels: Channels of the pyramid.
+        pyramid_norm: Whether batch normalisations follow the pyramid's convolutions.
+        rpn: The region proposal network.
+        stages: The stages.
+        box_head: The box head of every stage.
+        score_threshold: Detections below it are dropped.
+        nms_threshold: IoU above which the weaker of two detections of a class is dropped.
+        max_detections: Detections per image.
+        ignore_crowds: Whether anchors and proposals that lie by half or more in a crowd region are ignored in training;
+            published models train on them as background.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        convention: ConventionName = "mmdetection",
+        channels: int = 256,
+        pyramid_norm: bool = False,
+        rpn: RPNOptions = RPN,
+        stages: CascadeOptions = THREE_STAGES,
+        box_head: BoxHeadOptions = FOUR_CONVS,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+        ignore_crowds: bool = False,
+    ) -> None:
+        common = (backbone, num_classes, convention, channels, pyramid_norm, rpn, box_head, ignore_crowds)
+        super().__init__(*common, (score_threshold, nms_threshold, max_detections), stages=stages)
+
+
+class CascadeMaskRCNN(TwoStageDetector):
+    """Cascade Mask R-CNN: `CascadeRCNN` with a mask head in every stage, as the Swin and ELSA papers have it.
+
+    Each mask head is trained on the boxes of its own stage; masks are the mean of what all of them draw in the final
+    boxes.
+
+    Args:
+        backbone: Its features of stride 4 to 32 are used.
+        num_classes: K, without background.
+        convention: Whose anchors, RoIAlign, low-quality matches, clipping, smallest boxes, place of the background and
+            losses of boxes are used: `mmdetection` or `torchvision`. Weights fit the one that they were trained with.
+        channels: Channels of the pyramid.
+        pyramid_norm: Whether batch normalisations follow the pyramid's convolutions.
+        rpn: The region proposal network.
+        stages: The stages.
+        box_head: The box head of every stage.
+        mask_head: The mask head of every stage.
+        score_threshold: Detections below it are dropped.
+        nms_threshold: IoU above which the weaker of two detections of a class is dropped.
+        max_detections: Detections per image.
+        ignore_crowds: Whether anchors and proposals that lie by half or more in a crowd region are ignored in training;
+            published models train on them as background.
+    """
+
+    with_masks: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        convention: ConventionName = "mmdetection",
+        channels: int = 256,
+        pyramid_norm: bool = False,
+        rpn: RPNOptions = RPN,
+        stages: CascadeOptions = THREE_STAGES,
+        box_head: BoxHeadOptions = FOUR_CONVS,
+        mask_head: MaskHeadOptions = FOUR_CONVS_MASK,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+        ignore_crowds: bool = False,
+    ) -> None:
+        common = (backbone, num_classes, convention, channels, pyramid_norm, rpn, box_head, ignore_crowds)
+        super().__init__(*common, (score_threshold, nms_threshold, max_detections), mask_head=mask_head, stages=stages)

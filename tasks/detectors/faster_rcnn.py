@@ -1,0 +1,100 @@
+"""Faster R-CNN and Mask R-CNN on any backbone."""
+
+from typing import ClassVar
+
+from backbones import Backbone
+from tasks.detectors.two_stage.convention import ConventionName
+from tasks.detectors.two_stage.detector import TwoStageDetector
+from tasks.detectors.two_stage.options import (
+    FOUR_CONVS_MASK,
+    RPN,
+    TWO_FCS,
+    BoxHeadOptions,
+    MaskHeadOptions,
+    RPNOptions,
+)
+
+
+class FasterRCNN(TwoStageDetector):
+    """Faster R-CNN (Ren et al., NeurIPS 2015, arXiv 1506.01497) with a feature pyramid (arXiv 1612.03144).
+
+    With the default options MMDetection's; with `convention=torchvision` torchvision's first version, and with
+    `pyramid_norm=True, rpn.convs=2, box_head.convs=4, box_head.fcs=1` besides its second one.
+
+    Args:
+        backbone: Its features of stride 4 to 32 are used.
+        num_classes: K, without background.
+        convention: Whose anchors, RoIAlign, low-quality matches, clipping, smallest boxes, place of the background and
+            losses of boxes are used: `mmdetection` or `torchvision`. Weights fit the one that they were trained with.
+        channels: Channels of the pyramid.
+        pyramid_norm: Whether batch normalisations follow the pyramid's convolutions.
+        rpn: The region proposal network.
+        box_head: The box head.
+        score_threshold: Detections below it are dropped.
+        nms_threshold: IoU above which the weaker of two detections of a class is dropped.
+        max_detections: Detections per image.
+        ignore_crowds: Whether anchors and proposals that lie by half or more in a crowd region are ignored in training;
+            published models train on them as background.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        convention: ConventionName = "mmdetection",
+        channels: int = 256,
+        pyramid_norm: bool = False,
+        rpn: RPNOptions = RPN,
+        box_head: BoxHeadOptions = TWO_FCS,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+        ignore_crowds: bool = False,
+    ) -> None:
+        common = (backbone, num_classes, convention, channels, pyramid_norm, rpn, box_head, ignore_crowds)
+        super().__init__(*common, (score_threshold, nms_threshold, max_detections))
+
+
+class MaskRCNN(TwoStageDetector):
+    """Mask R-CNN (He et al., ICCV 2017, arXiv 1703.06870) with a feature pyramid (arXiv 1612.03144).
+
+    With the default options the one of MMDetection and of the Swin and ELSA papers; with `convention=torchvision`
+    torchvision's first version, and with `pyramid_norm=True, rpn.convs=2, box_head.convs=4, box_head.fcs=1,
+    mask_head.norm=True` besides its second one.
+
+    Args:
+        backbone: Its features of stride 4 to 32 are used.
+        num_classes: K, without background.
+        convention: Whose anchors, RoIAlign, low-quality matches, clipping, smallest boxes, place of the background and
+            losses of boxes are used: `mmdetection` or `torchvision`. Weights fit the one that they were trained with.
+        channels: Channels of the pyramid.
+        pyramid_norm: Whether batch normalisations follow the pyramid's convolutions.
+        rpn: The region proposal network.
+        box_head: The box head.
+        mask_head: The mask head.
+        score_threshold: Detections below it are dropped.
+        nms_threshold: IoU above which the weaker of two detections of a class is dropped.
+        max_detections: Detections per image.
+        ignore_crowds: Whether anchors and proposals that lie by half or more in a crowd region are ignored in training;
+            published models train on them as background.
+    """
+
+    with_masks: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        convention: ConventionName = "mmdetection",
+        channels: int = 256,
+        pyramid_norm: bool = False,
+        rpn: RPNOptions = RPN,
+        box_head: BoxHeadOptions = TWO_FCS,
+        mask_head: MaskHeadOptions = FOUR_CONVS_MASK,
+        score_threshold: float = 0.05,
+        nms_threshold: float = 0.5,
+        max_detections: int = 100,
+        ignore_crowds: bool = False,
+    ) -> None:
+        common = (backbone, num_classes, convention, channels, pyramid_norm, rpn, box_head, ignore_crowds)
+        super().__init__(*common, (score_threshold, nms_threshold, max_detections), mask_head=mask_head)

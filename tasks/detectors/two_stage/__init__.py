@@ -1,0 +1,1 @@
+"""Parts of detectors of two stages and of cascades."""
