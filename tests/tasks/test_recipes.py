@@ -18,9 +18,12 @@ from tasks import detect, segment
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted([*CONFIGS.glob("detect/*.yaml"), *CONFIGS.glob("segment/*.yaml")])
-OF_A_FAMILY = ("retinanet_adamw_1x", "upernet_adamw_160k")
-"""One recipe a task, with a transformer, in every run of the tests; all of them with `-m slow`."""
-OTHER_BACKBONE = {"upernet_adamw_160k": "elsa_swin_t"}
+OF_A_FAMILY = ("retinanet_adamw_1x", "mask_rcnn_adamw_1x", "cascade_rcnn_1x", "ssdlite320", "upernet_adamw_160k")
+"""One recipe a family of heads in every run of the tests; all of them with `-m slow`."""
+OTHER_BACKBONE = {"upernet_adamw_160k": "elsa_swin_t", "cascade_rcnn_1x": "resnet18_cbam"}
+FEW_BOXES = ("channels=32", "rpn.proposals_train=64", "rpn.proposals_test=32", "box_head.samples=16")
+THIN_HEADS = ("box_head.fc_channels=32", "box_head.conv_channels=32", "mask_head.channels=16")
+"""Options of detectors of two stages, whose heads would take minutes."""
 MAINS = {"detect": detect.main, "segment": segment.main}
 DATA = {"detect": "coco", "segment": "ade20k"}
 MONITOR = {"detect": "val/mAP", "segment": "val/mIoU"}
@@ -50,6 +53,7 @@ class Reduced:
         content = yaml.safe_load(path.read_text())
         self.path, self.task = path, path.parent.name
         self.trainer = content["trainer"]
+        self.detector = str(content["model"].get("detector"))
         self.optimizer = part(path, content["model"]["optimizer"])
         self.rate_scale = 2 / content["model"]["parameter_rules"]["base_batch_size"]
         self.schedule = part(path, content["model"]["lr_schedule"])
@@ -71,6 +75,9 @@ class Reduced:
             options.append(f"--model.lr_schedule.milestones={self.milestones()}")
         if backbone := OTHER_BACKBONE.get(self.path.stem):
             options.append(f"--model.backbone={backbone}")
+        if "RCNN" in self.detector:
+            thin = THIN_HEADS if "Mask" in self.detector else THIN_HEADS[:2]
+            options += [f"--model.detector.{option}" for option in (*FEW_BOXES, *thin)]
         options.append("--host.start=scratch")  # weights cannot be downloaded in a test
         default = "ShorterSide" if self.task == "detect" else "RandomRatioCrop"
         pipeline = self.data["init_args"].get("pipeline", {"class_path": default})["class_path"].rpartition(".")[2]
