@@ -20,8 +20,12 @@ from tasks import detect, segment
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted([*CONFIGS.glob("detect/*.yaml"), *CONFIGS.glob("segment/*.yaml")])
 SMALL = ("--model.backbone.embed_channels=32", "--model.backbone.depths=[1,1,1,1]")
+SWIN = ("--model.backbone=backbones.Swin", *SMALL)
 IN_EVERY_RUN = {
-    "retinanet_adamw_1x": ("--model.backbone=backbones.Swin", *SMALL, "--model.detector.channels=32"),
+    "retinanet_adamw_1x": (*SWIN, "--model.detector.channels=32"),
+    "mask_rcnn_adamw_1x": SWIN,
+    "cascade_rcnn_1x": ("--model.backbone=resnet18_cbam",),
+    "ssdlite320": (),
     "upernet_adamw_160k": (
         "--model.backbone=backbones.ELSASwin",
         *SMALL,
@@ -29,8 +33,11 @@ IN_EVERY_RUN = {
         "--model.segmentor.auxiliary_head.channels=16",
     ),
 }
-"""One recipe a task, with a small transformer and head, in every run of the tests; all as they are with `-m slow`."""
-OTHER_BACKBONE = {"upernet_adamw_160k": "elsa_swin_t"}
+"""One recipe a family of heads, with a small network, in every run of the tests; all as they are with `-m slow`."""
+OTHER_BACKBONE = {"upernet_adamw_160k": "elsa_swin_t", "cascade_rcnn_1x": "resnet18_cbam"}
+FEW_BOXES = ("channels=32", "rpn.proposals_train=64", "rpn.proposals_test=32", "box_head.samples=16")
+THIN_HEADS = ("box_head.fc_channels=32", "box_head.conv_channels=32", "mask_head.channels=16")
+"""Options of detectors of two stages, whose heads would take minutes."""
 MAINS = {"detect": detect.main, "segment": segment.main}
 DATA = {"detect": "coco", "segment": "ade20k"}
 MONITOR = {"detect": "val/mAP", "segment": "val/mIoU"}
@@ -62,6 +69,7 @@ class Reduced:
         content = yaml.safe_load(path.read_text())
         self.path, self.task = path, path.parent.name
         self.trainer = content["trainer"]
+        self.detector = str(content["model"].get("detector"))
         self.optimizer = part(path, content["model"]["optimizer"])
         self.rate_scale = 2 / content["model"]["parameter_rules"]["base_batch_size"]
         self.schedule = part(path, content["model"]["lr_schedule"])
@@ -82,6 +90,9 @@ class Reduced:
         if "milestones" in self.schedule["init_args"]:
             options.append(f"--model.lr_schedule.milestones={self.milestones()}")
         options.extend(self.network)
+        if "RCNN" in self.detector:
+            thin = THIN_HEADS if "Mask" in self.detector else THIN_HEADS[:2]
+            options += [f"--model.detector.{option}" for option in (*FEW_BOXES, *thin)]
         options.append("--host.start=scratch")  # weights cannot be downloaded in a test
         default = "ShorterSide" if self.task == "detect" else "RandomRatioCrop"
         pipeline = self.data["init_args"].get("pipeline", {"class_path": default})["class_path"].rpartition(".")[2]
@@ -116,8 +127,8 @@ def cases() -> Iterator[object]:
     """Recipes with options of the network that they run with."""
     for path in RECIPES:
         name = f"{path.parent.name}/{path.stem}"
-        if small := IN_EVERY_RUN.get(path.stem):
-            yield pytest.param(path, small, id=f"{name} small")
+        if path.stem in IN_EVERY_RUN:
+            yield pytest.param(path, IN_EVERY_RUN[path.stem], id=f"{name} small")
         other = OTHER_BACKBONE.get(path.stem)
         whole = () if other is None else (f"--model.backbone={other}",)
         yield pytest.param(path, whole, marks=pytest.mark.slow, id=name)
