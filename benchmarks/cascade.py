@@ -6,7 +6,6 @@ each detector's own. Runs that have ended are not repeated; their summaries are 
 """
 
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from benchmarks.measure import show_table
+
 RESULTS = Path("docs/results/cascade")
 SEEDS = (0, 1, 2)
 SCORES = ("mAP", "mAP50", "mAP75", "mask_mAP", "mask_mAP50", "mask_mAP75")
-MARKS = re.compile(r"(<!-- cascade -->\n).*?(<!-- /cascade -->)", re.DOTALL)
 SHARED = (
     "--config=configs/detect/quickstart.yaml",
     "--data.batch_size=4",
@@ -103,11 +103,7 @@ def main(args: list[str] | None = None) -> None:
     parser.add_argument("--write", type=Path, help="put the table into this document, between <!-- cascade --> marks")
     options, more = parser.parse_known_args(args)
     train(options.root, options.runs, more)
-    if options.write:
-        text = MARKS.sub(lambda marks: f"{marks[1]}{table()}\n{marks[2]}", options.write.read_text())
-        options.write.write_text(text)
-    else:
-        print(table())  # noqa: T201
+    show_table("cascade", table(), options.write)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import statistics
 import sys
 from argparse import ArgumentParser, Namespace
@@ -40,6 +41,7 @@ __all__ = [
     "private_memory",
     "ratio_goal",
     "resident_memory",
+    "show_table",
     "time_in_turn",
 ]
 
@@ -138,3 +140,18 @@ def finish(goals: Iterable[Goal], as_json: bool) -> None:
         facts = [asdict(goal) | {"reached": goal.reached, "processor": processor()} for goal in measured]
         print(json.dumps(facts, indent=2))  # noqa: T201
     sys.exit(0 if all(goal.reached for goal in measured) else 1)
+
+
+def show_table(name: str, table: str, document: Path | None) -> None:
+    """Prints a table, or puts it into a document between `<!-- NAME -->` and `<!-- /NAME -->`.
+
+    Args:
+        name: What the marks say.
+        table: The table in Markdown.
+        document: The document; None to print.
+    """
+    if document is None:
+        print(table)  # noqa: T201
+        return
+    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    document.write_text(marks.sub(lambda found: f"{found[1]}{table}\n{found[2]}", document.read_text()))

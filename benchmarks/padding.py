@@ -1,6 +1,5 @@
 """How much the padding of a batch moves global gates: `python -m benchmarks.padding --write docs/pitfalls.md`."""
 
-import re
 from argparse import ArgumentParser
 from pathlib import Path
 
@@ -10,11 +9,11 @@ from torch.nn import functional as F
 
 from attention import CBAM, CoordinateAttention, SqueezeExcitation
 from backbones import ResNet
+from benchmarks.measure import show_table
 
 SIDE, PADDED_SIDE = 224, 320
 OPERATORS = (None, SqueezeExcitation, CoordinateAttention, CBAM)
 SEEDS = (0, 1)
-MARKS = re.compile(r"(<!-- padding -->\n).*?(<!-- /padding -->)", re.DOTALL)
 
 
 def changes(operator: type[nn.Module] | None) -> list[float]:
@@ -55,11 +54,7 @@ def main(args: list[str] | None = None) -> None:
     parser = ArgumentParser(prog="python -m benchmarks.padding", description=__doc__)
     parser.add_argument("--write", type=Path, help="put the table into this document, between <!-- padding --> marks")
     options = parser.parse_args(args)
-    if options.write:
-        text = MARKS.sub(lambda marks: f"{marks[1]}{table()}\n{marks[2]}", options.write.read_text())
-        options.write.write_text(text)
-    else:
-        print(table())  # noqa: T201
+    show_table("padding", table(), options.write)
 
 
 if __name__ == "__main__":

@@ -162,16 +162,22 @@ def _of_mmdetection(state: dict[str, Tensor], meta: Mapping[str, Any], path: str
     entries = from_mmdetection(state)
     cascade = "box_heads.1.cls_score.weight" in entries
     masks = any(name.startswith("mask_heads.") for name in entries)
-    detector = {
+    detectors: dict[tuple[bool, bool], type[Detector]] = {
         (False, False): FasterRCNN,
         (False, True): MaskRCNN,
         (True, False): CascadeRCNN,
         (True, True): CascadeMaskRCNN,
-    }[cascade, masks]
+    }
     outputs = len(entries["box_heads.0.cls_score.weight"])
     rows = _rows_of_two_stages(entries, background_first=False)
     return PublishedWeights(
-        "MMDetection", detector, "mmdetection", entries, outputs, _names_of_mmdetection(meta, outputs - 1), rows
+        "MMDetection",
+        detectors[cascade, masks],
+        "mmdetection",
+        entries,
+        outputs,
+        _names_of_mmdetection(meta, outputs - 1),
+        rows,
     )
 
 

@@ -93,7 +93,7 @@ def describe_cost(
         more: Further options of all runs.
         given: Images a second and GPU by backbone, which win over those of finished runs.
     """
-    rates = measured_rates(sweep, runs) | given
+    rates = {**measured_rates(sweep, runs), **given}
     images = images_of_a_run(sweep, more) if rates else 0
     lines, left, unknown = [], 0.0, 0
     for run in chosen:

@@ -162,8 +162,8 @@ class TwoStageDetector(Detector):
             numbers, boxes = samples.numbers[found].split(samples.counts), rois[:, 1:].split(samples.counts)
             wanted = torch.cat(
                 [
-                    mask_targets(target["masks"], *of_image, logits.shape[-1], self.convention)
-                    for target, *of_image in zip(targets, numbers, boxes, strict=True)
+                    mask_targets(target["masks"], own, of_image, logits.shape[-1], self.convention)
+                    for target, own, of_image in zip(targets, numbers, boxes, strict=True)
                 ]
             )
         return mask_loss(logits, wanted.to(logits), count)
