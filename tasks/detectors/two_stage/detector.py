@@ -13,7 +13,7 @@ from tasks.detectors.base import Detections, Detector
 from tasks.detectors.instance_masks import encode_masks
 from tasks.detectors.pyramid import FeaturePyramid
 from tasks.detectors.two_stage.box_head import BoxHead
-from tasks.detectors.two_stage.convention import ConventionName, find_convention
+from tasks.detectors.two_stage.convention import ConventionName, LowQuality, find_convention
 from tasks.detectors.two_stage.detections import DetectionRules
 from tasks.detectors.two_stage.mask_head import MaskHead, mask_loss, mask_targets
 from tasks.detectors.two_stage.options import BoxHeadOptions, CascadeOptions, MaskHeadOptions, RPNOptions
@@ -84,7 +84,8 @@ class TwoStageDetector(Detector):
         self.convention, self.num_classes, self.ignore_crowds = habits, num_classes, ignore_crowds
         self.rpn = RegionProposals(channels, self.neck.scales, habits, rpn, stages is not None, ignore_crowds)
         # An object's best proposal is its own even if another object fits it better: MMDetection's Mask R-CNN alone.
-        low_quality = habits.second_stage_low_quality if mask_head is not None and stages is None else "none"
+        single_with_masks = mask_head is not None and stages is None
+        low_quality: LowQuality = habits.second_stage_low_quality if single_with_masks else "none"
         self.stages = make_stages(stages, box_head, habits, low_quality)
         self.box_pooling = RoIPooling(STRIDES, box_head.pooled, habits)
         self.box_heads = nn.ModuleList(BoxHead(channels, num_classes, habits, box_head) for _ in self.stages)
