@@ -1,6 +1,7 @@
 """Published weights of whole detectors: the same boxes as in the library that they come from, or refused."""
 
 import json
+import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
@@ -18,6 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from backbones import Backbone, ELSASwin, ResNet, Swin
+from tasks import detect
 from tasks.detectors import FCOS, CascadeMaskRCNN, CascadeRCNN, Detector, FasterRCNN, MaskRCNN, RetinaNet
 from tasks.detectors.conversions import from_torchvision
 from tasks.detectors.two_stage.options import BoxHeadOptions, MaskHeadOptions, RPNOptions
@@ -380,3 +383,40 @@ class TestFile:
         assert describe_weights_classes(tmp_path / "a.pth") == CheckpointClasses(["elk", "hen"], None)
         torch.save({"state_dict": state}, tmp_path / "a.pth")
         assert describe_weights_classes(tmp_path / "a.pth") is None
+
+
+class TestCommands:
+    """One command, and no download for the backbone although the recipe asks for ImageNet's weights."""
+
+    @pytest.fixture
+    def arguments(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        def refuse(*_: object) -> None:
+            raise AssertionError("weights are read for the backbone alone")
+
+        monkeypatch.setattr(sys.modules["backbones.resnet"], "load_weights", refuse)
+        torch.manual_seed(0)
+        torch.save(before_0_13(small_retinanet().state_dict()), tmp_path / "published.pth")
+        return [
+            f"--config={CONFIGS}/detect/retinanet_1x.yaml",
+            f"--data={CONFIGS}/data/shapes_detect.yaml",
+            "--data.num_workers=0",
+            "--model.backbone.depth=18",
+            f"--model.weights={tmp_path}/published.pth",
+            "--trainer.accelerator=cpu",
+            f"--runs={tmp_path}/runs",
+            "--name=test",
+        ]
+
+    def test_predict_knows_the_classes_of_the_file(self, arguments: list[str], tmp_path: Path) -> None:
+        pixels = torch.randint(256, (96, 128, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        Image.fromarray(pixels.numpy()).save(tmp_path / "photo.png")
+        images = [f"--data.images={tmp_path}/photo.png", f"--data.root={tmp_path}/nowhere"]
+        detect.main(["predict", *arguments, *images, "--model.detector.score_threshold=0.0"])
+        found = json.loads((tmp_path / "runs" / "detect" / "test" / "predictions" / "predictions.json").read_text())
+        assert len(found) == 100 and {entry["category_id"] for entry in found} <= set(LABELS.tolist())
+
+    @pytest.mark.slow
+    def test_validate(self, arguments: list[str], shapes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        detect.main(["validate", *arguments, f"--data.root={shapes}/coco", "--trainer.limit_val_batches=1"])
+        shown = capfd.readouterr()
+        assert "published.pth: torchvision's RetinaNet, 91 outputs; 0 of 6 classes" in shown.out + shown.err
