@@ -137,7 +137,7 @@ def _written(value: object) -> str:
 def _of_torchvision(state: dict[str, Tensor]) -> PublishedWeights | None:
     entries = from_torchvision(state)
     if "box_heads.0.cls_score.weight" in entries:
-        detector = MaskRCNN if any(name.startswith("mask_heads.") for name in entries) else FasterRCNN
+        detector: type[Detector] = MaskRCNN if any(name.startswith("mask_heads.") for name in entries) else FasterRCNN
         outputs = len(entries["box_heads.0.cls_score.weight"])
         names = _COCO_NAMES[1:] if outputs == len(_COCO_NAMES) else []
         rows = _rows_of_two_stages(entries, background_first=True)
@@ -146,7 +146,7 @@ def _of_torchvision(state: dict[str, Tensor]) -> PublishedWeights | None:
         return None
     anchors = len(entries["head.regression_head.bbox_reg.weight"]) // 4
     outputs = len(entries[f"{_DENSE_CLASSES}weight"]) // anchors
-    dense = FCOS if "head.regression_head.bbox_ctrness.weight" in entries else RetinaNet
+    dense: type[Detector] = FCOS if "head.regression_head.bbox_ctrness.weight" in entries else RetinaNet
     names = _COCO_NAMES if outputs == len(_COCO_NAMES) else []
     rows = {f"{_DENSE_CLASSES}{kind}": ClassRows(blocks=anchors) for kind in ("weight", "bias")}
     return PublishedWeights("torchvision", dense, None, entries, outputs, names, rows)

@@ -14,7 +14,7 @@ from torch import Tensor
 from backbones import load_weights
 from backbones.weight_sources import HASHED
 from backbones.weights import load_entries
-from tasks.class_tensors import DenseModel
+from tasks.class_tensors import ClassRows, DenseModel
 from tasks.errors import TaskError
 from tasks.foreign_code import foreign_code
 from tasks.old_formats import renewed
@@ -181,6 +181,8 @@ def load_model_weights(model: DenseModel, class_names: Sequence[str], path: str 
         TaskError: It is missing, no checkpoint, or that of another network; then the model is not to be used.
     """
     published = read_published(path)
+    layouts: dict[str, ClassRows] = {}
+    title = ""
     if published is None:
         verify_checkpoint(path)
         checkpoint = read_checkpoint(path)
@@ -189,7 +191,7 @@ def load_model_weights(model: DenseModel, class_names: Sequence[str], path: str 
             for name, value in checkpoint["state_dict"].items()
         }
         classes = _classes(checkpoint)
-        old, layouts, title = [] if classes is None else classes.names, {}, ""
+        old = [] if classes is None else classes.names
     else:
         _verify_published(path)
         require_fitting(model, published, path)
