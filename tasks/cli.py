@@ -115,8 +115,6 @@ class VisionCLI(LightningCLI):
         for fact in ("class_names", "category_ids", "image_size"):
             if fact != "category_ids" or self.name == "detect":
                 parser.link_arguments(f"data.{fact}", f"model.{fact}", apply_on="instantiate")
-        if self.name == "detect":
-            parser.link_arguments("model.detector", "data.init_args.masks", compute_fn=learns_masks)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_integer_seed)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -158,6 +156,7 @@ class VisionCLI(LightningCLI):
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
         if checkpoint is not None:
             self._take_options_of(checkpoint)
+        self._ask_for_masks()
         saved = self.config[self.subcommand].clone()
         saved.ckpt_path = None if self.subcommand == "fit" else saved.ckpt_path
         self.saved_config = self._dump(saved)
@@ -226,6 +225,12 @@ class VisionCLI(LightningCLI):
         if overruled:
             rank_zero_info(f"{checkpoint} decides about the model, not the command line: {'; '.join(overruled)}")
         self.config = self.parser.parse_object({subcommand: {"model": merged}}, self.config)
+
+    def _ask_for_masks(self) -> None:
+        """Has the data module read masks where the detector learns them."""
+        config = self.config[self.subcommand]
+        if self.name == "detect" and "masks" in config.data.init_args and learns_masks(config.model.detector):
+            config.data.init_args.masks = True
 
     def _take_classes(self, facts: Mapping[str, Any]) -> None:
         """Hands the classes of a model to the data module, which maps the data set's to them by name."""

@@ -92,6 +92,8 @@ def read_published(path: str | Path) -> PublishedWeights | None:
         entries = unwrapped(content, str(path))
     except Exception:  # of bytes that are no checkpoint, which `verify_checkpoint` has words for
         return None
+    if isinstance(content, dict) and "hyper_parameters" in content:  # a run's checkpoint
+        return None
     meta = content.get("meta") if isinstance(content, dict) else None
     _refuse_known(entries, path)
     if is_torchvision(entries):

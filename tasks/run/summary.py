@@ -59,7 +59,7 @@ class RunSummary(Callback):
             "task": self.task,
             "headline": pl_module.headline.logged(split),
             "direction": pl_module.headline.direction,
-            "beside": [f"{split}/{name}" for name in pl_module.beside_headline],
+            "beside": ", ".join(f"{split}/{name}" for name in pl_module.beside_headline),
             "seed": self.seed,
             "git": git_revision(),
             "torch": str(torch.__version__),

@@ -29,7 +29,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise TaskError(f"{path} is not the summary of a run ({type(error).__name__})") from error
     if "headline" in content:
-        return {"beside": [], **content}
+        return {**content, "beside": [name for name in content.get("beside", "").split(", ") if name]}
     if task not in _UNNAMED:
         raise TaskError(f"{path} does not say which number runs of {task!r} are compared by: it has no `headline`")
     headline, model = _UNNAMED[task]

@@ -24,7 +24,7 @@ def double_inputs(case: Case, rank: int) -> tuple[torch.Tensor, ...]:
 
 def save_gradients(rank: int, folder: Path) -> None:
     """Saves the gradients of every case after two steps, or the error that it died of."""
-    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     found: dict[str, object] = {}
     for case in [*REFINEMENTS, *MIXERS, *OTHERS]:

@@ -285,7 +285,7 @@ def test_exports_for_any_height_and_width(case, optimize):
 def ranks(tmp_path_factory):
     """Gradients of every case in each of two processes; both run once for all cases."""
     folder = tmp_path_factory.mktemp("ranks")
-    context = mp.start_processes(save_gradients, (folder,), 2, join=False, start_method="fork")
+    context = mp.start_processes(save_gradients, (folder,), 2, join=False, start_method="forkserver")
     deadline = time.monotonic() + 300
     try:
         while not context.join(timeout=1):

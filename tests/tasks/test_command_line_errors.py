@@ -108,7 +108,7 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
         ("--data=COOC", "--data COOC cannot be found; did you mean COCO?"),
         (
             "--data.pipeline=x",
-            "--data.pipeline x cannot be found; known: ShorterSide, FixedSize, SSDCrop",
+            "--data.pipeline x cannot be found; known: ShorterSide, MultiScaleCrop, FixedSize, SSDCrop",
         ),
         (
             "--trainer.callbacks+=EarlyStoping",

@@ -157,7 +157,7 @@ def test_boxes_and_masks_are_scored_shown_and_written(
     assert len(checked) == 3  # annotated masks; those of the encoder are believed
 
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["headline"], summary["beside"]) == ("val/mAP", ["val/mask_mAP"])
+    assert (summary["headline"], summary["beside"]) == ("val/mAP", "val/mask_mAP")
     assert summary["val/mask_AP/square"] == task.results["val/mask_AP/square"]
     capsys.readouterr()
     compare.main([str(tmp_path)])

@@ -115,7 +115,10 @@ class TestFormats:
         found = options["detector"]["init_args"]
         assert {name: found.pop(name) for name in new} == new
         found["extra_levels"] = 0
-        assert {"_instantiator": FORMAT_1["_instantiator"], **options} == FORMAT_1 | {"headline": None}
+        assert {"_instantiator": FORMAT_1["_instantiator"], **options} == FORMAT_1 | {
+            "headline": None,
+            "parameter_rules": FORMAT_1["parameter_rules"] | {"decay_biases": False},
+        }
         old = tmp_path / "old.ckpt"
         torch.save(content | {"hyper_parameters": FORMAT_1, "hparams_name": "kwargs"}, old)
 
@@ -185,7 +188,7 @@ class TestFormats:
             "class_names": NAMES,
             "category_ids": [1, 2, 4, 7, 11, 13],
             "image_size": (96, 128),
-            "parameter_rules": FORMAT_1["parameter_rules"] | {"base_batch_size": None},
+            "parameter_rules": FORMAT_1["parameter_rules"] | {"base_batch_size": None, "decay_biases": False},
             "weights": None,
             "channels_last": False,
             "compile_backbone": False,

@@ -179,7 +179,7 @@ def test_unfit_maps_are_refused():
 
 
 def _process(rank, processes, folder):
-    torch.set_num_threads(1)  # a fork has none of its parent's threads
+    torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", f"file://{folder}/rendezvous", timedelta(seconds=60), rank=rank, world_size=processes
     )
@@ -196,7 +196,7 @@ def _process(rank, processes, folder):
 
 @pytest.mark.parametrize("processes", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3))])
 def test_number_of_processes_does_not_matter(tmp_path, processes):
-    context = mp.start_processes(_process, (processes, tmp_path), processes, join=False, start_method="fork")
+    context = mp.start_processes(_process, (processes, tmp_path), processes, join=False, start_method="forkserver")
     deadline = time.monotonic() + 60
     while not context.join(timeout=1):
         if time.monotonic() > deadline:
