@@ -24,7 +24,7 @@ TWO_STAGES = (
     "--model.detector.box_head.samples=128",
 )
 SSDLITE = (
-    "--trainer.max_epochs=180",
+    "--trainer.max_epochs=300",
     "--data.batch_size=4",
     "--data.pipeline.height=320",
     "--data.pipeline.width=320",
