@@ -76,6 +76,7 @@ ZERO = (
     r"head\.regression_head\.bbox_reg\.(weight|bias)",  # FCOS: behind a ReLU, which so few steps may leave at zero
     r"extras\.\d\.7\.bias",  # SSDLite of coordinate attention's authors: of convolutions that are normalised
     r"head\.(classification|regression)_head\.module_list\.\d\.0\.bias",
+    r"head\.regression_head\.module_list\.4\.\d\.(weight|bias)",  # the same: its 2 x 2 boxes are beside the objects
 )
 
 
