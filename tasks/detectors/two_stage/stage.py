@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import generalized_box_iou_loss
 
+from tasks.detectors.giou import giou_loss
 from tasks.detectors.two_stage.assignment import Assignment
 from tasks.detectors.two_stage.box_coding import BoxCoding
 from tasks.detectors.two_stage.box_head import BoxHead
@@ -64,7 +64,7 @@ class Stage:
     def _box_loss(self, offsets: Tensor, boxes: Tensor, objects: Tensor) -> Tensor:
         """The sum over boxes (N, 4), their offsets (N, 4) and their objects (N, 4)."""
         if self.options.loss == "giou":
-            total = generalized_box_iou_loss(self.coding.decode(offsets, boxes), objects.to(offsets), reduction="sum")
+            total = giou_loss(self.coding.decode(offsets, boxes), objects.to(offsets)).sum()
         else:
             wanted = self.coding.encode(objects, boxes).to(offsets)
             total = F.smooth_l1_loss(offsets, wanted, reduction="sum", beta=self.beta)
