@@ -74,7 +74,7 @@ REFUSED["mask_rcnn", "elsa_volo"] = "MaskRCNN needs 4, 8, 16 and 32"
 # Parameters whose gradient may be zero, as patterns of whole names.
 ZERO = (
     r"head\.regression_head\.bbox_reg\.(weight|bias)",  # FCOS: behind a ReLU, which so few steps may leave at zero
-    r"extras\.\d\.7\.bias",  # SSDLite of coordinate attention's authors: of convolutions that are normalised
+    r"extras\.\d\.[47]\.bias",  # SSDLite of coordinate attention's authors: of what is normalised next
     r"head\.(classification|regression)_head\.module_list\.\d\.0\.bias",
     r"head\.regression_head\.module_list\.4\.\d\.(weight|bias)",  # the same: its 2 x 2 boxes are beside the objects
 )
