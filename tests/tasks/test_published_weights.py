@@ -416,7 +416,7 @@ class TestCommands:
         assert len(found) == 100 and {entry["category_id"] for entry in found} <= set(LABELS.tolist())
 
     @pytest.mark.slow
-    def test_validate(self, arguments: list[str], shapes: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_validate(self, arguments: list[str], shapes: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO")
         detect.main(["validate", *arguments, f"--data.root={shapes}/coco", "--trainer.limit_val_batches=1"])
-        shown = capfd.readouterr()
-        assert "published.pth: torchvision's RetinaNet, 91 outputs; 0 of 6 classes" in shown.out + shown.err
+        assert "published.pth: torchvision's RetinaNet, 91 outputs; 0 of 6 classes" in caplog.text
