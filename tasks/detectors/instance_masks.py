@@ -7,7 +7,7 @@ a row; it is done for the pixels of the box only, and many boxes are encoded tog
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.models.detection.roi_heads import expand_boxes
 
+from tasks.detectors.two_stage.convention import ConventionName
 from tasks.metrics.rle import RLE, encode_changes
 
-Convention = Literal["mmdetection", "torchvision"]
 PIXELS_AT_ONCE = 1 << 23
 """Pixels of boxes that are encoded together, at two bytes each; a box with more is encoded alone."""
 
 
 def encode_masks(
-    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], convention: Convention = "mmdetection"
+    probabilities: Tensor, boxes: Tensor, size: tuple[int, int], convention: ConventionName = "mmdetection"
 ) -> list[RLE]:
     """Pastes the maps of boxes into their image and encodes what reaches 0.5.
 

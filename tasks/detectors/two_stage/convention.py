@@ -28,6 +28,8 @@ class Convention:
             ignored; otherwise only the padding of the whole batch ends them.
         aligned: Whether RoIAlign moves its samples by half a pixel.
         sampling_ratio: RoIAlign's samples per cell and side; 0: as many as there are pixels.
+        octaves_nudged: Whether the 1e-6 that keeps a box at a limit on the upper level is added to the logarithm of its
+            side; otherwise to the side.
         low_quality: Who gets an anchor that fits an object best, but below the threshold: `own_best`, the object that
             the anchor fits best; `last_object`, the last object that has no better one.
         low_quality_minimum: IoU that such an anchor has at least.
@@ -54,6 +56,7 @@ class Convention:
     anchors_per_image: bool
     aligned: bool
     sampling_ratio: int
+    octaves_nudged: bool
     low_quality: LowQuality
     low_quality_minimum: float
     second_stage_low_quality: LowQuality
@@ -79,6 +82,7 @@ MMDETECTION = Convention(
     anchors_per_image=True,
     aligned=True,
     sampling_ratio=0,
+    octaves_nudged=False,
     low_quality="last_object",
     low_quality_minimum=0.3,
     second_stage_low_quality="last_object",
@@ -103,6 +107,7 @@ TORCHVISION = Convention(
     anchors_per_image=False,
     aligned=False,
     sampling_ratio=2,
+    octaves_nudged=True,
     low_quality="own_best",
     low_quality_minimum=0.0,
     second_stage_low_quality="none",

@@ -20,7 +20,7 @@ class RoIPooling:
     Attributes:
         strides: Strides of the levels in pixels, finest first, each twice the one before.
         side: Cells of a side of the result.
-        convention: RoIAlign's samples.
+        convention: RoIAlign's samples, and where levels begin.
     """
 
     strides: list[int]
@@ -50,10 +50,7 @@ class RoIPooling:
     def levels(self, boxes: Tensor) -> Tensor:
         """Numbers of the levels (N,) of boxes (N, 4)."""
         sides = box_area(boxes).sqrt() / (_SIDE * self.strides[0])
-        if self.convention.name == "torchvision":
-            octaves = sides.log2() + 1e-6
-        else:
-            octaves = (sides + 1e-6).log2()
+        octaves = sides.log2() + 1e-6 if self.convention.octaves_nudged else (sides + 1e-6).log2()
         return octaves.floor().clamp(0, len(self.strides) - 1).long()
 
 
