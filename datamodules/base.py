@@ -82,6 +82,10 @@ class VisionDataModule(pl.LightningDataModule, ABC):
     def class_mapping(self) -> str | None:
         """One sentence where the data set read so far numbers its classes differently from the model, or None."""
 
+    def convention(self) -> str | None:
+        """One line on how the data set writes down its classes, where that is not the same in all data sets."""
+        return None
+
     @property
     @abstractmethod
     def image_size(self) -> tuple[int, int]:
