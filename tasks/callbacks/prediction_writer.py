@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from PIL import Image
 
 from tasks.base import VisionTask
+from tasks.batch import ignored_label
 from tasks.callbacks.pictures import draw_prediction, original_image, save_picture
 from tasks.callbacks.prediction_names import prediction_names
 from tasks.detection import DetectionTask
@@ -108,13 +110,17 @@ class DetectionWriter(PredictionWriter):
 
 
 class LabelMapWriter(PredictionWriter):
-    """Writes `label_maps/<name of the image>.png` in ADE20K's convention: class k is stored as k + 1."""
+    """Writes `label_maps/<name of the image>.png` in ADE20K's convention: class k is stored as k + 1.
+
+    The files have 8 bits, and 16 where the model has more than 254 classes.
+    """
 
     def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path, name: str) -> None:
         """Writes one label map at original resolution."""
         path = folder / "label_maps" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((prediction + 1).byte().cpu().numpy()).save(path)
+        bits = np.uint8 if ignored_label(len(task.class_names)) == 255 else np.uint16
+        Image.fromarray((prediction + 1).cpu().numpy().astype(bits)).save(path)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Says where the label maps are."""
