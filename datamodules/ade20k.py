@@ -128,8 +128,9 @@ def read_class_names(root: Path) -> list[str]:
     files = [*sorted(root.glob("objectInfo*.txt")), *sorted(root.glob("objectInfo*.csv"))]
     if not files:
         raise DataError(
-            f"no objectInfo*.txt or objectInfo*.csv with the class names in {root}; ADEChallengeData2016 has one; set "
-            "--data.root, or write the sample data set with: python -m datamodules.shapes --root data/shapes"
+            f"no objectInfo*.txt or objectInfo*.csv with the class names in {root}; expected lines such as 'Idx,Name', "
+            "'1,wall', '2,sky' (docs/data.md); set --data.root, or write the sample data set with: "
+            "python -m datamodules.shapes --root data/shapes"
         )
     path = files[0]
     try:

@@ -100,6 +100,14 @@ class MaskValues:
         return [self._written(first[place]) if place in first else "nothing" for place in range(len(self.names))]
 
     @property
+    def first_value(self) -> int | None:
+        """The value of the first class where the others count on from it."""
+        values = [value for value, _ in self._classes]
+        first = min(values, default=0)
+        counts_on = self._classes == [(first + place, place) for place in range(len(self.names))]
+        return first if counts_on and not self.coloured else None
+
+    @property
     def _classes(self) -> list[tuple[int, int]]:
         """Values and places of the classes, in the order of the classes."""
         pairs = [(value, place) for value, place in self.places.items() if place is not None]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from datamodules import DataError, LabelMasks, MaskFiles, RandomRatioCrop
 from datamodules.ade20k import ADE20K
+from datamodules.mask_doubts import doubt_first_value
 from datamodules.mask_files import pair_files
 from datamodules.mask_values import MaskValues, expanded, packed, ranges
 from datamodules.sampling import SampleKey, seed_transforms
@@ -326,3 +327,23 @@ def test_masks_of_16_bits_are_resampled_as_those_of_8(shared_data: Callable[[str
         seed_transforms(dataset.transforms, 1, SampleKey(epoch, 0, False))
         other = dataset.transforms(image=image, mask=wide)["mask"]
         assert other.dtype == np.uint16 and (np.where(other == 65535, 255, other) == one).all()
+
+
+def test_masks_that_count_from_0_make_doubtful_that_they_count_from_1(tmp_path: Path) -> None:
+    from_zero = data_set(tmp_path, np.array([[0, 0, 0, 1, 1, 2, 2, 2]], np.uint8))
+
+    def doubt(**options: Any) -> str:
+        data = module(from_zero, **options)
+        read = labels(data)
+        pixels = [(read == label).sum() for label in (0, 1, 2, 255)]
+        return str(doubt_first_value("training", data.mask_values, pixels))
+
+    assert doubt(classes=NAMES, first_value=1) == (
+        "training: 3 of 8 pixels are ignored and none is 3 = sky, the last class: masks that number their classes 0..2 "
+        "look like this when they are read as 1..3; if these do, read them by --data LabelMasks, whose first class is 0 "
+        "(docs/data.md)"
+    )
+    assert "none is 3 = sky" in doubt(classes=NAMES, first_value=1, class_names=["sky", "road", "car"])
+    assert doubt(classes=NAMES) == doubt(values={0: None, 1: "a", 2: "c"}, classes=["a", "b", "c"]) == "None"
+    data_set(tmp_path, np.array([[0, 0, 0, 1, 1, 2, 2, 3]], np.uint8))
+    assert doubt(classes=NAMES, first_value=1) == "None"
