@@ -340,8 +340,8 @@ def test_masks_that_count_from_0_make_doubtful_that_they_count_from_1(tmp_path: 
 
     assert doubt(classes=NAMES, first_value=1) == (
         "training: 3 of 8 pixels are ignored and none is 3 = sky, the last class: masks that number their classes "
-        "0..2 look like this when they are read as 1..3; if these do, read them by --data LabelMasks, whose first class "
-        "is 0 (docs/data.md)"
+        "0..2 look like this when they are read as 1..3; if these do, read them by --data LabelMasks, whose first "
+        "class is 0 (docs/data.md)"
     )
     assert "none is 3 = sky" in doubt(classes=NAMES, first_value=1, class_names=["sky", "road", "car"])
     assert doubt(classes=NAMES) == doubt(values={0: None, 1: "a", 2: "c"}, classes=["a", "b", "c"]) == "None"
