@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.errors import DataError
+from datamodules.images import MAX_PIXELS, Orientation
 from datamodules.label_masks import LabelMasks
 from datamodules.mask_files import MaskFiles
 from datamodules.mask_values import MaskValues
@@ -32,6 +33,7 @@ class ADE20K(LabelMasks):
         root: Folder of the data set.
         train_split: Name of the training folders in `images` and `annotations`.
         val_split: Name of the validation folders.
+        test_split: Name of the folders that `test` scores. Default: the validation split's.
         pipeline: Resizing and augmentation. Default: `RandomRatioCrop()`, MMSegmentation's 512 x 512 recipe.
         batch_size: Training images per process and step.
         val_batch_size: Validation images per process and step; 1 keeps the scores independent of padding.
@@ -39,7 +41,14 @@ class ADE20K(LabelMasks):
         max_images: Use only the first images of each split in the order of their names, to try things out.
         follow_links: Read images and masks through links that lead out of their folder, as where a data set is links to
             shared storage; otherwise such a file is an error.
-        images: Image, folder or glob that `predict` runs on, instead of the validation split.
+        orientation: What to do with a picture that EXIF wants turned where the size of its mask does not tell, as it
+            does where a quarter turn makes it another: read the `stored` pixels, `apply` the turn, or `refuse` it.
+        max_pixels: Larger images are refused.
+        largest_grey: Grey level of images of more than 8 bits that becomes 255, as do those above, such as 4095 for 12
+            bits in a 16-bit file. Default: the largest of the format, 65535.
+        images: Image, folder or glob that `predict` runs on, instead of the validation split. What cannot be read is
+            left out and counted at the end.
+        recursive: Take the images in the sub-folders of `images`, too.
         class_names: Names of the classes 0..K-1 that the model knows. Those of `objectInfo` are matched to them by
             name, whatever their order; where there is no such file, the masks are taken to count in this order.
             Default: those of the file, in its order.
@@ -47,26 +56,33 @@ class ADE20K(LabelMasks):
     """
 
     class_list = "objectInfo"
+    test_options = "--data.test_split"
 
     def __init__(
         self,
         root: Path,
         train_split: str = "training",
         val_split: str = "validation",
+        test_split: str | None = None,
         pipeline: SegmentationPipeline | None = None,
         batch_size: int = 4,
         val_batch_size: int = 1,
         num_workers: int = 2,
         max_images: int | None = None,
         follow_links: bool = True,
+        orientation: Orientation = "stored",
+        max_pixels: int = MAX_PIXELS,
+        largest_grey: int | None = None,
         images: str | None = None,
+        recursive: bool = False,
         class_names: list[str] | None = None,
         seed: int = 42,
     ) -> None:
         super().__init__(
             root,
-            MaskFiles(f"images/{train_split}", f"annotations/{train_split}/*.png"),
-            MaskFiles(f"images/{val_split}", f"annotations/{val_split}/*.png"),
+            _files_of(train_split),
+            _files_of(val_split),
+            None if test_split is None else _files_of(test_split),
             first_value=FIRST_VALUE,
             pipeline=pipeline,
             batch_size=batch_size,
@@ -74,7 +90,11 @@ class ADE20K(LabelMasks):
             num_workers=num_workers,
             max_images=max_images,
             follow_links=follow_links,
+            orientation=orientation,
+            max_pixels=max_pixels,
+            largest_grey=largest_grey,
             images=images,
+            recursive=recursive,
             class_names=class_names,
             seed=seed,
         )
@@ -105,11 +125,15 @@ class ADE20K(LabelMasks):
         return IF_UNKNOWN
 
 
-def reduce_zero_label(stored: NDArray[np.uint8], num_classes: int) -> NDArray[np.uint8]:
+def _files_of(split: str) -> MaskFiles:
+    return MaskFiles(f"images/{split}", f"annotations/{split}/*.png")
+
+
+def reduce_zero_label(stored: NDArray[np.uint8] | NDArray[np.uint16], num_classes: int) -> NDArray[np.uint8]:
     """Turns stored labels into class labels: 0 (other) and 255 become 255 = ignored, k becomes k - 1.
 
     Raises:
-        DataError: A label is above K.
+        DataError: A label is above K, or has more than 8 bits.
     """
     names = [str(number) for number in range(num_classes)]
     places = {0: None, 255: None} | {FIRST_VALUE + place: place for place in range(num_classes)}

@@ -15,6 +15,7 @@ from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.collate import collate_images, pad_images
 from datamodules.errors import DataError
 from datamodules.image_dataset import ImageDataset
+from datamodules.images import MAX_PIXELS, Orientation
 from datamodules.label_mask_dataset import LabelMaskDataset, Sample, ignored_in
 from datamodules.mask_files import MaskFiles, pair_files
 from datamodules.mask_values import MaskValues, expanded, packed
@@ -59,13 +60,21 @@ class LabelMasks(VisionDataModule):
         max_images: Use only the first images of each split in the order of their names, to try things out.
         follow_links: Read images and masks through links that lead out of their folder, as where a data set is links to
             shared storage; otherwise such a file is an error.
-        images: Image, folder or glob that `predict` runs on, instead of the validation split.
+        orientation: What to do with a picture that EXIF wants turned where the size of its mask does not tell, as it
+            does where a quarter turn makes it another: read the `stored` pixels, `apply` the turn, or `refuse` it.
+        max_pixels: Larger images and masks are refused.
+        largest_grey: Grey level of images of more than 8 bits that becomes 255, as do those above, such as 4095 for 12
+            bits in a 16-bit file. Default: the largest of the format, 65535.
+        images: Image, folder or glob that `predict` runs on, instead of the validation split. What cannot be read is
+            left out and counted at the end.
+        recursive: Take the images in the sub-folders of `images`, too.
         class_names: Names of the classes 0..K-1 that the model knows. Those of `classes` are matched to them by name,
             whatever their order; without `classes`, the masks are taken to count in this order. Default: `classes`.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
     """
 
     bytes_per_pixel = 4  # and the mask
+    test_options = "--data.test.images, --data.test.masks"
     class_list = "classes"
     """What a data set without class names lacks."""
 
@@ -87,11 +96,29 @@ class LabelMasks(VisionDataModule):
         num_workers: int = 2,
         max_images: int | None = None,
         follow_links: bool = True,
+        orientation: Orientation = "stored",
+        max_pixels: int = MAX_PIXELS,
+        largest_grey: int | None = None,
         images: str | None = None,
+        recursive: bool = False,
         class_names: list[str] | None = None,
         seed: int = 42,
     ) -> None:
-        super().__init__(batch_size, val_batch_size, num_workers, max_images, images, class_names, seed)
+        super().__init__(
+            batch_size,
+            val_batch_size,
+            num_workers,
+            max_images,
+            images,
+            class_names,
+            seed,
+            follow_links,
+            orientation,
+            max_pixels,
+            largest_grey,
+            recursive,
+        )
+        self.max_pixels = max_pixels
         if sum((first_value != 0, values is not None, colours is not None)) > 1:
             raise DataError("first_value, values and colours say the same in three ways; give one of them")
         if colours is not None and ignored is not None:
@@ -101,7 +128,6 @@ class LabelMasks(VisionDataModule):
         self.classes, self.first_value, self.values = classes, first_value, values
         self.colours, self.ignored, self.others = colours, ignored, others
         self.pipeline = pipeline or RandomRatioCrop()
-        self.follow_links = follow_links
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -209,12 +235,22 @@ class LabelMasks(VisionDataModule):
 
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
         """Images without annotations."""
-        return ImageDataset(paths, self.pipeline.evaluation())
+        return ImageDataset(paths, self.pipeline.evaluation(), read=self.read_image)
 
     def _split(self, files: MaskFiles, transforms: list[A.BasicTransform], training: bool) -> LabelMaskDataset:
         paths, masks = pair_files(self.root, files, self.if_no_images)
         paths, masks = paths[: self.max_images], masks[: self.max_images]
-        return LabelMaskDataset(paths, masks, self.mask_values, transforms, self.seed, training, self.follow_links)
+        return LabelMaskDataset(
+            paths,
+            masks,
+            self.mask_values,
+            transforms,
+            self.seed,
+            training,
+            self.follow_links,
+            self.read_image,
+            self.max_pixels,
+        )
 
     @property
     def if_no_images(self) -> str:
