@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.base import VisionDataModule
-from datamodules.class_lists import Colour, read_colours, read_names
+from datamodules.class_lists import LIBRARY, Colour, read_colours, read_names
 from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.collate import collate_images, pad_images
 from datamodules.errors import DataError
@@ -138,7 +138,9 @@ class LabelMasks(VisionDataModule):
     def listed_names(self) -> list[str] | None:
         """The classes that the data set lists, in its own order; None where it leaves them to the model."""
         if isinstance(self.classes, str):
-            return read_names(self.root, self.classes)
+            is_there = self.classes.startswith(LIBRARY) or (self.root / self.classes).is_file()
+            left_to_model = self._given_class_names is not None and not is_there
+            return None if left_to_model else read_names(self.root, self.classes)
         if self.classes is None and isinstance(self.values, dict):
             return list(dict.fromkeys(name for name in self.values.values() if name is not None))
         return self.classes

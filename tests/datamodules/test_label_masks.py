@@ -182,6 +182,8 @@ def test_classes_are_matched_by_name_to_those_of_the_model(tmp_path: Path) -> No
         unlisted.class_mapping()
         == f"{root} has no classes: its masks are taken to number the classes as the model does"
     )
+    elsewhere = module(root / "elsewhere", classes="names.txt", class_names=NAMES)
+    assert elsewhere.class_names == NAMES and elsewhere.class_mapping() is not None, "prediction needs no data set"
     with pytest.raises(
         DataError, match=r"^the model has 2 classes \(road, sky\), but .* has 3 classes \(car, road, sky\)"
     ):
