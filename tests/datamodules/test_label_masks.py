@@ -158,7 +158,7 @@ def test_value_map_merges_ignores_and_refuses(tmp_path: Path) -> None:
     table = {0: "road", 7: "car", 255: "car", 8: None, 9: "sky"}
     data = module(root, values=table)
     assert data.class_names == NAMES and labels(data).tolist() == [[0, 1, 1, 255, 2]]
-    assert data.convention().endswith("3 classes, 0 = road, 7 = car, 255 = car, 9 = sky; ignored: 8, 65535")
+    assert data.convention().endswith("3 classes, 0 = road, 7, 255 = car, 9 = sky; ignored: 8, 65535")
     del table[8]
     path = re.escape(str(root / "masks" / "one.png"))
     with pytest.raises(
@@ -294,6 +294,15 @@ def test_files_of_class_names(tmp_path: Path) -> None:
     ):
         (root / "names").write_text(text)
         assert module(root, classes="names").class_names == ["road", "car, truck", "sky"]
+
+
+def test_test_split_is_scored_where_there_is_one(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        data_set(tmp_path, np.array([[0, 1]], np.uint8), name)
+    (tmp_path / "test.txt").write_text("c")
+    (batch,) = module(tmp_path, classes=NAMES, test=MaskFiles("images", "masks", "test.txt")).test_dataloader()
+    assert [Path(target["file_name"]).stem for target in batch["targets"]] == ["c"]
+    assert len(module(tmp_path, classes=NAMES).test_dataloader()) == 3
 
 
 def test_ade20k_is_a_preset(shapes: Path) -> None:
