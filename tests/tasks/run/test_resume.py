@@ -53,6 +53,7 @@ class TestLayouts:
         self, options: tuple[str, ...], grouped: bool, shapes: Path, tmp_path: Path
     ) -> None:
         base = ("--data.batch_size=2", "--trainer.max_epochs=3", f"--data.group_by_orientation={str(grouped).lower()}")
+        base += ("--trainer.limit_val_batches=0",)
         if "--model.backbone.norms=frozen" in options:
             base += ("--model.backbone.norms=frozen",)
         probe = (SEEN, f"--trainer.callbacks.file={tmp_path}/seen")
@@ -245,8 +246,8 @@ class TestCommand:
             message = fails(task, subcommand)
             assert "learnt nothing" in message and str(folder / "checkpoints" / "best.ckpt") in message
         assert (folder / "summary.json").read_text() == summary
-        command(task, "validate", "--ckpt_path=best")
-        command(task, "test", "--ckpt_path=last")
+        command(task, "validate", "--ckpt_path=best", "--trainer.limit_val_batches=1")
+        command(task, "test", "--ckpt_path=last", "--trainer.limit_test_batches=1")
         assert (folder / "summary.validate.json").exists() and (folder / "summary.test.json").exists()
         assert "no " in fails(task, "validate", "--ckpt_path=best", "--name=another")
 
