@@ -28,6 +28,7 @@ def seen(file: Path) -> dict[int, Counter[int]]:
     return found
 
 
+@pytest.mark.slow  # in every run: the data module under a trainer, in tests/datamodules/test_training_epochs.py
 class TestLayouts:
     """A run of 12 images is stopped in its second epoch after 6 of them, and goes on with another layout."""
 
@@ -35,20 +36,15 @@ class TestLayouts:
         "options",
         [
             ("--data.batch_size=4",),
-            *(
-                pytest.param(options, marks=pytest.mark.slow)
-                for options in (
-                    ("--data.batch_size=1", "--model.backbone.norms=frozen"),
-                    ("--data.batch_size=2", "--trainer.accumulate_grad_batches=2"),
-                    ("--data.batch_size=2", "--data.num_workers=2"),
-                    ("--data.batch_size=3",),
-                    two_processes(),
-                )
-            ),
+            ("--data.batch_size=1", "--model.backbone.norms=frozen"),
+            ("--data.batch_size=2", "--trainer.accumulate_grad_batches=2"),
+            ("--data.batch_size=2", "--data.num_workers=2"),
+            ("--data.batch_size=3",),
+            two_processes(),
         ],
         ids=lambda options: " ".join(option.removeprefix("--") for option in options),
     )
-    @pytest.mark.parametrize("grouped", [pytest.param(False, marks=pytest.mark.slow), True], ids=["", "grouped"])
+    @pytest.mark.parametrize("grouped", [False, True], ids=["", "grouped"])
     def test_the_remaining_images_are_seen_once(
         self, options: tuple[str, ...], grouped: bool, shapes: Path, tmp_path: Path
     ) -> None:
