@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.golden import runs
-from tests.selection import mostly_slow
 
 REMEDY = "if that is meant: python -m tests.golden.update, and say why in the commit"
 
@@ -24,7 +23,7 @@ def differences(curve: runs.Curve, expected: dict) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("task", mostly_slow(runs.MAINS, {"detect"}))
+@pytest.mark.parametrize("task", runs.MAINS)
 def test_training_curve_is_the_frozen_one(task: str, tmp_path: Path) -> None:
     expected, curve = runs.frozen(task), runs.train(task, tmp_path)
     assert list(curve) == list(expected), REMEDY
