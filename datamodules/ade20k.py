@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import albumentations as A
 import cv2
@@ -60,6 +60,9 @@ class ADE20K(VisionDataModule):
             name, whatever their order; where there is no such file, the masks are taken to count in this order.
             Default: those of the file, in its order.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
+        strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
+        on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
+            for another one that follows from the seed. Of validation it stops the run always: the score would lie.
     """
 
     bytes_per_pixel = 4  # and the mask
@@ -78,8 +81,12 @@ class ADE20K(VisionDataModule):
         images: str | None = None,
         class_names: list[str] | None = None,
         seed: int = 42,
+        strict: bool = False,
+        on_corrupt: Literal["stop", "skip"] = "stop",
     ) -> None:
-        super().__init__(batch_size, val_batch_size, num_workers, max_images, images, class_names, seed)
+        super().__init__(
+            batch_size, val_batch_size, num_workers, max_images, images, class_names, seed, strict, on_corrupt
+        )
         self.root = Path(root)
         self.train_split, self.val_split = train_split, val_split
         self.pipeline = pipeline or RandomRatioCrop()

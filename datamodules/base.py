@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -15,6 +15,9 @@ from datamodules.epoch_progress import EpochProgress
 from datamodules.errors import DataError
 from datamodules.images import list_images
 from datamodules.loader import QuietLoader, ResumableLoader, StepSampler
+from datamodules.preflight.before_a_run import look_before
+from datamodules.preflight.report import Split, SplitReport
+from datamodules.preflight.twins import ImageFiles
 from datamodules.sampling import KeySampler, SampleKey
 from datamodules.shared_memory import check_shared_memory
 from datamodules.workers import start_worker
@@ -36,9 +39,13 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         class_names: Names of the classes 0..K-1 that the model knows. The classes of the data set are matched to them
             by name. Default: the data set's own. `--ckpt_path` fills them in from the checkpoint.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
+        strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
+        on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
+            for another one that follows from the seed. Of validation it stops the run always: the score would lie.
 
     Attributes:
         bytes_per_pixel: Bytes of a training sample per pixel of its image.
+        reports: What is known of the splits of the run; from `setup` on.
     """
 
     bytes_per_pixel = 3
@@ -52,6 +59,8 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         images: str | None,
         class_names: list[str] | None,
         seed: int,
+        strict: bool = False,
+        on_corrupt: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
         _check_at_least(1, batch_size=batch_size, val_batch_size=val_batch_size)
@@ -66,6 +75,8 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         self.max_images = max_images
         self.images = images
         self.seed = seed
+        self.strict, self.on_corrupt = strict, on_corrupt
+        self.reports: list[SplitReport] = []
         self._given_class_names = class_names
         self._progress = EpochProgress(self._trainer_epoch, self._trainer_steps)
 
@@ -112,12 +123,26 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         dataset = self.train_dataset()
         return self.collate([dataset[SampleKey(*key)] for key in keys], training=True)
 
+    @abstractmethod
+    def image_files(self, split: Split) -> ImageFiles:
+        """The images of a split."""
+
+    @abstractmethod
+    def look_through(self, split: Split, whole: bool) -> SplitReport:
+        """Looks for what of a split is lost or doubtful.
+
+        Args:
+            split: Which one.
+            whole: Read every file; otherwise, where that was not done before, only some.
+        """
+
     def setup(self, stage: str) -> None:
-        """Looks whether the batches that the workers prefetch fit into shared memory, before any step.
+        """Looks through the splits, and whether the batches that the workers prefetch fit into shared memory.
 
         Raises:
-            DataError: They do not.
+            DataError: Nothing sensible can be trained or scored, or batches do not fit.
         """
+        self.reports = look_before(self, stage)
         batches = self.val_batch_size * self.sample_bytes(training=False)
         if stage == "fit":
             batches += self.batch_size * self.sample_bytes(training=True)
