@@ -19,7 +19,7 @@ from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.collate import collate_images, pad_images
 from datamodules.errors import DataError
 from datamodules.image_dataset import ImageDataset, to_tensor
-from datamodules.images import IMAGE_SUFFIXES, check_inside, read_image, read_mask
+from datamodules.images import MAX_PIXELS, Orientation, ReadImage, check_inside, list_folder, read_image, read_mask
 from datamodules.pipelines import RandomRatioCrop, SegmentationPipeline
 from datamodules.sampling import SampleKey, seed_transforms
 
@@ -48,6 +48,7 @@ class ADE20K(VisionDataModule):
         root: Folder of the data set.
         train_split: Name of the training folders in `images` and `annotations`.
         val_split: Name of the validation folders.
+        test_split: Name of the folders that `test` scores. Default: the validation split's.
         pipeline: Resizing and augmentation. Default: `RandomRatioCrop()`, MMSegmentation's 512 x 512 recipe.
         batch_size: Training images per process and step.
         val_batch_size: Validation images per process and step; 1 keeps the scores independent of padding.
@@ -55,7 +56,14 @@ class ADE20K(VisionDataModule):
         max_images: Use only the first images of each split in the order of their names, to try things out.
         follow_links: Read images and masks through links that lead out of their folder, as where a data set is links to
             shared storage; otherwise such a file is an error.
-        images: Image, folder or glob that `predict` runs on, instead of the validation split.
+        orientation: What to do with a picture that EXIF wants turned where the size of its mask does not tell, as it
+            does where a quarter turn makes it another: read the `stored` pixels, `apply` the turn, or `refuse` it.
+        max_pixels: Larger images are refused.
+        largest_grey: Grey level of images of more than 8 bits that becomes 255, as do those above, such as 4095 for 12
+            bits in a 16-bit file. Default: the largest of the format, 65535.
+        images: Image, folder or glob that `predict` runs on, instead of the validation split. What cannot be read is
+            left out and counted at the end.
+        recursive: Take the images in the sub-folders of `images`, too.
         class_names: Names of the classes 0..K-1 that the model knows. Those of `objectInfo` are matched to them by
             name, whatever their order; where there is no such file, the masks are taken to count in this order.
             Default: those of the file, in its order.
@@ -66,31 +74,49 @@ class ADE20K(VisionDataModule):
     """
 
     bytes_per_pixel = 4  # and the mask
+    test_options = "--data.test_split"
 
     def __init__(
         self,
         root: Path,
         train_split: str = "training",
         val_split: str = "validation",
+        test_split: str | None = None,
         pipeline: SegmentationPipeline | None = None,
         batch_size: int = 4,
         val_batch_size: int = 1,
         num_workers: int = 2,
         max_images: int | None = None,
         follow_links: bool = True,
+        orientation: Orientation = "stored",
+        max_pixels: int = MAX_PIXELS,
+        largest_grey: int | None = None,
         images: str | None = None,
+        recursive: bool = False,
         class_names: list[str] | None = None,
         seed: int = 42,
         strict: bool = False,
         on_corrupt: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__(
-            batch_size, val_batch_size, num_workers, max_images, images, class_names, seed, strict, on_corrupt
+            batch_size,
+            val_batch_size,
+            num_workers,
+            max_images,
+            images,
+            class_names,
+            seed,
+            follow_links,
+            orientation,
+            max_pixels,
+            largest_grey,
+            recursive,
+            strict,
+            on_corrupt,
         )
         self.root = Path(root)
-        self.train_split, self.val_split = train_split, val_split
+        self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
         self.pipeline = pipeline or RandomRatioCrop()
-        self.follow_links = follow_links
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -133,14 +159,22 @@ class ADE20K(VisionDataModule):
         """The validation split with its masks at original resolution."""
         return self._split(self.val_split, self.pipeline.evaluation(), training=False)
 
+    def test_dataset(self) -> Dataset[Sample] | None:
+        """The test split with its masks, if there is one."""
+        if self.test_split is None:
+            return None
+        return self._split(self.test_split, self.pipeline.evaluation(), training=False)
+
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
         """Images without annotations."""
-        return ImageDataset(paths, self.pipeline.evaluation())
+        return ImageDataset(paths, self.pipeline.evaluation(), read=self.read_image)
 
     def _split(self, split: str, transforms: list[A.BasicTransform], training: bool) -> "ADE20KDataset":
         paths = find_images(self.root / "images" / split)[: self.max_images]
         annotations = self.root / "annotations" / split
-        return ADE20KDataset(paths, annotations, self._labels, transforms, self.seed, training, self.follow_links)
+        return ADE20KDataset(
+            paths, annotations, self._labels, transforms, self.seed, training, self.follow_links, self.read_image
+        )
 
     def collate(self, samples: list[Sample], training: bool) -> dict[str, Any]:
         """Pads the images of a batch to one size, and the masks in training."""
@@ -162,6 +196,7 @@ class ADE20KDataset(Dataset[Sample]):
         seed: The run's seed.
         training: Transform the mask with the image; otherwise it keeps its original resolution.
         follow_links: Read files through links that lead out of their folder.
+        read: Decodes an image.
     """
 
     def __init__(
@@ -173,8 +208,9 @@ class ADE20KDataset(Dataset[Sample]):
         seed: int,
         training: bool,
         follow_links: bool = True,
+        read: ReadImage = read_image,
     ) -> None:
-        self.paths, self.annotations, self.num_classes = paths, annotations, len(labels)
+        self.paths, self.annotations, self.num_classes, self.read = paths, annotations, len(labels), read
         self.labels = np.full(256, IGNORE, dtype=np.uint8)
         self.labels[: len(labels)] = labels
         self.seed, self.training, self.follow_links = seed, training, follow_links
@@ -191,8 +227,8 @@ class ADE20KDataset(Dataset[Sample]):
         if not self.follow_links:
             check_inside(path.parent, path)
             check_inside(self.annotations, mask_path)
-        image = read_image(path)
         stored = read_mask(mask_path)
+        image = self.read(path, size=stored.shape)
         if stored.shape != image.shape[:2]:
             raise DataError(
                 f"{mask_path} is {stored.shape} (height, width), but {path} is {image.shape[:2]}; "
@@ -217,13 +253,15 @@ class ADE20KDataset(Dataset[Sample]):
         }
 
 
-def reduce_zero_label(stored: NDArray[np.uint8], num_classes: int) -> NDArray[np.uint8]:
+def reduce_zero_label(stored: NDArray[np.uint8] | NDArray[np.uint16], num_classes: int) -> NDArray[np.uint8]:
     """Turns stored labels into class labels: 0 (other) and 255 become 255 = ignored, k becomes k - 1.
 
     Raises:
-        DataError: A label is above K.
+        DataError: A label is above K, or has more than 8 bits.
     """
-    mask = stored - np.uint8(1)  # 0 wraps around to 255
+    if stored.dtype != np.uint8:
+        raise DataError(f"{stored.dtype} labels found, expected 8 bits; save the mask with 8 bits a pixel")
+    mask: NDArray[np.uint8] = stored - np.uint8(1)  # 0 wraps around to 255
     mask[stored == IGNORE] = IGNORE
     wrong = (mask >= num_classes) & (mask != IGNORE)
     if wrong.any():
@@ -240,7 +278,7 @@ def find_images(folder: Path) -> list[Path]:
     Raises:
         DataError: The folder is missing or empty.
     """
-    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    paths = list_folder(folder).files
     if not paths:
         raise DataError(
             f"no images in {folder}; expected ROOT/images/{{training,validation}}/*.jpg and "

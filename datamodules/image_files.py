@@ -6,7 +6,7 @@ A file is judged by its name. What is named singly, on the command line or in a 
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from glob import glob
+from glob import glob, has_magic
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,18 +86,19 @@ def _walk(folder: Path, recursive: bool) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names)
 
 
-def list_images(source: str, recursive: bool = False) -> list[Path]:
+def list_images(source: str, recursive: bool = False, follow_links: bool = True) -> list[Path]:
     """Finds the images that a user names.
 
     Args:
         source: An image file, a folder or a glob pattern.
         recursive: Look through the sub-folders of a folder, too.
+        follow_links: Take images through links that lead out of the folder.
 
     Returns:
         Sorted paths, at least one.
 
     Raises:
-        DataError: Nothing was found.
+        DataError: Nothing was found, or a link that is not to be followed.
     """
     path = Path(source)
     if path.is_dir():
@@ -113,7 +114,16 @@ def list_images(source: str, recursive: bool = False) -> list[Path]:
             f"no image found at {source!r}{others}; give an image, a folder of {', '.join(sorted(IMAGE_SUFFIXES))} "
             f"files{'' if recursive else ' (with its sub-folders: --data.recursive true)'}, or a glob"
         )
+    if not follow_links:
+        folder = path if path.is_dir() else _fixed_part(path)
+        for file in found:
+            check_inside(folder, file)
     return found
+
+
+def _fixed_part(pattern: Path) -> Path:
+    """The folder that a glob pattern begins in."""
+    return next(parent for parent in pattern.parents if not has_magic(str(parent)))
 
 
 def _others(listing: Listing) -> str:

@@ -1,14 +1,15 @@
 """The one image decoder and the one mask decoder of training, validation and prediction.
 
-Pixels are the ones stored in the file unless the annotations or the user say otherwise (`orientation.py`). JPEG files go
-to simplejpeg, the fastest decoder measured that refuses truncated files (OpenCV accepts them with only a message). It
-runs libjpeg-turbo with the same settings as Pillow, so that both give the same pixels; what it refuses, and every other
-format, goes to Pillow. Which of the two it is depends on the file alone.
+Pixels are the ones stored in the file unless the annotations or the user say otherwise (`orientation.py`). JPEG files
+go to simplejpeg, the fastest decoder measured that refuses truncated files (OpenCV accepts them with only a message).
+It runs libjpeg-turbo with the same settings as Pillow, so that both give the same pixels; what it refuses, and every
+other format, goes to Pillow. Which of the two it is depends on the file alone.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import simplejpeg
@@ -35,6 +36,14 @@ _JPEG = b"\xff\xd8\xff"
 
 MAX_PIXELS = 178_956_970
 """Images with more pixels are refused before they are decoded: a few kB can unpack to gigabytes."""
+
+
+class ReadImage(Protocol):
+    """`read_image` with the options of a data set."""
+
+    def __call__(self, path: Path, *, size: Size | None = None) -> NDArray[np.uint8]:
+        """Decodes the file, whose annotations say a height and width."""
+
 
 _GREY_BITS = 16
 _TIFF_BITS_PER_SAMPLE = 258
@@ -121,7 +130,7 @@ def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | N
     """
     with (
         reading(path),
-        _open("mask", path, "every image needs a mask of the same name ending in .png", max_pixels) as mask,
+        _open("mask", path, "every image needs a mask of the same name", max_pixels) as mask,
     ):
         if mask.mode in ("L", "P"):
             return np.asarray(mask)
@@ -177,6 +186,7 @@ __all__ = [
     "MAX_PIXELS",
     "Listing",
     "Orientation",
+    "ReadImage",
     "check_inside",
     "exif_orientation",
     "is_image",

@@ -93,8 +93,8 @@ def chosen_turn(number: int, stored: Size, annotated: Size | None, orientation: 
         return 1
     if orientation == "refuse":
         raise DataError(
-            f"has EXIF orientation {number}, and nothing tells whether its annotations are drawn on the turned picture; "
-            "say so (--data.orientation apply), or that they are drawn on the stored one (--data.orientation stored)"
+            f"has EXIF orientation {number}, and nothing tells whether it is meant turned; say that it is "
+            "(--data.orientation apply) or that it is not (--data.orientation stored), or store it turned"
         )
     return number
 
