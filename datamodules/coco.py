@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import albumentations as A
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 from datamodules.annotation_store import cache_folder
 from datamodules.coco_annotations import AnnotationFile
 from datamodules.content_digest import content_digest
-from datamodules.findings import Severity
-from datamodules.orientation import Orientation
+from datamodules.orientation import Size
 from datamodules.preflight.boxes import look_at_boxes
 from datamodules.preflight.headers import look_at_headers
 from datamodules.preflight.kept import look_into
@@ -28,10 +27,13 @@ def look_through_coco(data: "COCO", split: Split, file: AnnotationFile, whole: b
     """
     boxes = look_at_boxes(file, split, data.pipeline.evaluation(), data.max_images is None, data.empty_images == "drop")
     files, source = data.image_files(split), str(file.path)
-    skips = split == "training" and data.on_corrupt == "skip"
-    broken: Severity = "warning" if skips else "error"
+    broken = data.severity_of_broken(split)
     sizes = file.sizes[data.training_images] if split == "training" else file.sizes
-    orientation: Orientation = getattr(data, "orientation", "stored")
+
+    def annotated(place: int) -> Size:
+        height, width = sizes[place].tolist()
+        return height, width
+
     headers = look_into(
         "headers",
         (
@@ -39,11 +41,11 @@ def look_through_coco(data: "COCO", split: Split, file: AnnotationFile, whole: b
             files.folder.resolve(),
             len(files.names),
             broken,
-            orientation,
+            data.orientation,
         ),
         lambda place: [files.path(place)],
         len(files.names),
         whole,
-        lambda places: look_at_headers(files.path, sizes, source, broken, orientation, places),
+        lambda places: look_at_headers(files.path, annotated, source, broken, data.orientation, places),
     )
     return SplitReport.of(split, boxes, look_at_names(files.folder, files.names, source, broken), headers)

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.findings import EXAMPLES, Finding, Severity
@@ -43,7 +41,7 @@ def read_header(path: Path) -> Header:
 
 def look_at_headers(
     path: Callable[[int], Path],
-    sizes: NDArray[np.int64],
+    annotated: Callable[[int], Size],
     source: str,
     severity: Severity,
     orientation: Orientation,
@@ -55,7 +53,7 @@ def look_at_headers(
 
     Args:
         path: Image file at each place.
-        sizes: (I, 2) height and width that the annotations say.
+        annotated: Height and width that its annotations say.
         source: What says so.
         severity: How bad it is where an image cannot be used.
         orientation: What is done with an image that EXIF wants turned.
@@ -64,13 +62,12 @@ def look_at_headers(
     headers = dict(zip(places, each(lambda place: read_header(path(place)), places), strict=True))
     there = {place: header for place, header in headers.items() if not header.fault or path(place).exists()}
     sound = {place: header for place, header in there.items() if not header.fault}
-    annotated = {place: (int(sizes[place][0]), int(sizes[place][1])) for place in sound}
-    unlike = [place for place, header in sound.items() if not _fits(header, annotated[place])]
+    unlike = [place for place, header in sound.items() if not _fits(header, annotated(place))]
     turned = [place for place, header in sound.items() if header.orientation != 1]
-    unclear = [place for place in turned if not _tells(sound[place], annotated[place])]
+    unclear = [place for place in turned if not _tells(sound[place], annotated(place))]
     broken = [f"{path(place).name}: {header.fault}" for place, header in there.items() if header.fault]
     shown = [
-        f"{path(place).name}: {_sides(sound[place].size)} instead of {_sides(annotated[place])}"
+        f"{path(place).name}: {_sides(sound[place].size)} instead of {_sides(annotated(place))}"
         for place in unlike[: EXAMPLES + 1]
     ]
     named = [f"{path(place).name}: {sound[place].orientation}" for place in unclear[: EXAMPLES + 1]]

@@ -1,4 +1,4 @@
-"""Which files are there, by one listing of each folder: one stat for each of 118,000 files takes minutes on a network."""
+"""Which files are there, by one listing of each folder: a stat for each of 118,000 files takes minutes on a network."""
 
 import os
 from collections import Counter

@@ -58,3 +58,9 @@ class SplitReport:
     def content(self) -> dict[str, Any]:
         """As plain data."""
         return {**self.facts, "findings": [asdict(finding) for finding in self.findings]}
+
+    def numbers(self) -> dict[str, int | float]:
+        """The plain numbers among the facts, and how many things each finding is about: `data/training/images`."""
+        facts = {name: value for name, value in self.facts.items() if isinstance(value, int | float)}
+        counts = {finding.kind: finding.count for finding in self.findings}
+        return {f"data/{self.split}/{name}": value for name, value in (facts | counts).items()}
