@@ -86,9 +86,9 @@ class ADE20K(LabelMasks):
     ) -> None:
         super().__init__(
             root,
-            MaskFiles(f"images/{train_split}", f"annotations/{train_split}/*.png"),
-            MaskFiles(f"images/{val_split}", f"annotations/{val_split}/*.png"),
-            None if test_split is None else MaskFiles(f"images/{test_split}", f"annotations/{test_split}/*.png"),
+            _files_of(train_split),
+            _files_of(val_split),
+            None if test_split is None else _files_of(test_split),
             first_value=FIRST_VALUE,
             pipeline=pipeline,
             batch_size=batch_size,
@@ -133,7 +133,11 @@ class ADE20K(LabelMasks):
         return IF_UNKNOWN
 
 
-def reduce_zero_label(stored: NDArray[np.uint8], num_classes: int) -> NDArray[np.uint8]:
+def _files_of(split: str) -> MaskFiles:
+    return MaskFiles(f"images/{split}", f"annotations/{split}/*.png")
+
+
+def reduce_zero_label(stored: NDArray[np.uint8] | NDArray[np.uint16], num_classes: int) -> NDArray[np.uint8]:
     """Turns stored labels into class labels: 0 (other) and 255 become 255 = ignored, k becomes k - 1.
 
     Raises:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from datamodules.errors import DataError
 from datamodules.image_dataset import to_tensor
-from datamodules.images import ReadImage, check_inside, read_image, read_mask
+from datamodules.images import MAX_PIXELS, ReadImage, check_inside, read_image, read_mask
 from datamodules.mask_values import Labels, MaskValues
 from datamodules.sampling import SampleKey, seed_transforms
 
@@ -29,6 +29,7 @@ class LabelMaskDataset(Dataset[Sample]):
         training: Transform the mask with the image; otherwise it keeps its original resolution.
         follow_links: Read files through links that lead out of their folder.
         read: Decodes an image.
+        max_pixels: Larger masks are refused.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class LabelMaskDataset(Dataset[Sample]):
         training: bool,
         follow_links: bool = True,
         read: ReadImage = read_image,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
-        self.paths, self.mask_paths, self.values, self.read = paths, mask_paths, values, read
+        self.paths, self.mask_paths, self.values = paths, mask_paths, values
         self.seed, self.training, self.follow_links = seed, training, follow_links
+        self.read, self.max_pixels = read, max_pixels
         self.transforms = A.Compose(transforms)
         self.values.table  # noqa: B018 - made now, so that workers that are forked share it
 
@@ -58,7 +61,7 @@ class LabelMaskDataset(Dataset[Sample]):
             check_inside(path.parent, path)
             check_inside(mask_path.parent, mask_path)
         mask = self.read_labels(key.index)
-        image = read_image(path)
+        image = self.read(path, size=(mask.shape[0], mask.shape[1]))
         if mask.shape != image.shape[:2]:
             raise DataError(
                 f"{mask_path} is {mask.shape} (height, width), but {path} is {image.shape[:2]}; "
@@ -83,7 +86,8 @@ class LabelMaskDataset(Dataset[Sample]):
             DataError: The mask cannot be read, or holds a value that no class has.
         """
         path = self.mask_paths[index]
-        stored = read_image(path) if self.values.coloured else read_mask(path)
+        read = read_image if self.values.coloured else read_mask
+        stored = read(path, max_pixels=self.max_pixels)
         try:
             return self.values.read(stored)
         except DataError as error:

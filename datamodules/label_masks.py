@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.base import VisionDataModule
-from datamodules.class_lists import Colour, read_colours, read_names
+from datamodules.class_lists import LIBRARY, Colour, read_colours, read_names
 from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.collate import collate_images, pad_images
 from datamodules.errors import DataError
@@ -66,7 +66,7 @@ class LabelMasks(VisionDataModule):
             shared storage; otherwise such a file is an error.
         orientation: What to do with a picture that EXIF wants turned where the size of its mask does not tell, as it
             does where a quarter turn makes it another: read the `stored` pixels, `apply` the turn, or `refuse` it.
-        max_pixels: Larger images are refused.
+        max_pixels: Larger images and masks are refused.
         largest_grey: Grey level of images of more than 8 bits that becomes 255, as do those above, such as 4095 for 12
             bits in a 16-bit file. Default: the largest of the format, 65535.
         images: Image, folder or glob that `predict` runs on, instead of the validation split. What cannot be read is
@@ -81,7 +81,7 @@ class LabelMasks(VisionDataModule):
     """
 
     bytes_per_pixel = 4  # and the mask
-    test_options = "--data.test.images and --data.test.masks"
+    test_options = "--data.test.images, --data.test.masks"
     class_list = "classes"
     """What a data set without class names lacks."""
 
@@ -129,6 +129,7 @@ class LabelMasks(VisionDataModule):
             strict,
             on_corrupt,
         )
+        self.max_pixels = max_pixels
         if sum((first_value != 0, values is not None, colours is not None)) > 1:
             raise DataError("first_value, values and colours say the same in three ways; give one of them")
         if colours is not None and ignored is not None:
@@ -148,7 +149,9 @@ class LabelMasks(VisionDataModule):
     def listed_names(self) -> list[str] | None:
         """The classes that the data set lists, in its own order; None where it leaves them to the model."""
         if isinstance(self.classes, str):
-            return read_names(self.root, self.classes)
+            is_there = self.classes.startswith(LIBRARY) or (self.root / self.classes).is_file()
+            left_to_model = self._given_class_names is not None and not is_there
+            return None if left_to_model else read_names(self.root, self.classes)
         if self.classes is None and isinstance(self.values, dict):
             return list(dict.fromkeys(name for name in self.values.values() if name is not None))
         return self.classes
@@ -271,7 +274,15 @@ class LabelMasks(VisionDataModule):
     def _split(self, files: MaskFiles, transforms: list[A.BasicTransform], training: bool) -> LabelMaskDataset:
         paths, masks = self._pairs(files)
         return LabelMaskDataset(
-            paths, masks, self.mask_values, transforms, self.seed, training, self.follow_links, self.read_image
+            paths,
+            masks,
+            self.mask_values,
+            transforms,
+            self.seed,
+            training,
+            self.follow_links,
+            self.read_image,
+            self.max_pixels,
         )
 
     @property

@@ -62,7 +62,7 @@ class ResumableLoader(QuietLoader):
         # In place of the sampler of plain numbers that PyTorch puts here and never reads. Lightning reads it, and would
         # put a distributed one in its place.
         self.__dict__["sampler"] = steps.sampler
-        self.__dict__["losses"] = losses
+        self.losses = losses
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yields the remaining batches of the epoch."""

@@ -86,10 +86,13 @@ class MaskValues:
 
     def __str__(self) -> str:
         """The convention in one line."""
-        pairs = [f"{self._written(value)} = {self.names[place]}" for value, place in self._classes]
+        values: dict[int, list[int]] = {}
+        for value, place in self._classes:
+            values.setdefault(place, []).append(value)
+        pairs = [f"{self._listed(values[place])} = {self.names[place]}" for place in values]
         shown = [*pairs[: _SHOWN - 1], "...", pairs[-1]] if len(pairs) > _SHOWN else pairs
         ignored = [value for value, place in self.places.items() if place is None]
-        left_out = [", ".join(map(self._written, ignored)) if self.coloured else ranges(ignored)] * bool(ignored)
+        left_out = [self._listed(ignored)] * bool(ignored)
         left_out += ["all others"] * self.others_ignored
         count = f"{len(self.names)} class{'es' * (len(self.names) != 1)}"
         return f"{count}, {', '.join(shown)}; ignored: {', '.join(left_out) or 'nothing'}"
@@ -131,6 +134,9 @@ class MaskValues:
         for value, place in self.places.items():
             table[value] = ignored if place is None else labels[place]
         return table
+
+    def _listed(self, values: list[int]) -> str:
+        return ", ".join(map(self._written, values)) if self.coloured else ranges(values)
 
     def _written(self, value: int) -> str:
         return str(unpacked(value)) if self.coloured else str(value)

@@ -130,7 +130,11 @@ def test_every_data_set_of_the_page_is_made_and_every_preset_named() -> None:
     ],
 )
 def test_command(
-    example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    example: Example,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Those in CI stand for the others, which differ in options of the data alone."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
@@ -139,5 +143,5 @@ def test_command(
     python, module, program, *arguments = example.words
     assert (python, module) == ("python", "-m")
     PROGRAMS[program]([*arguments, *SMALLER[program]])
-    shown = capsys.readouterr()
-    assert example.printed and example.printed in shown.out + shown.err
+    printed = [*caplog.messages, *capsys.readouterr().out.splitlines()]
+    assert example.printed.strip() in printed

@@ -98,7 +98,7 @@ class _Boxes:
 
     def _lost(self) -> list[Finding | None]:
         """What no detector learns from, by its cause; one box may be lost for one cause only."""
-        crowd = self.file.iscrowd
+        file, crowd = self.file, self.file.iscrowd
         many = self.crowds > MANY_CROWDS * len(crowd)
         empty = ~crowd & (self.flags & Doubt.EMPTY != 0)
         leaves_out = "training leaves them out" if self.split == "training" else "no detector finds them"
@@ -111,8 +111,9 @@ class _Boxes:
                 + ("training leaves them out" if self.split == "training" else "the metric ignores what is found there")
                 + "; CVAT marks every brush mask so: set iscrowd to 0 where it is one object" * many,
             ),
-            self._finding("no_area", "warning", empty, f"boxes have no area inside their image; {leaves_out}"),
+            self._finding("empty", "warning", empty, f"boxes have no area inside their image; {leaves_out}"),
             self._thin_after_resizing() if self.split == "training" else None,
+            file.missing_areas(),
             self._finding("thin", "note", self._objects(Doubt.THIN), "objects are less than a pixel wide or high"),
         ]
 
@@ -162,13 +163,13 @@ class _Boxes:
         """The one error of a split without anything to train on or to score; the rest follows from it."""
         if any(finding.kind == "normalized" and finding.severity == "error" for finding in findings):
             return [finding for finding in findings if finding.kind == "normalized"]
-        causes = [finding for finding in findings if finding.kind in ("crowd", "no_area", "thin_after_resizing")]
+        causes = [finding for finding in findings if finding.kind in ("crowd", "empty", "thin_after_resizing")]
         total = len(self.file.boxes)
         if sum(cause.count for cause in causes) < total:
             return []
-        purpose = "to train on" if self.split == "training" else "to score: no score would be defined"
-        reasons = "".join(f"; {cause.count} {cause.text}" for cause in causes)
-        text = f"annotations are left as objects {purpose}{reasons}"
+        purpose = "to train on" if self.split == "training" else "to score"
+        reasons = "; ".join(f"{cause.count} {cause.text}" for cause in causes)
+        text = f"annotations are left as objects {purpose}: {reasons}"
         return [Finding("no_objects", "error", str(self.file.path), 0, total, text)]
 
     def _thin_after_resizing(self) -> Finding | None:
@@ -196,7 +197,7 @@ class _Boxes:
         """Whether the boxes are x1, y1, x2, y2: many leave their image, and read as corners all of them fit."""
         sticks_out = np.count_nonzero(self.flags & Doubt.STICKS_OUT)
         fits = bool((self.flags & Doubt.CORNERS).all()) and len(self.flags) > 0
-        return fits and sticks_out > MANY_STICK_OUT * len(self.flags)
+        return fits and bool(sticks_out > MANY_STICK_OUT * len(self.flags))
 
     def _objects(self, doubt: Doubt) -> NDArray[np.bool_]:
         return self.is_object & (self.flags & doubt != 0)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ def look_through_masks(
     return SplitReport.of(split, pixels, names)
 
 
-def _files(dataset: LabelMaskDataset, place: int) -> list[os.PathLike[str]]:
+def _files(dataset: LabelMaskDataset, place: int) -> list[Path]:
     return [dataset.paths[place], dataset.mask_paths[place]]
 
 
@@ -90,8 +91,9 @@ class _Look:
             self.orientation,
             list(sound),
         )
-        pixels = np.sum([mask.pixels for mask in sound.values()], axis=0, dtype=np.int64, initial=0)
-        pixels = pixels if sound else np.zeros(len(self.class_names) + 1, np.int64)
+        pixels = np.zeros(len(self.class_names) + 1, np.int64)
+        for mask in sound.values():
+            pixels += mask.pixels
         findings = [*self._of_pixels(pixels, list(sound.values()), len(places)), *headers.findings]
         if faults:
             text = "masks cannot be used; correct them or take them out"

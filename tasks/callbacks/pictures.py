@@ -17,7 +17,6 @@ from tasks.callbacks.report import Report
 from tasks.drawing import draw_detections, draw_label_map, pad_to_equal, side_by_side
 from tasks.run.wandb_run import WandbRun
 
-
 TRAINING_PICTURE = "training.png"
 
 

@@ -158,7 +158,7 @@ def test_value_map_merges_ignores_and_refuses(tmp_path: Path) -> None:
     table = {0: "road", 7: "car", 255: "car", 8: None, 9: "sky"}
     data = module(root, values=table)
     assert data.class_names == NAMES and labels(data).tolist() == [[0, 1, 1, 255, 2]]
-    assert data.convention().endswith("3 classes, 0 = road, 7 = car, 255 = car, 9 = sky; ignored: 8, 65535")
+    assert data.convention().endswith("3 classes, 0 = road, 7, 255 = car, 9 = sky; ignored: 8, 65535")
     del table[8]
     path = re.escape(str(root / "masks" / "one.png"))
     with pytest.raises(
@@ -182,6 +182,8 @@ def test_classes_are_matched_by_name_to_those_of_the_model(tmp_path: Path) -> No
         unlisted.class_mapping()
         == f"{root} has no classes: its masks are taken to number the classes as the model does"
     )
+    elsewhere = module(root / "elsewhere", classes="names.txt", class_names=NAMES)
+    assert elsewhere.class_names == NAMES and elsewhere.class_mapping() is not None, "prediction needs no data set"
     with pytest.raises(
         DataError, match=r"^the model has 2 classes \(road, sky\), but .* has 3 classes \(car, road, sky\)"
     ):
@@ -294,6 +296,15 @@ def test_files_of_class_names(tmp_path: Path) -> None:
         assert module(root, classes="names").class_names == ["road", "car, truck", "sky"]
 
 
+def test_test_split_is_scored_where_there_is_one(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        data_set(tmp_path, np.array([[0, 1]], np.uint8), name)
+    (tmp_path / "test.txt").write_text("c")
+    (batch,) = module(tmp_path, classes=NAMES, test=MaskFiles("images", "masks", "test.txt")).test_dataloader()
+    assert [Path(target["file_name"]).stem for target in batch["targets"]] == ["c"]
+    assert len(module(tmp_path, classes=NAMES).test_dataloader()) == 3
+
+
 def test_ade20k_is_a_preset(shapes: Path) -> None:
     ade = ADE20K(shapes / "ade20k", num_workers=0)
     same = LabelMasks(
@@ -339,9 +350,9 @@ def test_masks_that_count_from_0_make_doubtful_that_they_count_from_1(tmp_path: 
         return str(doubt_first_value("training", data.mask_values, pixels))
 
     assert doubt(classes=NAMES, first_value=1) == (
-        "training: 3 of 8 pixels are ignored and none is 3 = sky, the last class: masks that number their classes 0..2 "
-        "look like this when they are read as 1..3; if these do, read them by --data LabelMasks, whose first class is 0 "
-        "(docs/data.md)"
+        "training: 3 of 8 pixels are ignored and none is 3 = sky, the last class: masks that number their classes "
+        "0..2 look like this when they are read as 1..3; if these do, read them by --data LabelMasks, whose first "
+        "class is 0 (docs/data.md)"
     )
     assert "none is 3 = sky" in doubt(classes=NAMES, first_value=1, class_names=["sky", "road", "car"])
     assert doubt(classes=NAMES) == doubt(values={0: None, 1: "a", 2: "c"}, classes=["a", "b", "c"]) == "None"
