@@ -125,7 +125,7 @@ def test_a_part_of_a_file_is_counted_by_itself(tmp_path: Path) -> None:
             [(1, GOOD, 1), (1, [1.0, 1.0, 0.0, 1.0], 0), (2, [1.0, 1.0, 1.0, 9.0], 0)],
             "no_objects",
             0,
-            r"0 of 3 annotations are left .*: 1 annotations are crowd .*; 1 boxes have no area .*; 1 objects are less than",
+            r"0 of 3 annotations are left .*: 1 annotations are crowd .*; 1 boxes have no area .*; 1 objects are",
         ),
         (
             [(1, [0.1, 0.1, 0.5, 0.9], 0), (2, [0.0, 0.3, 1.0, 0.7], 0)],
