@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -28,7 +29,7 @@ def test_detections_have_the_ids_of_the_data_set_and_boxes_of_corner_and_sides(t
     writer.write(task, prediction, {"image_id": 42, "file_name": "b.jpg"}, tmp_path, "b.png")
     writer.write(task, with_masks, {"image_id": 43, "file_name": "c.jpg"}, tmp_path, "c.png")
     writer.write(task, empty, {"image_id": 17, "file_name": "a.jpg"}, tmp_path, "a.png")
-    writer.on_predict_end(SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path), task)
+    writer.finish(SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path))
     assert json.loads((tmp_path / "predictions" / "predictions.json").read_text()) == [
         {"image_id": 42, "category_id": 3, "bbox": [1.0, 2.0, 10.0, 3.0], "score": 0.75},
         {"image_id": 42, "category_id": 90, "bbox": [20.0, 30.0, 1.0, 8.0], "score": 0.5},
@@ -45,7 +46,11 @@ def test_detections_have_the_ids_of_the_data_set_and_boxes_of_corner_and_sides(t
     ]
 
 
-def test_class_k_of_a_label_map_is_stored_as_k_plus_1(tmp_path: Path) -> None:
-    LabelMapWriter().write(None, torch.tensor([[0, 1, 149], [7, 2, 5]]), {}, tmp_path, "x/a.png")
+@pytest.mark.parametrize(("classes", "mode"), [(150, "L"), (254, "L"), (255, "I;16"), (300, "I;16")])
+def test_class_k_of_a_label_map_is_stored_as_k_plus_1(classes: int, mode: str, tmp_path: Path) -> None:
+    """255 of 8 bits stands for ignored pixels, so that 254 classes fit."""
+    labels = torch.tensor([[0, 1, classes - 1], [7, 2, 5]])
+    task = SimpleNamespace(class_names=[str(number) for number in range(classes)])
+    LabelMapWriter().write(task, labels, {}, tmp_path, "x/a.png")
     with Image.open(tmp_path / "label_maps" / "x" / "a.png") as image:
-        assert np.asarray(image).tolist() == [[1, 2, 150], [8, 3, 6]]
+        assert image.mode == mode and np.asarray(image).tolist() == [[1, 2, classes], [8, 3, 6]]
