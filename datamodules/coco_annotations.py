@@ -1,7 +1,6 @@
 """A COCO annotation file, checked once and kept as packed columns that all processes share."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,9 +58,6 @@ class AnnotationFile:
                 "python -m datamodules.shapes --root data/shapes"
             )
         self._open(path, max_images, load_columns(path, read_columns))
-        self._warn_of_empty_boxes()
-        if missing := self.missing_areas():
-            warnings.warn(str(missing), stacklevel=2)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -173,15 +169,6 @@ class AnnotationFile:
         self._blob: NDArray[np.uint8] = arrays["blob"]
         self._without_area: NDArray[np.int64] = arrays["without_area"][arrays["without_area"] < count]
         self._empty_boxes: NDArray[np.int64] = arrays["empty_boxes"][arrays["empty_boxes"] < count]
-
-    def _warn_of_empty_boxes(self) -> None:
-        if len(empty := self._empty_boxes):
-            ids = ", ".join(map(str, self.annotation_ids[empty[:5]].tolist())) + (", ..." if len(empty) > 5 else "")
-            warnings.warn(
-                f"{self.path}: {len(empty)} of {len(self.boxes)} boxes have no area inside their image; training "
-                f"leaves them out: annotations {ids}",
-                stacklevel=3,
-            )
 
 
 __all__ = ["AnnotationFile", "clipped_corners"]

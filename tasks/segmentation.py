@@ -8,7 +8,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from tasks.base import VisionTask
-from tasks.batch import Batch
+from tasks.batch import Batch, ignored_label
 from tasks.headline import Headline
 from tasks.metrics import Metric, SegmentationMetric
 from tasks.schedules import Polynomial, ScheduleBuilder
@@ -45,7 +45,8 @@ class SegmentationTask(VisionTask):
 
     def build_metrics(self) -> dict[str, Metric]:
         """Overlap and accuracy of the pixels."""
-        return {"pixels": SegmentationMetric(self.options.class_names)}
+        names = self.options.class_names
+        return {"pixels": SegmentationMetric(names, ignored_label(len(names)))}
 
     def describe_head(self) -> tuple[str, str]:
         """The decode head of the segmentor, where it has one."""

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from PIL import Image
 
 from tasks.base import VisionTask
+from tasks.batch import ignored_label
 from tasks.callbacks.pictures import draw_prediction, original_image, save_picture
 from tasks.callbacks.prediction_names import prediction_names
 from tasks.detection import DetectionTask
@@ -146,15 +147,15 @@ class DetectionWriter(PredictionWriter):
 class LabelMapWriter(PredictionWriter):
     """Writes `label_maps/<name of the image>.png` in ADE20K's convention: class k is stored as k + 1.
 
-    Of more than 254 classes, they have 16 bits: 255 of 8 bits stands for ignored pixels.
+    The files have 8 bits, and 16 where the model has more than 254 classes.
     """
 
     def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path, name: str) -> None:
         """Writes one label map at original resolution."""
         path = folder / "label_maps" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        dtype = np.uint8 if len(task.class_names) <= MOST_CLASSES_OF_8_BITS else np.uint16
-        Image.fromarray((prediction + 1).cpu().numpy().astype(dtype)).save(path)
+        bits = np.uint8 if ignored_label(len(task.class_names)) == 255 else np.uint16
+        Image.fromarray((prediction + 1).cpu().numpy().astype(bits)).save(path)
 
     def finish(self, trainer: Trainer) -> None:
         """Says where the label maps are."""
