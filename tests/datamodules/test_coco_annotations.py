@@ -288,6 +288,17 @@ def test_bytes_that_are_no_text(tmp_path: Path) -> None:
         AnnotationFile(path)
 
 
+@pytest.mark.parametrize("text", [b'"area"', b'"counts"', b'"images"', b'"info"'])
+def test_a_byte_that_is_no_text_in_a_key(text: bytes, tmp_path: Path) -> None:
+    """It would make another key of it, which is not looked at."""
+    value = content()
+    value["annotations"][1]["segmentation"] = {"size": [30, 20], "counts": "1"}
+    path = tmp_path / "instances.json"
+    path.write_bytes(json.dumps({**value, "info": {}}).encode().replace(text, b'"\x80' + text[1:], 1))
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))} is not UTF-8 text .*byte 0x80"):
+        AnnotationFile(path)
+
+
 SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 7.0, 2.0, 7.0]]
 
 
@@ -298,16 +309,13 @@ def test_missing_areas_are_those_of_the_boxes_and_said(value: object, tmp_path: 
         put("annotations", place, "area", value)(records)
     path = write(tmp_path, records)
     for _ in range(2):  # built, and from the cache
-        with pytest.warns(UserWarning) as caught:
-            file = AnnotationFile(path)
-        assert [str(warning.message) for warning in caught] == [
+        file = AnnotationFile(path)
+        assert str(file.missing_areas()) == (
             f"{path}: 2 of 3 annotations have no area; that of their box, width x height, is taken, or that of the "
             "mask where masks are read (5, 8)"
-        ]
+        )
         assert file.annotation_ids.tolist() == [0, 5, 8] and file.area.tolist() == [99, 3.3 * 4.7, 56]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert AnnotationFile(path, max_images=1).missing_areas() is None
+    assert AnnotationFile(path, max_images=1).missing_areas() is None
 
 
 def test_missing_areas_of_masks_are_pycocotools(tmp_path: Path) -> None:
@@ -319,8 +327,7 @@ def test_missing_areas_of_masks_are_pycocotools(tmp_path: Path) -> None:
     del records["annotations"][0]["area"], records["annotations"][2]["area"]
     path = write(tmp_path, records)
     for _ in range(2):
-        with pytest.warns(UserWarning, match="2 of 3 annotations have no area"):
-            file = AnnotationFile(path)
+        file = AnnotationFile(path)
         file.check_masks()
         areas = [99, int(coco_mask.area(code)), int(coco_mask.area(coco_mask.frPyObjects(SQUARE, 40, 60))[0])]
         assert file.area.tolist() == areas and areas[1] > 700 and areas[2] == 30
@@ -333,15 +340,14 @@ def test_areas_of_odd_boxes(tmp_path: Path) -> None:
         {"id": number, "image_id": 9, "category_id": 7, "bbox": [0, 0, *sides]}
         for number, sides in enumerate([(1e200, 1e200), (-3, -5), (-3, 5), (0, 5), (0.5, 0.25)])
     ]
-    with pytest.warns(UserWarning, match="no area"):
-        file = AnnotationFile(write(tmp_path, records))
+    file = AnnotationFile(write(tmp_path, records))
     assert file.area.tolist() == [sys.float_info.max, 0, 0, 0, 0.125]
 
 
 def test_trial_without_areas(shared_data: Callable[[str], Path]) -> None:
     path = shared_data("trials") / "no_area" / "annotations" / "instances_train2017.json"
-    with pytest.warns(UserWarning, match=r"no_area/.*: 8 of 8 annotations have no area; that of their box"):
-        file = AnnotationFile(path)
+    file = AnnotationFile(path)
+    assert "8 of 8 annotations have no area; that of their box" in str(file.missing_areas())
     boxes = [record["bbox"] for record in json.loads(path.read_text())["annotations"]]
     assert sorted(file.area.tolist()) == sorted(width * height for _, _, width, height in boxes)
 

@@ -10,7 +10,6 @@ import pytest
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 
 from datamodules import COCO, DataError, FixedSize
-from datamodules.image_findings import orientation_findings
 from datamodules.images import exif_orientation, read_image
 from datamodules.orientation import Orientation, chosen_turn, turn
 from datamodules.sampling import SampleKey
@@ -170,20 +169,8 @@ def test_trial_of_a_half_turn(shared_data: SharedData) -> None:
         assert len(found) == 4 and all(is_coloured(colour) is expected for _, colour in found)
     with pytest.raises(DataError, match=r"val_001\.jpg has EXIF orientation 3"):
         validation_of(root, "refuse")
-    paths = sorted((root / "train2017").iterdir())
-    severities = {"stored": "warning", "apply": "note", "refuse": "error"}
-    for orientation, severity in severities.items():
-        for sizes in (None, [(64, 64)] * 4):
-            (finding,) = orientation_findings(paths, orientation, sizes)  # type: ignore[arg-type]
-            assert (finding.kind, finding.severity, finding.count, finding.total) == ("exif_untold", severity, 4, 4)
-            assert "(orientation: 4 x 3)" in finding.text and finding.examples[0] == "train_001.jpg"
-
-
-def test_count_of_turned_pictures(tmp_path: Path) -> None:
-    numbers = [1, 6, 6, 3, 1, 8, 2]
-    paths = [save(tmp_path / f"{place}.jpg", number) for place, number in enumerate(numbers)]
-    told, untold = orientation_findings(paths, "stored", [(7, 5)] * 5 + [(7, 7), (5, 7)], "set")
-    assert (told.kind, told.severity, told.count, told.total) == ("exif_told", "note", 2, 7)
-    assert list(told.examples) == ["1.jpg", "2.jpg"]
-    assert list(untold.examples) == ["3.jpg", "5.jpg", "6.jpg"] and str(untold).startswith("set: 3 of 7 images are")
-    assert orientation_findings(paths[:1], "refuse") == orientation_findings([], "stored") == []
+    for orientation, severity in (("stored", "warning"), ("apply", "note"), ("refuse", "error")):
+        data = COCO(root, num_workers=0, orientation=orientation)  # type: ignore[arg-type]
+        (finding,) = [one for one in data.look_through("training", whole=True).findings if one.kind == "orientation"]
+        assert (finding.severity, finding.count, finding.total) == (severity, 4, 4)
+        assert finding.examples[0] == "train_001.jpg: 3"
