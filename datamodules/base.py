@@ -95,6 +95,7 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         self.images = images
         self.seed = seed
         self.follow_links, self.recursive, self.orientation = follow_links, recursive, orientation
+        self.largest_grey = largest_grey
         self.read_image: ReadImage = partial(
             read_image, orientation=orientation, max_pixels=max_pixels, largest_grey=largest_grey
         )

@@ -79,7 +79,8 @@ class AnnotationFile:
             return None
         ids = list(map(str, self.annotation_ids[self._without_area[: EXAMPLES + 1]].tolist()))
         text = (
-            "annotations have no area; that of their box, width x height, is taken, or where masks are read the mask's"
+            "annotations have no area; that of their box, width x height, is taken, or that of the mask where masks "
+            "are read"
         )
         return Finding("no_area", "note", str(self.path), len(self._without_area), len(self.boxes), text, ids)
 
@@ -160,8 +161,8 @@ class AnnotationFile:
         self.annotation_ids: NDArray[np.int64] = arrays["annotation_ids"][:count]
         self.boxes: NDArray[np.float64] = arrays["boxes"][:count]
         self.labels: NDArray[np.int64] = arrays["labels"][:count]
-        of_masks = masks is not None and len(masks.arrays["area"]) > 0
-        self.area: NDArray[np.float64] = (masks.arrays if masks and of_masks else arrays)["area"][:count]
+        of_masks = {} if masks is None or not len(masks.arrays["area"]) else masks.arrays
+        self.area: NDArray[np.float64] = of_masks.get("area", arrays["area"])[:count]
         self.iscrowd: NDArray[np.bool_] = arrays["iscrowd"][:count]
         self._segmentation_starts: NDArray[np.int64] = arrays["segmentation_starts"][:count]
         self._segmentation_lengths: NDArray[np.int64] = arrays["segmentation_lengths"][:count]

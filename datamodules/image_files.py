@@ -20,8 +20,8 @@ IMAGE_SUFFIXES = frozenset(
 
 Not among them is what Pillow also opens: documents, fonts, icons, films, textures, and stacks of scientific data."""
 
-MASK_SUFFIXES = frozenset(".bmp .dib .gif .pgm .png .pnm .tga .tif .tiff".split())
-"""Those that keep one channel of labels as it is. JPEG and WebP do not."""
+MASK_SUFFIXES = frozenset(".bmp .dib .pgm .png .pnm .tga .tif .tiff".split())
+"""Those that keep one channel of labels as it is. JPEG and WebP do not, nor GIF, whose writers number colours anew."""
 
 
 class Listing(NamedTuple):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.findings import Severity, stop_at
+from datamodules.preflight.greys import look_at_greys
 from datamodules.preflight.report import Split, SplitReport
 from datamodules.preflight.twins import look_for_twins
 
@@ -23,6 +24,9 @@ def look_through(data: "VisionDataModule", splits: Sequence[Split], whole: bool)
         whole: Read every file. Otherwise of each split some, or none where all were read before and stand as they were.
     """
     reports = [data.look_through(split, whole) for split in splits]
+    for place, split in enumerate(splits):
+        greys = look_at_greys(data.image_files(split), data.largest_grey)
+        reports[place] = replace(reports[place], findings=[*reports[place].findings, *greys])
     if len(splits) > 1:
         first, second = (data.image_files(split) for split in splits[:2])
         twins = look_for_twins(first, second, whole)

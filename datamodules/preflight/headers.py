@@ -14,6 +14,9 @@ from datamodules.preflight.report import Looked
 _QUARTER_TURN = 5
 """Orientations from here on exchange height and width."""
 
+_UNCLEAR: dict[Orientation, Severity] = {"stored": "warning", "apply": "note", "refuse": "error"}
+"""How bad it is where nothing tells whether a picture is meant turned."""
+
 
 class Header(NamedTuple):
     """Of an image file.
@@ -76,7 +79,7 @@ def look_at_headers(
         ("size", severity, len(unlike), f"images are not as large (height x width) as {source} says", shown),
         (
             "orientation",
-            "warning" if orientation == "stored" else "note",
+            _UNCLEAR[orientation],
             len(unclear),
             "images have an EXIF orientation other than 1, and their size does not tell whether the annotations are "
             f"drawn on the turned picture: --data.orientation is {orientation}",

@@ -242,6 +242,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "npy": lambda stored: b"\x93NUMPY\x01\x00" + stored[8:],
     "column changed": lambda stored: replace("földer/2.jpg".encode(), "földer/3.jpg".encode())(stored),
     "mask changed": lambda stored: stored.replace(b"12.875", b"13.875", 1),
+    "one bit of a mask changed": flip(len(annotation_store._MAGIC) + 40),
     "first byte changed": flip(0),
     "table changed": flip(-100),
     "length of the table changed": flip(-32),
@@ -458,6 +459,8 @@ UNUSUAL: dict[str, str] = {
     "true for 1": json.dumps(content(annotations=25)).replace('"iscrowd": 1', '"iscrowd": true'),
     "NaN where nobody looks": text_with(info='{"version": NaN}'),
     "infinity in a mask": json.dumps(content(annotations=25)).replace("12.875", "Infinity"),
+    "no areas": json.dumps(content(annotations=25)).replace('"area"', '"surface"'),
+    "areas null": re.sub(r'"area": [0-9.]+', '"area": null', json.dumps(content(annotations=25))),
     "space before the colon": json.dumps(content(annotations=25), separators=(" , ", " : ")),
 }
 
