@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,9 @@ class ADE20K(LabelMasks):
             name, whatever their order; where there is no such file, the masks are taken to count in this order.
             Default: those of the file, in its order.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
+        strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
+        on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
+            for another one that follows from the seed. Of validation it stops the run always: the score would lie.
     """
 
     class_list = "objectInfo"
@@ -75,6 +79,8 @@ class ADE20K(LabelMasks):
         recursive: bool = False,
         class_names: list[str] | None = None,
         seed: int = 42,
+        strict: bool = False,
+        on_corrupt: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__(
             root,
@@ -95,6 +101,8 @@ class ADE20K(LabelMasks):
             recursive=recursive,
             class_names=class_names,
             seed=seed,
+            strict=strict,
+            on_corrupt=on_corrupt,
         )
 
     @cached_property
@@ -131,7 +139,7 @@ def reduce_zero_label(stored: NDArray[np.uint8] | NDArray[np.uint16], num_classe
     """Turns stored labels into class labels: 0 (other) and 255 become 255 = ignored, k becomes k - 1.
 
     Raises:
-        DataError: A label is above K, or has more than 8 bits.
+        DataError: A label is above K.
     """
     names = [str(number) for number in range(num_classes)]
     places = {0: None, 255: None} | {FIRST_VALUE + place: place for place in range(num_classes)}

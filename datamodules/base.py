@@ -1,10 +1,10 @@
 """What all data modules share: loaders that give the same samples for any number of workers, and resume exactly."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
@@ -14,11 +14,16 @@ from torch.utils.data import DataLoader, Dataset
 from datamodules.epoch_plan import StepLayout
 from datamodules.epoch_progress import EpochProgress
 from datamodules.errors import DataError
+from datamodules.findings import Severity
 from datamodules.images import MAX_PIXELS, Orientation, ReadImage, list_images, read_image
 from datamodules.loader import QuietLoader, ResumableLoader, StepSampler
+from datamodules.preflight.before_a_run import look_before
+from datamodules.preflight.report import Split, SplitReport
+from datamodules.preflight.twins import ImageFiles
 from datamodules.readable import ReadableOnly
 from datamodules.sampling import KeySampler, SampleKey
 from datamodules.shared_memory import check_shared_memory
+from datamodules.substitutes import Losses, Substituted
 from datamodules.workers import start_worker
 
 
@@ -44,10 +49,15 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         max_pixels: Larger images are refused.
         largest_grey: Grey level of images of more than 8 bits that becomes 255. Default: the largest of the format.
         recursive: Take the images in the sub-folders of `images`, too.
+        strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
+        on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
+            for another one that follows from the seed. Of validation it stops the run always: the score would lie.
 
     Attributes:
         bytes_per_pixel: Bytes of a training sample per pixel of its image.
         test_options: The options that give a test split.
+        reports: What is known of the splits of the run; from `setup` on.
+        losses: Counts the training samples that stand for others; none where a broken file stops the run.
     """
 
     bytes_per_pixel = 3
@@ -67,6 +77,8 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         max_pixels: int = MAX_PIXELS,
         largest_grey: int | None = None,
         recursive: bool = False,
+        strict: bool = False,
+        on_corrupt: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__()
         _check_at_least(1, batch_size=batch_size, val_batch_size=val_batch_size, max_pixels=max_pixels)
@@ -83,9 +95,13 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         self.images = images
         self.seed = seed
         self.follow_links, self.recursive, self.orientation = follow_links, recursive, orientation
+        self.largest_grey = largest_grey
         self.read_image: ReadImage = partial(
             read_image, orientation=orientation, max_pixels=max_pixels, largest_grey=largest_grey
         )
+        self.strict, self.on_corrupt = strict, on_corrupt
+        self.reports: list[SplitReport] = []
+        self.losses = Losses() if on_corrupt == "skip" else None
         self._given_class_names = class_names
         self._progress = EpochProgress(self._trainer_epoch, self._trainer_steps)
 
@@ -137,15 +153,33 @@ class VisionDataModule(pl.LightningDataModule, ABC):
 
     def batch_of(self, keys: Sequence[SampleKey]) -> dict[str, Any]:
         """Makes a training batch again, from its `keys`."""
-        dataset = self.train_dataset()
+        dataset = self._training_samples()
         return self.collate([dataset[SampleKey(*key)] for key in keys], training=True)
 
+    @abstractmethod
+    def image_files(self, split: Split) -> ImageFiles:
+        """The images of a split."""
+
+    @abstractmethod
+    def look_through(self, split: Split, whole: bool) -> SplitReport:
+        """Looks for what of a split is lost or doubtful.
+
+        Args:
+            split: Which one.
+            whole: Read every file; otherwise, where that was not done before, only some.
+        """
+
+    def severity_of_broken(self, split: Split) -> Severity:
+        """How bad it is where a file of a split cannot be used."""
+        return "warning" if split == "training" and self.on_corrupt == "skip" else "error"
+
     def setup(self, stage: str) -> None:
-        """Looks whether the batches that the workers prefetch fit into shared memory, before any step.
+        """Looks through the splits, and whether the batches that the workers prefetch fit into shared memory.
 
         Raises:
-            DataError: They do not.
+            DataError: Nothing sensible can be trained or scored, or batches do not fit.
         """
+        self.reports = look_before(self, stage)
         batches = self.val_batch_size * self.sample_bytes(training=False)
         if stage == "fit":
             batches += self.batch_size * self.sample_bytes(training=True)
@@ -159,7 +193,7 @@ class VisionDataModule(pl.LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training batches: what the epoch has not seen. In order, under `overfit_batches`."""
-        dataset = self.train_dataset()
+        dataset = self._training_samples()
         size, world_size = len(dataset), self._world_size  # type: ignore[arg-type]
         if size < self.batch_size * world_size:
             raise DataError(
@@ -171,7 +205,10 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         layout = StepLayout(size, self.batch_size, world_size, groups is not None, shuffled, self.seed)
         self._progress.lay_out(layout, groups, self._limited(layout.full_steps))
         steps = StepSampler(self._sampler(dataset, shuffled), self._progress, layout.full_steps)
-        return ResumableLoader(dataset, steps, **self._loader_options(training=True))
+        return ResumableLoader(dataset, steps, self.losses, **self._loader_options(training=True))
+
+    def _training_samples(self) -> "Dataset[Any]":
+        return self.train_dataset() if self.losses is None else Substituted(self.train_dataset(), self.seed)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation split in order."""
@@ -243,11 +280,17 @@ class VisionDataModule(pl.LightningDataModule, ABC):
     def _loader_options(self, training: bool) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
-            "collate_fn": partial(self.collate, training=training),
+            "collate_fn": partial(_collate, self.collate, training),
             "worker_init_fn": start_worker,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }
+
+
+def _collate(collate: Callable[..., dict[str, Any]], training: bool, samples: list[Any]) -> dict[str, Any]:
+    """A batch, with what its samples say of those that they stand for."""
+    batch = collate(samples, training=training)
+    return batch | {"faults": [sample["faults"] for sample in samples]} if "faults" in samples[0] else batch
 
 
 def _check_at_least(least: int, **values: int) -> None:

@@ -20,6 +20,10 @@ from datamodules.image_dataset import ImageDataset
 from datamodules.image_ids import find_image_ids
 from datamodules.images import MAX_PIXELS, Orientation
 from datamodules.pipelines import DetectionPipeline, ShorterSide
+from datamodules.preflight.coco import look_through_coco
+from datamodules.preflight.names import encoded
+from datamodules.preflight.report import Split, SplitReport
+from datamodules.preflight.twins import ImageFiles
 from datamodules.shared_memory import PREFETCHED
 
 
@@ -82,6 +86,9 @@ class COCO(VisionDataModule):
         category_ids: Original ids of these classes, for `predict` on `images`, where no data set is at hand. Default:
             those of the validation file.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
+        strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
+        on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
+            for another one that follows from the seed. Of validation it stops the run always: the score would lie.
     """
 
     test_options = "--data.test_images and --data.test_annotations"
@@ -112,6 +119,8 @@ class COCO(VisionDataModule):
         class_names: list[str] | None = None,
         category_ids: list[int] | None = None,
         seed: int = 42,
+        strict: bool = False,
+        on_corrupt: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__(
             batch_size,
@@ -126,6 +135,8 @@ class COCO(VisionDataModule):
             max_pixels,
             largest_grey,
             recursive,
+            strict,
+            on_corrupt,
         )
         if (test_images is None) != (test_annotations is None):
             raise DataError(
@@ -192,17 +203,10 @@ class COCO(VisionDataModule):
         return file
 
     @cached_property
-    def _training_images(self) -> NDArray[np.intp]:
-        """Places in the training file of the images that are trained on; says once how many are not."""
+    def training_images(self) -> NDArray[np.intp]:
+        """Places in the training file of the images that are trained on."""
         file = self._training
-        if self.empty_images == "keep":
-            return np.arange(len(file))
-        kept = np.flatnonzero(file.objects())
-        if len(kept) == 0:
-            raise DataError(f"{file.path} has no object in any image; keep them (--data.empty_images keep)")
-        if dropped := len(file) - len(kept):
-            rank_zero_info(f"{file.path}: {dropped} of {len(file)} images have no object and are left out of training")
-        return kept
+        return np.arange(len(file)) if self.empty_images == "keep" else np.flatnonzero(file.objects())
 
     def _labels(self, file: AnnotationFile) -> NDArray[np.int64]:
         """Label that the model has for each class of a file."""
@@ -211,7 +215,7 @@ class COCO(VisionDataModule):
 
     def train_dataset(self) -> Dataset[Sample]:
         """The training split, augmented."""
-        transforms, images = self.pipeline.training(), self._training_images
+        transforms, images = self.pipeline.training(), self.training_images
         return self._split(self.train_images, self._training, transforms, training=True, images=images)
 
     def val_dataset(self) -> Dataset[Sample]:
@@ -245,6 +249,23 @@ class COCO(VisionDataModule):
             self.read_image,
         )
 
+    def image_files(self, split: Split) -> ImageFiles:
+        """The images of a split that are read."""
+        names = encoded(self._annotations(split).file_names)
+        if split == "training":
+            return ImageFiles(self.root / self.train_images, [names[place] for place in self.training_images])
+        given = self.test_images if split == "test" else None
+        return ImageFiles(self.root / (given or self.val_images), names)
+
+    def look_through(self, split: Split, whole: bool) -> SplitReport:
+        """Looks for what of a split is lost or doubtful."""
+        return look_through_coco(self, split, self._annotations(split), whole)
+
+    def _annotations(self, split: Split) -> AnnotationFile:
+        if split == "training":
+            return self._training
+        return (self._test if split == "test" else None) or self._validation
+
     def setup(self, stage: str) -> None:
         """Looks for missing masks in both splits, and whether batches fit into memory, before any step.
 
@@ -263,7 +284,7 @@ class COCO(VisionDataModule):
         of_image = super().sample_bytes(training)
         if not (self.masks and training):
             return of_image
-        objects = self._training.objects()[self._training_images]
+        objects = self._training.objects()[self.training_images]
         images = max(1, self.batch_size * self.num_workers * PREFETCHED)
         return of_image * (1 + (objects.mean() + 3 * objects.std() / images**0.5) / self.bytes_per_pixel)
 
@@ -271,7 +292,7 @@ class COCO(VisionDataModule):
         """0 for landscape, 1 for portrait images, if they shall be kept apart."""
         if not self.group_by_orientation:
             return None
-        sizes = self._training.sizes[self._training_images]
+        sizes = self._training.sizes[self.training_images]
         return [int(portrait) for portrait in sizes[:, 0] > sizes[:, 1]]
 
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:

@@ -1,7 +1,6 @@
 """A COCO annotation file, checked once and kept as packed columns that all processes share."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,9 +58,6 @@ class AnnotationFile:
                 "python -m datamodules.shapes --root data/shapes"
             )
         self._open(path, max_images, load_columns(path, read_columns))
-        self._warn_of_empty_boxes()
-        if missing := self.missing_areas():
-            warnings.warn(str(missing), stacklevel=2)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -83,7 +79,8 @@ class AnnotationFile:
             return None
         ids = list(map(str, self.annotation_ids[self._without_area[: EXAMPLES + 1]].tolist()))
         text = (
-            "annotations have no area; that of their box, width x height, is taken, or where masks are read the mask's"
+            "annotations have no area; that of their box, width x height, is taken, or that of the mask where masks "
+            "are read"
         )
         return Finding("no_area", "note", str(self.path), len(self._without_area), len(self.boxes), text, ids)
 
@@ -164,23 +161,14 @@ class AnnotationFile:
         self.annotation_ids: NDArray[np.int64] = arrays["annotation_ids"][:count]
         self.boxes: NDArray[np.float64] = arrays["boxes"][:count]
         self.labels: NDArray[np.int64] = arrays["labels"][:count]
-        of_masks = masks is not None and len(masks.arrays["area"]) > 0
-        self.area: NDArray[np.float64] = (masks.arrays if masks and of_masks else arrays)["area"][:count]
+        of_masks = {} if masks is None or not len(masks.arrays["area"]) else masks.arrays
+        self.area: NDArray[np.float64] = of_masks.get("area", arrays["area"])[:count]
         self.iscrowd: NDArray[np.bool_] = arrays["iscrowd"][:count]
         self._segmentation_starts: NDArray[np.int64] = arrays["segmentation_starts"][:count]
         self._segmentation_lengths: NDArray[np.int64] = arrays["segmentation_lengths"][:count]
         self._blob: NDArray[np.uint8] = arrays["blob"]
         self._without_area: NDArray[np.int64] = arrays["without_area"][arrays["without_area"] < count]
         self._empty_boxes: NDArray[np.int64] = arrays["empty_boxes"][arrays["empty_boxes"] < count]
-
-    def _warn_of_empty_boxes(self) -> None:
-        if len(empty := self._empty_boxes):
-            ids = ", ".join(map(str, self.annotation_ids[empty[:5]].tolist())) + (", ..." if len(empty) > 5 else "")
-            warnings.warn(
-                f"{self.path}: {len(empty)} of {len(self.boxes)} boxes have no area inside their image; training "
-                f"leaves them out: annotations {ids}",
-                stacklevel=3,
-            )
 
 
 __all__ = ["AnnotationFile", "clipped_corners"]

@@ -179,7 +179,8 @@ class _Pieces:
 
     def rest(self) -> _Rest:
         """The other entries of the file."""
-        rest = msgspec.json.decode(self.head + msgspec.json.encode(_PLACEHOLDER) + self.tail, type=_Rest)
+        text = _checked(self.head + msgspec.json.encode(_PLACEHOLDER) + self.tail)
+        rest = msgspec.json.decode(text, type=_Rest)
         if rest.annotations != [_PLACEHOLDER]:
             raise _Unusual
         return rest
@@ -194,6 +195,13 @@ class _Pieces:
             searched = max(len(content) - 64, 0)  # the key may lie across two blocks
             content += block
         return bytes(content[: start.end()]), bytes(content[start.end() :])
+
+
+def _checked(text: bytes) -> bytes:
+    """The same text, which is UTF-8: msgspec does not look at keys that it does not know, nor at what it skips."""
+    if not text.isascii():
+        text.decode()
+    return text
 
 
 def _opening(text: bytes) -> bytes:
@@ -223,8 +231,9 @@ def _ends(text: bytes) -> Iterator[tuple[int, int]]:
 def _decode_to_a_cut(text: bytes, cuts: Iterable[tuple[int, int]]) -> tuple[list[_Annotation], bytes]:
     """Decodes up to the first right cut; returns also what lies behind it."""
     for end, start in cuts:
+        piece = b"[" + text[:end] + b"]"
         try:
-            return _DECODER.decode(b"[" + text[:end] + b"]"), text[start:]
+            return _DECODER.decode(_checked(piece)), text[start:]
         except msgspec.ValidationError:  # cut between records, of which one is not as expected
             raise
         except msgspec.DecodeError:  # cut inside a record

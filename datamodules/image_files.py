@@ -20,8 +20,8 @@ IMAGE_SUFFIXES = frozenset(
 
 Not among them is what Pillow also opens: documents, fonts, icons, films, textures, and stacks of scientific data."""
 
-MASK_SUFFIXES = frozenset(".bmp .dib .gif .pgm .png .pnm .tga .tif .tiff".split())
-"""Those that keep one channel of labels as it is. JPEG and WebP do not."""
+MASK_SUFFIXES = frozenset(".bmp .dib .pgm .png .pnm .tga .tif .tiff".split())
+"""Those that keep one channel of labels as it is. JPEG and WebP do not, nor GIF, whose writers number colours anew."""
 
 
 class Listing(NamedTuple):
@@ -155,7 +155,7 @@ def why_missing(path: Path) -> str:
     Args:
         path: A file that does not exist.
     """
-    if "\\" in path.name:
+    if "\\" in str(path):
         return "its name has a backslash, as Windows writes paths; write / in its place"
     alike = _alike(path.name, path.parent)
     return f"the folder has {alike}: names are told apart by upper and lower case; correct the name" if alike else ""

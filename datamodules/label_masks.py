@@ -1,5 +1,6 @@
 """Images with label masks, in whatever folders and with whatever values."""
 
+import os
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,9 @@ from datamodules.label_mask_dataset import LabelMaskDataset, Sample, ignored_in
 from datamodules.mask_files import MaskFiles, pair_files
 from datamodules.mask_values import MaskValues, expanded, packed
 from datamodules.pipelines import RandomRatioCrop, SegmentationPipeline
+from datamodules.preflight.label_masks import look_through_masks
+from datamodules.preflight.report import Split, SplitReport
+from datamodules.preflight.twins import ImageFiles
 
 Values = dict[int, str | None] | list[int | str]
 
@@ -71,6 +75,9 @@ class LabelMasks(VisionDataModule):
         class_names: Names of the classes 0..K-1 that the model knows. Those of `classes` are matched to them by name,
             whatever their order; without `classes`, the masks are taken to count in this order. Default: `classes`.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
+        strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
+        on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
+            for another one that follows from the seed. Of validation it stops the run always: the score would lie.
     """
 
     bytes_per_pixel = 4  # and the mask
@@ -103,6 +110,8 @@ class LabelMasks(VisionDataModule):
         recursive: bool = False,
         class_names: list[str] | None = None,
         seed: int = 42,
+        strict: bool = False,
+        on_corrupt: Literal["stop", "skip"] = "stop",
     ) -> None:
         super().__init__(
             batch_size,
@@ -117,6 +126,8 @@ class LabelMasks(VisionDataModule):
             max_pixels,
             largest_grey,
             recursive,
+            strict,
+            on_corrupt,
         )
         self.max_pixels = max_pixels
         if sum((first_value != 0, values is not None, colours is not None)) > 1:
@@ -235,13 +246,33 @@ class LabelMasks(VisionDataModule):
         """The test split, where there is one."""
         return None if self.test is None else self._split(self.test, self.pipeline.evaluation(), training=False)
 
+    def image_files(self, split: Split) -> ImageFiles:
+        """The images of a split."""
+        paths, _ = self._pairs(self._files(split))
+        return ImageFiles(self.root, [os.fsencode(path.relative_to(self.root)) for path in paths])
+
+    def look_through(self, split: Split, whole: bool) -> SplitReport:
+        """Looks for what of a split is lost or doubtful."""
+        dataset = self._split(self._files(split), [], training=False)
+        broken = self.severity_of_broken(split)
+        files = self.image_files(split)
+        return look_through_masks(dataset, files, split, self.class_names, self.orientation, broken, whole)
+
+    def _files(self, split: Split) -> MaskFiles:
+        if split == "training":
+            return self.train
+        return (self.test if split == "test" else None) or self.val
+
+    def _pairs(self, files: MaskFiles) -> tuple[list[Path], list[Path]]:
+        paths, masks = pair_files(self.root, files, self.if_no_images)
+        return paths[: self.max_images], masks[: self.max_images]
+
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
         """Images without annotations."""
         return ImageDataset(paths, self.pipeline.evaluation(), read=self.read_image)
 
     def _split(self, files: MaskFiles, transforms: list[A.BasicTransform], training: bool) -> LabelMaskDataset:
-        paths, masks = pair_files(self.root, files, self.if_no_images)
-        paths, masks = paths[: self.max_images], masks[: self.max_images]
+        paths, masks = self._pairs(files)
         return LabelMaskDataset(
             paths,
             masks,

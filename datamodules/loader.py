@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from datamodules.epoch_progress import EpochProgress
 from datamodules.sampling import KeySampler, SampleKey
+from datamodules.substitutes import Losses
 from datamodules.workers import signals_wait
 
 
@@ -52,18 +53,23 @@ class ResumableLoader(QuietLoader):
     Args:
         dataset: The training split.
         steps: Says what a step is.
+        losses: Counts the samples that stand for others; their batches have `faults`.
         options: Further options of `DataLoader`.
     """
 
-    def __init__(self, dataset: "Dataset[Any]", steps: StepSampler, **options: Any) -> None:
+    def __init__(self, dataset: "Dataset[Any]", steps: StepSampler, losses: Losses | None, **options: Any) -> None:
         super().__init__(dataset, batch_sampler=steps, **options)
         # In place of the sampler of plain numbers that PyTorch puts here and never reads. Lightning reads it, and would
         # put a distributed one in its place.
         self.__dict__["sampler"] = steps.sampler
+        self.losses = losses
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         """Yields the remaining batches of the epoch."""
-        yield from super().__iter__()
+        for batch in super().__iter__():
+            if self.losses is not None:
+                self.losses.take(batch.pop("faults"))
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the data module holds the state. Tells Lightning that the loader can resume."""

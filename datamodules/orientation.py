@@ -7,7 +7,7 @@ user says it.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +33,9 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
     7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
     8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
-_JPEG_MARKERS = b"\xff\xd8\xff"
-_APP1 = 0xE1
-_WITHOUT_LENGTH = range(0xD0, 0xDA)
+_START, _APP1, _SCAN = b"\xff\xd8\xff", 0xE1, 0xDA
+_EXIF = b"Exif\0\0"
+_HEAD = 1 << 16
 
 
 def exif_orientation(path: Path) -> int:
@@ -48,28 +48,39 @@ def exif_orientation(path: Path) -> int:
         path: Image file.
     """
     try:
-        with path.open("rb") as stream:
-            if stream.read(len(_JPEG_MARKERS)) == _JPEG_MARKERS and not _has_app1(stream):
-                return 1
-            stream.seek(0)
-            with Image.open(stream) as image:
-                if image.format == "TIFF":
-                    return 1
+        with path.open("rb", buffering=0) as stream:
+            head = stream.read(_HEAD)
+        number = _of_jpeg(head) if head.startswith(_START) else None
+        if number is None:
+            with Image.open(path) as image:
                 # Not the method of PNG files, which decodes all of the picture to look behind it.
-                number = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+                known = Image.Image.getexif(image) if image.format != "TIFF" else {}
+                number = known.get(ExifTags.Base.Orientation, 1)
     except Exception:  # Pillow raises almost anything; whether the file can be decoded is not asked here
         return 1
     return int(number) if number in _TURNS else 1
 
 
-def _has_app1(stream: BinaryIO) -> bool:
-    """Whether a JPEG file, read to its third byte, has a segment that EXIF or XMP could be in: 10 times as fast."""
-    stream.seek(2)
-    while len(head := stream.read(4)) == 4 and head[0] == 0xFF and head[1] not in _WITHOUT_LENGTH and head[1] != 0xDA:
-        if head[1] == _APP1:
-            return True
-        stream.seek(int.from_bytes(head[2:], "big") - 2, 1)
-    return False
+def _of_jpeg(head: bytes) -> int | None:
+    """The orientation in the segments of a JPEG file, 5 times as fast as Pillow; None where that must look closer."""
+    place = 2
+    while place + 4 <= len(head) and head[place] == 0xFF:
+        marker, end = head[place + 1], place + 2 + int.from_bytes(head[place + 2 : place + 4], "big")
+        if marker == _SCAN:
+            return 1
+        if marker == _APP1:
+            segment = head[place + 4 : end]
+            exif = Image.Exif()
+            if segment.startswith(_EXIF):
+                exif.load(segment)
+            return exif.get(ExifTags.Base.Orientation)  # if there is none, XMP may have one
+        place = end
+    return None
+
+
+def is_told(number: int, annotated: Size) -> bool:
+    """Whether the height and width that annotations say tell which picture they are drawn on, if they fit either."""
+    return number in _QUARTER_TURNS and annotated[0] != annotated[1]
 
 
 def chosen_turn(number: int, stored: Size, annotated: Size | None, orientation: Orientation) -> int:
@@ -87,7 +98,7 @@ def chosen_turn(number: int, stored: Size, annotated: Size | None, orientation: 
     Raises:
         DataError: It is to be refused; the message lacks the file.
     """
-    if number in _QUARTER_TURNS and stored[0] != stored[1] and annotated in (stored, stored[::-1]):
+    if annotated in (stored, stored[::-1]) and is_told(number, stored):
         return 1 if annotated == stored else number
     if number == 1 or orientation == "stored":
         return 1

@@ -20,7 +20,7 @@ import backbones  # noqa: F401
 import datamodules
 import tasks.schedules  # noqa: F401
 from tasks.base import VisionTask
-from tasks.callbacks import Performance, PredictionWriter, Report, StepSeed, choose_progress
+from tasks.callbacks import Performance, PredictionWriter, ReplacedSamples, Report, StepSeed, choose_progress
 from tasks.detectors.base import learns_masks
 from tasks.errors import MachineError, TaskError
 from tasks.host_options import HostOptions, complete_backbone
@@ -326,7 +326,7 @@ class VisionCLI(LightningCLI):
             config.save_every_n_steps,
             config.save_every_n_minutes,
         )
-        callbacks += [StepSeed(seed), self.life]
+        callbacks += [StepSeed(seed), self.life, ReplacedSamples()]
         if config.ema_decay is not None:
             callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
         if has_logger:

@@ -4,6 +4,7 @@ from tasks.callbacks.performance import Performance
 from tasks.callbacks.pictures import DetectionPictures, Pictures, SegmentationPictures
 from tasks.callbacks.prediction_writer import DetectionWriter, LabelMapWriter, PredictionWriter
 from tasks.callbacks.progress import choose_progress
+from tasks.callbacks.replaced_samples import ReplacedSamples
 from tasks.callbacks.report import Report
 from tasks.callbacks.step_seed import StepSeed
 
@@ -14,6 +15,7 @@ __all__ = [
     "Performance",
     "Pictures",
     "PredictionWriter",
+    "ReplacedSamples",
     "Report",
     "SegmentationPictures",
     "StepSeed",

@@ -26,7 +26,8 @@ class RunSummary(Callback):
 
     `summary.json` of training holds the epoch with the best headline; `validate` and `test` write
     `summary.validate.json` and `summary.test.json`. Not-a-number (a class without ground truth) is written as null.
-    Each names its `headline`, the `direction` in which it improves, and the scores that are shown `beside` it.
+    Each names its `headline`, the `direction` in which it improves, and the scores that are shown `beside` it. What the
+    data module knows of its splits before the first step is `data.json`, or `data.validate.json` and `data.test.json`.
 
     Args:
         task: `detect` or `segment`.
@@ -65,14 +66,18 @@ class RunSummary(Callback):
             "torch": str(torch.__version__),
             "processes": trainer.world_size,
         }
-        facts = self._facts
+        facts, reports = self._facts, getattr(getattr(trainer, "datamodule", None), "reports", [])
+        if reports:
+            name = "data.json" if self.subcommand == "fit" else f"data.{self.subcommand}.json"
+            content = {report.split: report.content() for report in reports}
+            write_text(f"{trainer.default_root_dir}/{name}", json.dumps(content, indent=2) + "\n")
         rank_zero_info(
             f"{facts['head']} on {facts['backbone']}, attention: {facts['attention']}, {facts['parameters']:,} "
             f"parameters, {facts['MACs']:,} MACs at {facts['image_size']}; run folder {trainer.default_root_dir}"
         )
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
-                logger.update_config(self._facts)
+                logger.update_config(self._facts | {k: v for report in reports for k, v in report.numbers().items()})
                 logger.keep_best(pl_module.headline.logged(), pl_module.headline.direction)
                 for name in pl_module.beside_headline:
                     logger.keep_best(f"val/{name}", pl_module.headline.direction)

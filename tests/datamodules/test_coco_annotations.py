@@ -2,14 +2,16 @@
 
 import json
 import math
+import pickle
 import re
-import warnings
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from datamodules import DataError
 from datamodules.coco_annotations import AnnotationFile, clipped_corners
@@ -137,9 +139,15 @@ FAULTS: dict[str, tuple[Callable[[Content], object], str]] = {
     "image_id absent": (put("annotations", 0, "image_id", "absent"), "annotation 5 has image_id None, expected int"),
     "image_id a list": (put("annotations", 0, "image_id", [9]), r"annotation 5 has image_id \[9\], expected int"),
     "category_id absent": (put("annotations", 0, "category_id", "absent"), "annotation 5 has category_id None"),
-    "area absent": (
-        put("annotations", 0, "area", "absent"),
-        "annotation 5 has area None, expected finite int or float",
+    "area a text": (put("annotations", 0, "area", "15.5"), "annotation 5 has area '15.5', expected finite int or"),
+    "category name empty": (put("categories", 0, "name", ""), "category 7 has name '', expected str with a name in it"),
+    "category name blank": (put("categories", 1, "name", " \t"), r"category 90 has name ' \\t', expected str with a"),
+    "file name blank": (put("images", 0, "file_name", "  "), "image 9 has file_name '  ', expected the path of a file"),
+    "file name of two lines": (put("images", 0, "file_name", "a\nb.jpg"), r"image 9 has file_name 'a\\nb\.jpg', expec"),
+    "file name with a null": (put("images", 0, "file_name", "a\0.jpg"), r"image 9 has file_name 'a\\x00\.jpg', expec"),
+    "file name not of Unicode": (
+        put("images", 0, "file_name", "\ud800.jpg"),
+        r"image 9 has file_name '\\ud800\.jpg'",
     ),
     "area NaN": (put("annotations", 0, "area", math.nan), "annotation 5 has area nan, expected finite"),
     "area infinite": (put("annotations", 0, "area", -math.inf), "annotation 5 has area -inf, expected finite"),
@@ -258,11 +266,89 @@ def test_files_that_are_no_json_object(text: str, message: str, tmp_path: Path) 
         AnnotationFile(path)
 
 
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16-LE"), ("utf-16-be", "UTF-16-BE"), ("utf-32", "UTF-32")],
+)
+def test_files_of_another_encoding_are_named_with_a_remedy(encoding: str, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content()), encoding=encoding)
+    with pytest.raises(DataError) as error:
+        AnnotationFile(path)
+    assert str(error.value) == (
+        f"{path} is {name} text, as Windows writes it, expected UTF-8; save it as UTF-8, with: iconv -f {name} -t UTF-8"
+    )
+
+
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "instances.json"
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=f"^{re.escape(str(path))} is not a json file"):
+    path.write_bytes(json.dumps(content()).replace("cat", "Zürich").encode("latin-1").replace(b"\\u00fc", b"\xfc"))
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))} is not UTF-8 text .*; save it as UTF-8, or copy it"):
         AnnotationFile(path)
+
+
+@pytest.mark.parametrize("text", [b'"area"', b'"counts"', b'"images"', b'"info"'])
+def test_a_byte_that_is_no_text_in_a_key(text: bytes, tmp_path: Path) -> None:
+    """It would make another key of it, which is not looked at."""
+    value = content()
+    value["annotations"][1]["segmentation"] = {"size": [30, 20], "counts": "1"}
+    path = tmp_path / "instances.json"
+    path.write_bytes(json.dumps({**value, "info": {}}).encode().replace(text, b'"\x80' + text[1:], 1))
+    with pytest.raises(DataError, match=f"^{re.escape(str(path))} is not UTF-8 text .*byte 0x80"):
+        AnnotationFile(path)
+
+
+SQUARE = [[2.0, 2.0, 8.0, 2.0, 8.0, 7.0, 2.0, 7.0]]
+
+
+@pytest.mark.parametrize("value", ["absent", None])
+def test_missing_areas_are_those_of_the_boxes_and_said(value: object, tmp_path: Path) -> None:
+    records = content()
+    for place in (0, 2):
+        put("annotations", place, "area", value)(records)
+    path = write(tmp_path, records)
+    for _ in range(2):  # built, and from the cache
+        file = AnnotationFile(path)
+        assert str(file.missing_areas()) == (
+            f"{path}: 2 of 3 annotations have no area; that of their box, width x height, is taken, or that of the "
+            "mask where masks are read (5, 8)"
+        )
+        assert file.annotation_ids.tolist() == [0, 5, 8] and file.area.tolist() == [99, 3.3 * 4.7, 56]
+    assert AnnotationFile(path, max_images=1).missing_areas() is None
+
+
+def test_missing_areas_of_masks_are_pycocotools(tmp_path: Path) -> None:
+    records = content()
+    code = coco_mask.encode(np.asfortranarray(np.tri(40, 60, 3, dtype=np.uint8)))
+    masks = [{"size": [40, 60], "counts": code["counts"].decode()}, SQUARE, SQUARE]
+    for annotation, mask in zip(records["annotations"], masks, strict=True):
+        annotation["segmentation"] = mask
+    del records["annotations"][0]["area"], records["annotations"][2]["area"]
+    path = write(tmp_path, records)
+    for _ in range(2):
+        file = AnnotationFile(path)
+        file.check_masks()
+        areas = [99, int(coco_mask.area(code)), int(coco_mask.area(coco_mask.frPyObjects(SQUARE, 40, 60))[0])]
+        assert file.area.tolist() == areas and areas[1] > 700 and areas[2] == 30
+        assert pickle.loads(pickle.dumps(file)).area.tolist() == areas
+
+
+def test_areas_of_odd_boxes(tmp_path: Path) -> None:
+    records = content()
+    records["annotations"] = [
+        {"id": number, "image_id": 9, "category_id": 7, "bbox": [0, 0, *sides]}
+        for number, sides in enumerate([(1e200, 1e200), (-3, -5), (-3, 5), (0, 5), (0.5, 0.25)])
+    ]
+    file = AnnotationFile(write(tmp_path, records))
+    assert file.area.tolist() == [sys.float_info.max, 0, 0, 0, 0.125]
+
+
+def test_trial_without_areas(shared_data: Callable[[str], Path]) -> None:
+    path = shared_data("trials") / "no_area" / "annotations" / "instances_train2017.json"
+    file = AnnotationFile(path)
+    assert "8 of 8 annotations have no area; that of their box" in str(file.missing_areas())
+    boxes = [record["bbox"] for record in json.loads(path.read_text())["annotations"]]
+    assert sorted(file.area.tolist()) == sorted(width * height for _, _, width, height in boxes)
 
 
 def test_missing_file_tells_the_remedy(tmp_path: Path) -> None:
@@ -280,28 +366,6 @@ def test_masks_that_are_none_cost_no_box(mask: object, tmp_path: Path) -> None:
     value["annotations"][0]["segmentation"] = mask
     file = AnnotationFile(write(tmp_path, value))
     assert file.annotation_ids.tolist() == [0, 5, 8] and file.segmentation(1) == mask
-
-
-def test_boxes_without_area_are_counted_once_per_file(tmp_path: Path) -> None:
-    value = content()
-    bad = [[1, 1, 0, 5], [1, 1, 5, 0], [1, 1, -3, 5], [60, 0, 5, 5], [0, -9, 5, 9], [-5, 0, 5, 5]]
-    for number, box in enumerate(bad, start=20):
-        value["annotations"].append({**value["annotations"][0], "id": number, "bbox": box})
-    path = write(tmp_path, value)
-    with pytest.warns(UserWarning) as caught:
-        file = AnnotationFile(path)
-    (warning,) = caught
-    assert str(warning.message) == (
-        f"{path}: 6 of 9 boxes have no area inside their image; training leaves them out: "
-        "annotations 20, 21, 22, 23, 24, ..."
-    )
-    assert len(file.boxes) == 9, "they stay in the ground truth"
-
-
-def test_sound_files_do_not_warn(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        AnnotationFile(write(tmp_path, content()))
 
 
 def test_clipped_corners() -> None:

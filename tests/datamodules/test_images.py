@@ -1,8 +1,10 @@
 """One decoder for everything: an (H, W, 3) image, or an error that names the file."""
 
 import io
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from PIL import Image
 from datamodules import DataError, images
 from datamodules.geometry import ResizeShorterSide
 from datamodules.image_dataset import ImageDataset, to_tensor
-from datamodules.images import check_inside, list_images, read_image, read_mask
+from datamodules.images import is_mask, read_image, read_mask
+from datamodules.preflight.greys import look_at_greys
+from datamodules.preflight.twins import ImageFiles
 from datamodules.sampling import SampleKey
 
 SharedData = Callable[[str], Path]
@@ -48,27 +52,62 @@ def test_hostile_images_decode_or_name_the_file(shared_data: SharedData) -> None
     assert refused == BROKEN
 
 
-@pytest.mark.parametrize("name", ["12in16bit.tif", "16_bit_noise.tif", "16bit.cropped.tif", "i_trns.png"])
-def test_16_bit_images_are_neither_black_nor_white(name: str, shared_data: SharedData) -> None:
-    pixels = read_image(shared_data("hostile-images") / name)
+@pytest.mark.parametrize(
+    ("name", "largest"),
+    [("12in16bit.tif", 31), ("16_bit_noise.tif", 511), ("16bit.cropped.tif", 1023), ("i_trns.png", 255)],
+)
+def test_a_part_of_16_bits_is_neither_black_nor_white(name: str, largest: int, shared_data: SharedData) -> None:
+    path = shared_data("hostile-images") / name
+    files = ImageFiles(path.parent, [name.encode()])
+    (finding,) = look_at_greys(files, None)
+    assert finding.severity == "warning" and finding.text.endswith(f" --data.largest_grey {largest}")
+    assert look_at_greys(files, largest) == []
+    assert read_image(path).max() <= 2
+    pixels = read_image(path, largest_grey=largest)
     assert pixels.max() > 100 and len(np.unique(pixels)) > 5
     assert (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 0] == pixels[..., 2]).all()
 
 
 @pytest.mark.parametrize(
-    ("stored", "expected"),
+    ("stored", "largest", "expected"),
     [
-        ([0, 256, 32767, 65535], [0, 1, 127, 255]),  # the full range keeps its high byte
-        ([0, 1, 128, 255], [0, 1, 128, 255]),  # 8 bits in a 16-bit file
-        ([0, 1000, 2048, 4095], [0, 62, 128, 255]),  # 12 bits
-        ([0, 1, 2, 3], [0, 64, 128, 192]),
-        ([0, 0, 0, 0], [0, 0, 0, 0]),
+        ([0, 255, 256, 32767, 65535], None, [0, 0, 1, 127, 255]),  # the full range keeps its high byte
+        ([0, 255, 256, 511, 512], None, [0, 0, 1, 1, 2]),  # whatever else is in the image
+        ([0, 0, 0, 0, 0], None, [0, 0, 0, 0, 0]),
+        ([0, 1, 128, 255, 256], 255, [0, 1, 128, 255, 255]),  # 8 bits in a 16-bit file
+        ([0, 1000, 2048, 4095, 65535], 4095, [0, 62, 128, 255, 255]),  # 12 bits
+        ([0, 1, 2, 3, 4], 3, [0, 64, 128, 192, 255]),
+        ([0, 1, 500, 999, 1000], 999, [0, 0, 128, 255, 255]),
     ],
 )
-def test_grey_levels_above_8_bit(stored: list[int], expected: list[int], tmp_path: Path) -> None:
-    path = tmp_path / "grey.png"
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_grey_levels_above_8_bit(
+    stored: list[int], largest: int | None, expected: list[int], suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"grey.{suffix}"
     Image.fromarray(np.array([stored], dtype=np.uint16)).save(path)
-    assert read_image(path)[0, :, 0].tolist() == expected
+    pixels = read_image(path, largest_grey=largest)
+    assert pixels.shape == (1, 5, 3) and (pixels == np.array(expected)[None, :, None]).all()
+
+
+def test_a_tiff_file_of_12_bits_has_their_range(tmp_path: Path) -> None:
+    """Levels 0, 256, 2048 and 4095 in 6 bytes, as the format packs them."""
+    directory = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: 6}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in directory.items())
+    packed = bytes.fromhex("000100800fff")
+    header = struct.pack("<2sHI", b"II", 42, 14) + packed + struct.pack("<H", len(directory))
+    (tmp_path / "grey.tif").write_bytes(header + entries + bytes(4))
+    assert read_image(tmp_path / "grey.tif")[0, :, 0].tolist() == [0, 16, 128, 255]
+
+
+def test_one_hot_pixel_does_not_blacken_its_image(shared_data: SharedData) -> None:
+    """The trial: a frame with a pixel of 60000, and one without; the object has level 500 in both."""
+    frames = [shared_data("trials") / "grey_16bit_hot_pixel" / "val2017" / f"val_00{n}.png" for n in (1, 2)]
+    stored = [np.asarray(Image.open(path)) for path in frames]
+    assert [levels[30, 30] for levels in stored] == [500, 500]
+    assert sorted(int(levels.max() >= 60_000) for levels in stored) == [0, 1]
+    assert [read_image(path)[30, 30].tolist() for path in frames] == [[1] * 3] * 2
+    assert [read_image(path, largest_grey=1000)[30, 30].tolist() for path in frames] == [[127] * 3] * 2
 
 
 @pytest.mark.parametrize("value", [-1, 70000])
@@ -161,6 +200,28 @@ def test_decompression_bomb_is_refused_before_decoding(
     assert_names_file(error, path)
 
 
+@pytest.mark.parametrize("read", [read_image, read_mask])
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_the_limit_of_pixels_is_an_option(read: Callable[..., Any], suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"image.{suffix}"
+    Image.new("L", (13, 11)).save(path)
+    assert read(path, max_pixels=143).shape[:2] == (11, 13)
+    with pytest.raises(
+        DataError, match=r"\(13, 11\) pixels, expected at most 142; shrink it, .* with --data\.max_pixels"
+    ):
+        read(path, max_pixels=142)
+
+
+def test_a_higher_limit_of_pixels_goes_beyond_pillows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    monkeypatch.setattr(images, "MAX_PIXELS", 100)
+    path = tmp_path / "image.png"
+    Image.new("L", (13, 11)).save(path)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        read_image(path, max_pixels=100)
+    assert read_image(path, max_pixels=143).shape == (11, 13, 3)
+
+
 def encoded(suffix: str) -> bytes:
     pixels = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -221,90 +282,38 @@ def test_palette_masks_give_their_indices(shared_data: SharedData) -> None:
         assert labels.ndim == 2 and labels.dtype == np.uint8 and set(np.unique(labels)) <= {0, 1, 2, 3}
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "I;16", "1"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1", "F", "I"])
 def test_masks_of_other_modes_are_refused(mode: str, tmp_path: Path) -> None:
-    path = tmp_path / "mask.png"
-    Image.new(mode, (2, 2)).save(path)
-    with pytest.raises(DataError, match=rf"^mask .*mask\.png has mode {mode}, expected one 8-bit channel") as error:
+    path = tmp_path / "mask.tif"
+    Image.new(mode, (2, 2), 70_000 if mode == "I" else 0).save(path)
+    with pytest.raises(DataError, match=rf"^mask .*mask\.tif has mode {mode}, expected one channel of 8 bits") as error:
         read_mask(path)
     assert_names_file(error, path)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("b.jpg", "a.PNG", "c.txt", "sub/d.jpeg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.new("RGB", (3, 2)).save(tmp_path / name, "png")
-    return tmp_path
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_masks_of_16_bits_keep_their_labels(suffix: str, tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 255], [256, 40_000, 65_535]], dtype=np.uint16)
+    Image.fromarray(labels).save(tmp_path / f"mask.{suffix}")
+    found = read_mask(tmp_path / f"mask.{suffix}")
+    assert found.dtype == np.uint16 and (found == labels).all()
 
 
-@pytest.mark.parametrize(
-    ("source", "names"),
-    [
-        (".", ["a.PNG", "b.jpg"]),
-        ("b.jpg", ["b.jpg"]),
-        ("c.txt", ["c.txt"]),  # named explicitly: the decoder decides
-        ("*", ["a.PNG", "b.jpg"]),
-        ("?.jpg", ["b.jpg"]),
-        ("*/*.jpeg", ["d.jpeg"]),
-        ("**/*.jp*g", ["b.jpg", "d.jpeg"]),
-    ],
-)
-@pytest.mark.parametrize("absolute", [False, True])
-def test_list_images(
-    source: str, names: list[str], absolute: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(folder)
-    found = list_images(str(folder / source) if absolute else source)
-    assert [path.name for path in found] == names
-    assert all(path.is_file() for path in found)
+@pytest.mark.parametrize("suffix", ["bmp", "pgm", "png", "tif", "tga"])
+def test_every_kind_of_mask_keeps_its_labels(suffix: str, tmp_path: Path) -> None:
+    labels = np.array([[0, 1, 7], [4, 130, 255]], dtype=np.uint8)
+    path = tmp_path / f"mask.{suffix}"
+    Image.fromarray(labels).save(path)
+    assert is_mask(path) and read_mask(path).dtype == np.uint8 and (read_mask(path) == labels).all()
 
 
-@pytest.mark.parametrize("source", ["nothing", "*.tif", "/nothing/here/*.jpg", "**x"])
-def test_nothing_found_is_an_error(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"no image found at .* give an image, a folder"):
-        list_images(source)
-
-
-def test_links_out_of_the_folder_are_found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    (elsewhere / "secret.png").write_bytes((folder / "a.PNG").read_bytes())
-    (folder / "out.png").symlink_to(elsewhere / "secret.png")
-    (folder / "away").symlink_to(elsewhere)
-    (folder / "gone.png").symlink_to("../../nothing.png")
-    (folder / "within.png").symlink_to(folder / "sub" / "d.jpeg")
-    (elsewhere / "whole").symlink_to(folder)
-    for inside in (folder / "a.PNG", folder / "within.png", folder / "sub/d.jpeg", folder / "none.png"):
-        check_inside(folder, inside)
-        check_inside(elsewhere / "whole", elsewhere / "whole" / inside.relative_to(folder))
-    for name in ("out.png", "away/secret.png", "gone.png"):
-        with pytest.raises(
-            DataError, match=r"is a link to /.*, expected a file inside .*--data\.follow_links"
-        ) as error:
-            check_inside(folder, folder / name)
-        assert_names_file(error, folder / name)
-
-
-@pytest.mark.parametrize(
-    ("names", "ids"),
-    [
-        (["000000000139.jpg", "000000000285.jpg"], [139, 285]),
-        (["ADE_val_1.jpg", "ADE_val_2.jpg"], [1, 2]),
-        (["7.jpg", "cat.jpg"], [1, 2]),
-        (["a/5.jpg", "b/5.jpg"], [1, 2]),
-    ],
-)
-def test_image_ids(names: list[str], ids: list[int]) -> None:
-    assert ImageDataset([Path(name) for name in names], []).image_ids == ids
-
-
-def test_image_dataset_resizes_and_keeps_the_original_size(folder: Path) -> None:
-    dataset = ImageDataset([folder / "b.jpg"], [ResizeShorterSide([8], 100)])
+def test_image_dataset_resizes_and_keeps_the_original_size(tmp_path: Path) -> None:
+    Image.new("RGB", (3, 2)).save(tmp_path / "b.jpg")
+    dataset = ImageDataset([tmp_path / "b.jpg"], [ResizeShorterSide([8], 100)])
     sample = dataset[SampleKey(0, 0, True)]
     assert len(dataset) == 1 and sample["image"].shape == (3, 8, 12) and sample["key"].repeated
     assert sample["target"]["original_size"].tolist() == [2, 3]
-    assert sample["target"]["file_name"] == str(folder / "b.jpg")
+    assert sample["target"]["file_name"] == str(tmp_path / "b.jpg")
 
 
 @pytest.mark.filterwarnings("error")

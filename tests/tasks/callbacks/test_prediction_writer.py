@@ -29,7 +29,7 @@ def test_detections_have_the_ids_of_the_data_set_and_boxes_of_corner_and_sides(t
     writer.write(task, prediction, {"image_id": 42, "file_name": "b.jpg"}, tmp_path, "b.png")
     writer.write(task, with_masks, {"image_id": 43, "file_name": "c.jpg"}, tmp_path, "c.png")
     writer.write(task, empty, {"image_id": 17, "file_name": "a.jpg"}, tmp_path, "a.png")
-    writer.on_predict_end(SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path), task)
+    writer.finish(SimpleNamespace(is_global_zero=True, default_root_dir=tmp_path))
     assert json.loads((tmp_path / "predictions" / "predictions.json").read_text()) == [
         {"image_id": 42, "category_id": 3, "bbox": [1.0, 2.0, 10.0, 3.0], "score": 0.75},
         {"image_id": 42, "category_id": 90, "bbox": [20.0, 30.0, 1.0, 8.0], "score": 0.5},

@@ -1,0 +1,1 @@
+"""What falls away between the files and the loss, counted per cause, before a run starts."""
