@@ -18,7 +18,6 @@ from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
 from tasks.segmentors.base import LabelMaps, Segmentor
 from tasks.segmentors.inference import Inference, WholeInference
-from tasks.segmentors.upsampling import argmax_at
 
 MULTI_LEVEL_HEADS = ("FPNHead", "LightHamHead", "LRASPPHead", "SegformerHead", "UPerHead")
 """Heads that take all features of the backbone unless the config gives an `in_index`."""
@@ -110,9 +109,9 @@ class EncoderDecoder(Segmentor):
         """Most probable class of every original pixel; each image is seen without the padding of its batch."""
         maps = []
         for position, (height, width) in enumerate(batch["size"].tolist()):
-            logits = self.inference(image[position : position + 1, :, :height, :width], self.logits)
+            view = image[position : position + 1, :, :height, :width]
             original_height, original_width = batch["targets"][position]["original_size"].tolist()
-            maps.append(argmax_at(logits, (original_height, original_width)))
+            maps.append(self.inference.labels([view], self.logits, (original_height, original_width)))
         return maps
 
     def class_tensors(self) -> dict[str, ClassRows | None]:
@@ -161,7 +160,7 @@ def class_axis(tensor: Tensor, wider: Tensor, num_classes: int) -> ClassRows | N
 
 
 def classes_innermost(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
-    """Forward hook that lays logits out as `argmax_at` and the upsampling before it are fastest with."""
+    """Forward hook that lays logits out as `resized_bands` and the upsampling before it are fastest with."""
     return logits if module.training else logits.contiguous(memory_format=torch.channels_last)
 
 
