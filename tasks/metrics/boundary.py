@@ -11,6 +11,9 @@ from torch import Tensor
 
 from tasks.metrics.over_processes import summed
 
+Labels = NDArray[np.uint8] | NDArray[np.int16]
+"""(H, W)"""
+
 
 class BoundaryMetric:
     """IoU of the pixels near the contours of every class.
@@ -58,7 +61,7 @@ class BoundaryMetric:
             targets: As many (H, W) integer maps, values 0..K-1 or `ignore_index`.
         """
         for prediction, target in zip(predictions, targets, strict=True):
-            self._counts = self._counts + self._count(_on_host(prediction), _on_host(target))
+            self._counts = self._counts + self._count(self._on_host(prediction), self._on_host(target))
 
     def compute(self) -> dict[str, float]:
         """Scores all images of all processes; in a distributed run every process must call it."""
@@ -66,31 +69,32 @@ class BoundaryMetric:
         iou = both / (truth + predicted - both)  # 0 / 0 = nan: no such pixel
         return {"boundary_mIoU": iou.nanmean().item(), **dict(zip(self.class_scores, iou.tolist(), strict=True))}
 
-    def _count(self, prediction: NDArray[np.int32], target: NDArray[np.int32]) -> Tensor:
+    def _on_host(self, labels: Tensor) -> Labels:
+        """In one byte a pixel where that holds all labels, which is four times as fast."""
+        narrow = len(self.class_names) <= 256 and 0 <= self.ignore_index <= 255
+        found: Labels = labels.to(torch.uint8 if narrow else torch.int16).cpu().numpy()
+        return found
+
+    def _count(self, prediction: Labels, target: Labels) -> Tensor:
         """(3, K) pixels near contours: in both, in the ground truth, in the prediction."""
         counted = target != self.ignore_index
         truth = near_contours(target, self.width) & counted
         predicted = near_contours(prediction, self.width) & counted
         both = truth & predicted & (prediction == target)
-        classes = len(self.class_names)
-        of_class = [np.bincount(target[mask], minlength=classes) for mask in (both, truth)]
-        return torch.from_numpy(np.stack([*of_class, np.bincount(prediction[predicted], minlength=classes)]))
+        chosen = ((target, both), (target, truth), (prediction, predicted))
+        counts = [np.bincount(labels[mask], minlength=len(self.class_names)) for labels, mask in chosen]
+        return torch.from_numpy(np.stack(counts))
 
 
-def near_contours(labels: NDArray[np.int32], width: float) -> NDArray[np.bool_]:
+def near_contours(labels: Labels, width: float) -> NDArray[np.bool_]:
     """The pixels of a label map (H, W) that an erosion of their own class takes away.
 
     Args:
-        labels: Integers of at most 16 bits.
+        labels: Labels.
         width: Reach of the erosion as a share of the diagonal.
     """
     reach = max(1, round(width * math.hypot(*labels.shape)))
     square = np.ones((2 * reach + 1, 2 * reach + 1), np.uint8)
-    narrow = labels.astype(np.uint8 if labels.max(initial=0) < 256 and labels.min(initial=0) >= 0 else np.int16)
-    near = cv2.erode(narrow, square) != cv2.dilate(narrow, square)  # two classes within reach
+    near: NDArray[np.bool_] = cv2.erode(labels, square) != cv2.dilate(labels, square)  # two classes within reach
     near[:reach] = near[-reach:] = near[:, :reach] = near[:, -reach:] = True
     return near
-
-
-def _on_host(labels: Tensor) -> NDArray[np.int32]:
-    return labels.to(torch.int32).cpu().numpy()

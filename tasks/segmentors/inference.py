@@ -10,6 +10,8 @@ from tasks.segmentors.upsampling import first_of_largest, resized_bands
 
 Logits = Callable[[Tensor], Tensor]
 """Maps images (B, 3, H, W) to logits (B, K, H, W)."""
+_ROWS = 64
+"""Rows of averaged logits that are handed on at a time."""
 
 
 class Inference(ABC):
@@ -41,9 +43,13 @@ class Inference(ABC):
         Returns:
             (H, W) int64; of equal classes the first one wins.
         """
-        if len(views) == 1 and not self.flip:  # nothing to average: the largest logit is the largest probability
-            return torch.cat([first_of_largest(band) for band in self._bands(views[0], logits, size)])
-        return first_of_largest(self.probabilities(views, logits, size))
+        if len(views) > 1 or self.flip:
+            return first_of_largest(self.probabilities(views, logits, size))
+        labels, row = torch.empty(size, dtype=torch.int64, device=views[0].device), 0
+        for band in self._bands(views[0], logits, size):  # the largest logit is the largest probability
+            labels[row : row + len(band)] = first_of_largest(band)
+            row += len(band)
+        return labels
 
     def probabilities(self, views: Sequence[Tensor], logits: Logits, size: tuple[int, int]) -> Tensor:
         """Softmax of the logits at original size (H, W, K), averaged over an image's views and their mirror images."""
@@ -103,22 +109,26 @@ class SlideInference(Inference):
         """Logits (B, K, n, W) of images (B, 3, H, W): the rows that no further window covers."""
         height, width = image.shape[-2:]
         down, across = self.spans(height), self.spans(width)
-        count = _cover(down, height)[:, None] * _cover(across, width)  # windows that see each pixel
-        count = count.to(image.device)
+        by_row, by_column = _cover(down, height)[:, None].to(image.device), _cover(across, width).to(image.device)
         total: Tensor | None = None
         for place, span in enumerate(down):
             for columns, found in self._row(image[..., span, :], across, logits):
                 if total is None:
                     total = found.new_zeros(*found.shape[:2], span.stop - span.start, width)
                 total[..., columns] += found
+                del found
             assert total is not None
             following = down[place + 1].start if place + 1 < len(down) else height
-            done = following - span.start
-            yield total[..., :done, :] / count[span.start : following]
-            if following < height:
-                below = total.new_zeros(total.shape)
-                below[..., : total.shape[2] - done, :] = total[..., done:, :]
-                total = below
+            done = following - span.start  # rows that no further window covers
+            for start in range(0, done, _ROWS):
+                stop = min(start + _ROWS, done)
+                windows = by_row[span.start + start : span.start + stop] * by_column  # that see each pixel
+                yield total[..., start:stop, :] / windows
+            rest = total.shape[2] - done
+            for start in range(0, rest, done):  # rows move up, over rows that have moved before
+                stop = min(start + done, rest)
+                total[..., start:stop, :] = total[..., start + done : stop + done, :]
+            total[..., rest:, :] = 0
 
     def _row(self, image: Tensor, across: list[slice], logits: Logits) -> Iterator[tuple[slice, Tensor]]:
         """The windows of a row of windows, and their logits."""
@@ -126,6 +136,7 @@ class SlideInference(Inference):
             spans = across[start : start + self.windows_at_once]
             found = logits(torch.cat([image[..., columns] for columns in spans]))
             yield from zip(spans, found.chunk(len(spans)), strict=True)
+            del found  # before the next ones are made
 
     def spans(self, length: int) -> list[slice]:
         """Windows along one side of the image."""

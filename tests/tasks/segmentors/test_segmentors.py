@@ -190,6 +190,8 @@ class TestSlideInference:
                 assert torch.equal(found.labels([image], network, (131, 77)), expected)
         parts = [part.shape[2] for part in one.rows(image, network)]
         assert parts == [20, 20, 3, 32]
+        tall = SlideInference(150, 100)
+        assert [part.shape[2] for part in tall.rows(torch.randn(1, 3, 170, 9), network)] == [20, 64, 64, 22]
 
     def test_flip_and_views_average_probabilities(self) -> None:
         """As MMSegmentation's `SegTTAModel`: the mean of the softmax at original size, mirrored ones turned back."""
