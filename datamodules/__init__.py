@@ -1,7 +1,7 @@
 """Data sets: files to batches.
 
-`COCO` and `ADE20K` read the real layouts, whatever data set is in them; `python -m datamodules.shapes` writes a sample
-data set in both.
+`COCO` and `ADE20K` read the real layouts, whatever data set is in them, `LabelMasks` any other folders of images and
+masks; `python -m datamodules.shapes` writes a sample data set in the first two.
 """
 
 import os
@@ -13,6 +13,8 @@ from datamodules.ade20k import ADE20K
 from datamodules.base import VisionDataModule
 from datamodules.coco import COCO
 from datamodules.errors import DataError
+from datamodules.label_masks import LabelMasks
+from datamodules.mask_files import MaskFiles
 from datamodules.pipelines import (
     DetectionPipeline,
     FixedSize,
@@ -29,6 +31,8 @@ __all__ = [
     "DataError",
     "DetectionPipeline",
     "FixedSize",
+    "LabelMasks",
+    "MaskFiles",
     "MultiScaleCrop",
     "RandomRatioCrop",
     "SSDCrop",

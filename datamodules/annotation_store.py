@@ -32,7 +32,7 @@ WriteBytes = Callable[[bytes], object]
 Build = Callable[[Path, WriteBytes], Mapping[str, Column]]
 """Reads a file into columns. The bytes of the column `blob`, too large for memory, it hands over piece by piece."""
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the columns or their meaning change."""
 
 _MAGIC = b"attndense table\n"

@@ -8,13 +8,15 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.epoch_plan import StepLayout
 from datamodules.epoch_progress import EpochProgress
 from datamodules.errors import DataError
-from datamodules.images import list_images
+from datamodules.images import MAX_PIXELS, Orientation, ReadImage, list_images, read_image
 from datamodules.loader import QuietLoader, ResumableLoader, StepSampler
+from datamodules.readable import ReadableOnly
 from datamodules.sampling import KeySampler, SampleKey
 from datamodules.shared_memory import check_shared_memory
 from datamodules.workers import start_worker
@@ -32,16 +34,24 @@ class VisionDataModule(pl.LightningDataModule, ABC):
             and so the scores, independent of which images come together.
         num_workers: Loader processes per training process; 0 loads in the training process.
         max_images: Use only the first images of each split, to try things out or to overfit.
-        images: Image, folder or glob that `predict` runs on, instead of the validation split.
+        images: Image, folder or glob that `predict` runs on, instead of the validation split. It goes on past those
+            that cannot be read, counts them at the end, and ends with the exit code of a mistake.
         class_names: Names of the classes 0..K-1 that the model knows. The classes of the data set are matched to them
             by name. Default: the data set's own. `--ckpt_path` fills them in from the checkpoint.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
+        follow_links: Read files through links that lead out of their folder; otherwise such a file is an error.
+        orientation: What to do with a picture that EXIF wants turned, where the size of its annotations does not tell.
+        max_pixels: Larger images are refused.
+        largest_grey: Grey level of images of more than 8 bits that becomes 255. Default: the largest of the format.
+        recursive: Take the images in the sub-folders of `images`, too.
 
     Attributes:
         bytes_per_pixel: Bytes of a training sample per pixel of its image.
+        test_options: The options that give a test split.
     """
 
     bytes_per_pixel = 3
+    test_options = "this data module has no such option"
 
     def __init__(
         self,
@@ -52,9 +62,15 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         images: str | None,
         class_names: list[str] | None,
         seed: int,
+        follow_links: bool = True,
+        orientation: Orientation = "stored",
+        max_pixels: int = MAX_PIXELS,
+        largest_grey: int | None = None,
+        recursive: bool = False,
     ) -> None:
         super().__init__()
-        _check_at_least(1, batch_size=batch_size, val_batch_size=val_batch_size)
+        _check_at_least(1, batch_size=batch_size, val_batch_size=val_batch_size, max_pixels=max_pixels)
+        _check_at_least(1, largest_grey=1 if largest_grey is None else largest_grey)
         _check_at_least(0, num_workers=num_workers)
         if max_images is not None:
             _check_at_least(1, max_images=max_images)
@@ -66,6 +82,10 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         self.max_images = max_images
         self.images = images
         self.seed = seed
+        self.follow_links, self.recursive, self.orientation = follow_links, recursive, orientation
+        self.read_image: ReadImage = partial(
+            read_image, orientation=orientation, max_pixels=max_pixels, largest_grey=largest_grey
+        )
         self._given_class_names = class_names
         self._progress = EpochProgress(self._trainer_epoch, self._trainer_steps)
 
@@ -81,6 +101,10 @@ class VisionDataModule(pl.LightningDataModule, ABC):
     @abstractmethod
     def class_mapping(self) -> str | None:
         """One sentence where the data set read so far numbers its classes differently from the model, or None."""
+
+    def convention(self) -> str | None:
+        """One line on how the data set writes down its classes, where that is not the same in all data sets."""
+        return None
 
     @property
     @abstractmethod
@@ -98,6 +122,10 @@ class VisionDataModule(pl.LightningDataModule, ABC):
     @abstractmethod
     def image_dataset(self, paths: list[Path]) -> "Dataset[Any]":
         """Images without annotations, prepared as in validation."""
+
+    def test_dataset(self) -> "Dataset[Any] | None":
+        """The test split, like `val_dataset`; none where none is given."""
+        return None
 
     def sample_groups(self) -> list[int] | None:
         """Group of each training sample, where the samples of a step should be of one group."""
@@ -150,14 +178,18 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         return self._evaluation_loader(self.val_dataset())
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The validation split: the public test splits have no annotations."""
-        return self.val_dataloader()
+        """The test split, or else the validation split: the public test splits have no annotations."""
+        dataset = self.test_dataset()
+        if dataset is None:
+            rank_zero_info(f"no test split is given ({self.test_options}): test scores the validation split")
+        return self._evaluation_loader(dataset or self.val_dataset())
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The given images, or else the validation split."""
+        """The given images, or else the validation split; what cannot be read is replaced (`ReadableOnly`)."""
         if self.images is None:
-            return self.val_dataloader()
-        return self._evaluation_loader(self.image_dataset(list_images(self.images)))
+            return self._evaluation_loader(ReadableOnly(self.val_dataset()))
+        paths = list_images(self.images, self.recursive, self.follow_links)
+        return self._evaluation_loader(ReadableOnly(self.image_dataset(paths)))
 
     def full_batches(self) -> int:
         """Batches of an ordinary epoch, `limit_train_batches` and `overfit_batches` regarded."""

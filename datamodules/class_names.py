@@ -54,7 +54,7 @@ def match_classes(model: ClassList, data: ClassList) -> NDArray[np.int64]:
 
 
 def renumbering(
-    data: ClassList, labels: NDArray[np.int64], numbers: Sequence[int], renamed: bool = False
+    data: ClassList, labels: NDArray[np.int64], numbers: Sequence[object], renamed: bool = False
 ) -> str | None:
     """One sentence on a file whose classes have other numbers than the model's, or None where they are the same.
 

@@ -17,6 +17,8 @@ from datamodules.coco_dataset import COCODataset, Sample
 from datamodules.collate import collate_images
 from datamodules.errors import DataError
 from datamodules.image_dataset import ImageDataset
+from datamodules.image_ids import find_image_ids
+from datamodules.images import MAX_PIXELS, Orientation
 from datamodules.pipelines import DetectionPipeline, ShorterSide
 from datamodules.shared_memory import PREFETCHED
 
@@ -49,6 +51,8 @@ class COCO(VisionDataModule):
         train_annotations: Annotation file of the training split, relative to root.
         val_images: Folder of the validation images, relative to root.
         val_annotations: Annotation file of the validation split, relative to root.
+        test_images: Folder of the images that `test` scores, relative to root. Default: the validation split's.
+        test_annotations: Annotation file of the split that `test` scores. Default: the validation split's.
         pipeline: Resizing and augmentation. Default: `ShorterSide()`, 800 x 1333.
         batch_size: Training images per process and step.
         val_batch_size: Validation images per process and step. With images of different sizes, 1 keeps the padding,
@@ -63,13 +67,24 @@ class COCO(VisionDataModule):
             area), as negatives, or drop them, as the recipes of torchvision and MMDetection do.
         follow_links: Read images through links that lead out of their folder, as where a data set is links to shared
             storage; otherwise such an image is an error.
-        images: Image, folder or glob that `predict` runs on, instead of the validation split.
+        orientation: What to do with a picture that EXIF wants turned where the size in the json does not tell, as it
+            does where a quarter turn makes it another: read the `stored` pixels, which COCO's annotations refer to,
+            `apply` the turn, as browser tools for annotation do, or `refuse` the picture.
+        max_pixels: Larger images are refused.
+        largest_grey: Grey level of images of more than 8 bits that becomes 255, as do those above, such as 4095 for 12
+            bits in a 16-bit file. Default: the largest of the format, 65535.
+        images: Image, folder or glob that `predict` runs on, instead of the validation split. Where all lie in the
+            images folder of a split and its annotation file names them, they have its ids; otherwise the numbers that
+            are their names, or else they count from 1. What cannot be read is left out and counted at the end.
+        recursive: Take the images in the sub-folders of `images`, too.
         class_names: Names of the classes 0..K-1 that the model knows. The categories of the files are matched to them
             by name, whatever their ids. Default: those of the validation file, by increasing id.
         category_ids: Original ids of these classes, for `predict` on `images`, where no data set is at hand. Default:
             those of the validation file.
         seed: Start of all random numbers of order and augmentation. The command line links it to `seed_everything`.
     """
+
+    test_options = "--data.test_images and --data.test_annotations"
 
     def __init__(
         self,
@@ -78,6 +93,8 @@ class COCO(VisionDataModule):
         train_annotations: str = "annotations/instances_train2017.json",
         val_images: str = "val2017",
         val_annotations: str = "annotations/instances_val2017.json",
+        test_images: str | None = None,
+        test_annotations: str | None = None,
         pipeline: DetectionPipeline | None = None,
         batch_size: int = 2,
         val_batch_size: int = 1,
@@ -87,12 +104,33 @@ class COCO(VisionDataModule):
         masks: bool = False,
         empty_images: Literal["keep", "drop"] = "keep",
         follow_links: bool = True,
+        orientation: Orientation = "stored",
+        max_pixels: int = MAX_PIXELS,
+        largest_grey: int | None = None,
         images: str | None = None,
+        recursive: bool = False,
         class_names: list[str] | None = None,
         category_ids: list[int] | None = None,
         seed: int = 42,
     ) -> None:
-        super().__init__(batch_size, val_batch_size, num_workers, max_images, images, class_names, seed)
+        super().__init__(
+            batch_size,
+            val_batch_size,
+            num_workers,
+            max_images,
+            images,
+            class_names,
+            seed,
+            follow_links,
+            orientation,
+            max_pixels,
+            largest_grey,
+            recursive,
+        )
+        if (test_images is None) != (test_annotations is None):
+            raise DataError(
+                f"test_images is {test_images}, test_annotations {test_annotations}; expected both or neither"
+            )
         if class_names and category_ids and len(class_names) != len(category_ids):
             raise DataError(
                 f"class_names has {len(class_names)} entries, category_ids {len(category_ids)}; expected an id for each"
@@ -100,8 +138,9 @@ class COCO(VisionDataModule):
         self.root = Path(root)
         self.train_images, self.train_annotations = train_images, train_annotations
         self.val_images, self.val_annotations = val_images, val_annotations
+        self.test_images, self.test_annotations = test_images, test_annotations
         self.pipeline = pipeline or ShorterSide()
-        self.group_by_orientation, self.follow_links = group_by_orientation, follow_links
+        self.group_by_orientation = group_by_orientation
         self.masks, self.empty_images = masks, empty_images
         self._given_category_ids = category_ids
 
@@ -126,7 +165,7 @@ class COCO(VisionDataModule):
         """One sentence where an annotation file read so far numbers its classes differently from the model, or None."""
         model_ids = dict(zip(self.class_names, self._given_category_ids or (), strict=False))
         sentences = []
-        for file in map(self.__dict__.get, ("_validation", "_training")):
+        for file in map(self.__dict__.get, ("_validation", "_training", "_test")):
             if file is not None:
                 ids = dict(zip(file.class_names, file.category_ids, strict=True))
                 data = ClassList(str(file.path), file.class_names)
@@ -141,6 +180,10 @@ class COCO(VisionDataModule):
     @cached_property
     def _validation(self) -> AnnotationFile:
         return self._open(self.val_annotations)
+
+    @cached_property
+    def _test(self) -> AnnotationFile | None:
+        return None if self.test_annotations is None else self._open(self.test_annotations)
 
     def _open(self, annotations: str) -> AnnotationFile:
         file = AnnotationFile(self.root / annotations, self.max_images)
@@ -175,6 +218,12 @@ class COCO(VisionDataModule):
         """The validation split with its ground truth."""
         return self._split(self.val_images, self._validation, self.pipeline.evaluation(), training=False)
 
+    def test_dataset(self) -> Dataset[Sample] | None:
+        """The test split with its ground truth, if there is one."""
+        if self.test_images is None or self._test is None:
+            return None
+        return self._split(self.test_images, self._test, self.pipeline.evaluation(), training=False)
+
     def _split(
         self,
         folder: str,
@@ -193,6 +242,7 @@ class COCO(VisionDataModule):
             self.follow_links,
             self.masks,
             images,
+            self.read_image,
         )
 
     def setup(self, stage: str) -> None:
@@ -225,8 +275,13 @@ class COCO(VisionDataModule):
         return [int(portrait) for portrait in sizes[:, 0] > sizes[:, 1]]
 
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
-        """Images without annotations."""
-        return ImageDataset(paths, self.pipeline.evaluation())
+        """Images without annotations; says which ids they have."""
+        splits = [(self.val_images, self.val_annotations), (self.train_images, self.train_annotations)]
+        if self.test_images is not None and self.test_annotations is not None:
+            splits.append((self.test_images, self.test_annotations))
+        ids = find_image_ids(paths, [(self.root / images, self.root / file) for images, file in splits])
+        rank_zero_info(ids.source)
+        return ImageDataset(paths, self.pipeline.evaluation(), ids, self.read_image)
 
     def collate(self, samples: list[Sample], training: bool) -> dict[str, Any]:
         """Pads the images of a batch to one size."""

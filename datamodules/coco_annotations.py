@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from datamodules.annotation_store import Column, Columns, WriteBytes, load_columns
 from datamodules.coco_columns import Texts, clipped_corners
 from datamodules.coco_json import read_columns
 from datamodules.errors import DataError
-from datamodules.instances import is_usable
+from datamodules.findings import EXAMPLES, Finding
+from datamodules.instances import encode_mask, is_usable
 
 
 class AnnotationFile:
@@ -33,13 +35,14 @@ class AnnotationFile:
         annotation_ids: (A,) int64.
         boxes: (A, 4) float64 xywh in pixels, exactly as in the file.
         labels: (A,) int64 in 0..K-1.
-        area: (A,) float64, from the file.
+        area: (A,) float64, from the file. Where it says none, width by height of the box; after `check_masks`, the area
+            of the mask.
         iscrowd: (A,) bool.
         first: (I + 1,) annotations of image i are first[i]..first[i + 1] - 1.
     """
 
     def __init__(self, path: Path, max_images: int | None = None) -> None:
-        """Opens the file. Warns of boxes that have no area inside their image.
+        """Opens the file. Warns of boxes that have no area inside their image, and of missing areas.
 
         Args:
             path: The json file.
@@ -57,6 +60,8 @@ class AnnotationFile:
             )
         self._open(path, max_images, load_columns(path, read_columns))
         self._warn_of_empty_boxes()
+        if missing := self.missing_areas():
+            warnings.warn(str(missing), stacklevel=2)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -72,13 +77,26 @@ class AnnotationFile:
         usable[self._empty_boxes] = False
         return np.diff(np.concatenate([[0], np.cumsum(usable)])[self.first])
 
+    def missing_areas(self) -> Finding | None:
+        """How many annotations of the file have no area, if any."""
+        if not len(self._without_area):
+            return None
+        ids = list(map(str, self.annotation_ids[self._without_area[: EXAMPLES + 1]].tolist()))
+        text = (
+            "annotations have no area; that of their box, width x height, is taken, or where masks are read the mask's"
+        )
+        return Finding("no_area", "note", str(self.path), len(self._without_area), len(self.boxes), text, ids)
+
     def check_masks(self) -> None:
         """Looks whether every annotation has a mask; takes seconds for train2017, and no time once it is in the cache.
+
+        From then on, an area that the file does not say is that of the mask.
 
         Raises:
             DataError: Some have none that is usable.
         """
-        unusable = load_columns(self.path, self._find_unusable_masks, "-masks").arrays["unusable"]
+        masks = load_columns(self.path, self._look_through_masks, "-masks")
+        unusable = masks.arrays["unusable"]
         unusable = unusable[unusable < len(self.boxes)]
         if len(unusable):
             row = int(unusable[0])
@@ -90,6 +108,7 @@ class AnnotationFile:
                 f"expected polygons of three corners or more, or a run-length code of {height} x {width} pixels; "
                 "correct them or take them out, or train a detector without masks"
             )
+        self._open(self.path, self._max_images, self._columns, masks)
 
     def segmentation(self, annotation: int) -> Any:
         """The mask of an annotation as it stands in the file.
@@ -104,31 +123,36 @@ class AnnotationFile:
         start, length = self._segmentation_starts[annotation], self._segmentation_lengths[annotation]
         return json.loads(self._blob[start : start + length].tobytes() or "null")
 
-    def _find_unusable_masks(self, source: Path, write: WriteBytes) -> Mapping[str, Column]:
-        """Rows of all annotations of the file without a mask, whatever `max_images`."""
+    def _look_through_masks(self, source: Path, write: WriteBytes) -> Mapping[str, Column]:
+        """Rows of all annotations of the file without a mask, whatever `max_images`; areas, if the file lacks some."""
         arrays = load_columns(source, read_columns).arrays  # those of the content under whose digest this is stored
         blob = arrays["blob"].data
         ends = arrays["segmentation_starts"] + arrays["segmentation_lengths"]
         texts = [slice(*edges) for edges in zip(arrays["segmentation_starts"].tolist(), ends.tolist(), strict=True)]
-        edges = arrays["first"].tolist()
+        sizes = [tuple(size) for size in arrays["sizes"].tolist()]
+        edges, without_area = arrays["first"].tolist(), arrays["without_area"]
         unusable = [
             row
-            for size, first, last in zip(map(tuple, arrays["sizes"].tolist()), edges[:-1], edges[1:], strict=True)
+            for size, first, last in zip(sizes, edges[:-1], edges[1:], strict=True)
             for row in range(first, last)
             if not is_usable(blob[texts[row]], size)
         ]
-        return {"unusable": np.array(unusable, np.int64)}
+        area = arrays["area"].copy()
+        for row in np.setdiff1d(without_area, unusable).tolist():
+            image = int(np.searchsorted(arrays["first"], row, side="right")) - 1
+            area[row] = coco_mask.area(encode_mask(json.loads(bytes(blob[texts[row]])), sizes[image]))
+        return {"unusable": np.array(unusable, np.int64), "area": area if len(without_area) else area[:0]}
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the columns, which a spawned worker maps again."""
-        return {"path": self.path, "max_images": self._max_images, "columns": self._columns}
+        return {"path": self.path, "max_images": self._max_images, "columns": self._columns, "masks": self._masks}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Counterpart of `__getstate__`."""
         self._open(**state)
 
-    def _open(self, path: Path, max_images: int | None, columns: Columns) -> None:
-        self.path, self._max_images, self._columns = path, max_images, columns
+    def _open(self, path: Path, max_images: int | None, columns: Columns, masks: Columns | None = None) -> None:
+        self.path, self._max_images, self._columns, self._masks = path, max_images, columns, masks
         arrays = columns.arrays
         self.category_ids: list[int] = arrays["category_ids"].tolist()
         self.class_names = Texts(arrays["class_names"], arrays["class_names_ends"]).tolist()
@@ -140,11 +164,13 @@ class AnnotationFile:
         self.annotation_ids: NDArray[np.int64] = arrays["annotation_ids"][:count]
         self.boxes: NDArray[np.float64] = arrays["boxes"][:count]
         self.labels: NDArray[np.int64] = arrays["labels"][:count]
-        self.area: NDArray[np.float64] = arrays["area"][:count]
+        of_masks = masks is not None and len(masks.arrays["area"]) > 0
+        self.area: NDArray[np.float64] = (masks.arrays if masks and of_masks else arrays)["area"][:count]
         self.iscrowd: NDArray[np.bool_] = arrays["iscrowd"][:count]
         self._segmentation_starts: NDArray[np.int64] = arrays["segmentation_starts"][:count]
         self._segmentation_lengths: NDArray[np.int64] = arrays["segmentation_lengths"][:count]
         self._blob: NDArray[np.uint8] = arrays["blob"]
+        self._without_area: NDArray[np.int64] = arrays["without_area"][arrays["without_area"] < count]
         self._empty_boxes: NDArray[np.int64] = arrays["empty_boxes"][arrays["empty_boxes"] < count]
 
     def _warn_of_empty_boxes(self) -> None:

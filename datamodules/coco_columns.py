@@ -1,5 +1,6 @@
 """From records as they stand in a COCO file to the columns that data sets read."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ class Records(NamedTuple):
         image_of: (A,) int64 image id.
         category_of: (A,) int64 category id.
         boxes: (A, 4) float64 xywh.
-        area: (A,) float64.
+        area: (A,) float64; not a number where there is none.
         iscrowd: (A,) bool.
         lengths: (A,) int64, bytes of each segmentation's json text; 0 where there is none.
     """
@@ -83,7 +84,9 @@ def pack(records: Records) -> Columns:
     sizes = records.sizes[by_image]
     position = np.searchsorted(image_ids, records.image_of)
     order = np.argsort(position, kind="stable")
-    position, boxes = position[order], records.boxes[order]
+    position, boxes, area = position[order], records.boxes[order], records.area[order]
+    without_area = np.flatnonzero(np.isnan(area))
+    area[without_area] = _box_areas(boxes[without_area])
     return {
         "category_ids": category_ids,
         **_packed_texts("class_names", [records.class_names[row] for row in by_category]),
@@ -94,12 +97,19 @@ def pack(records: Records) -> Columns:
         "annotation_ids": records.annotation_ids[order],
         "boxes": boxes,
         "labels": np.searchsorted(category_ids, records.category_of[order]),
-        "area": records.area[order],
+        "area": area,
+        "without_area": without_area,
         "iscrowd": records.iscrowd[order],
         "segmentation_starts": (np.cumsum(records.lengths) - records.lengths)[order],
         "segmentation_lengths": records.lengths[order],
         "empty_boxes": np.concatenate(list(_empty_boxes(boxes, sizes, position))),
     }
+
+
+def _box_areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Width by height; 0 where a side is negative."""
+    with np.errstate(over="ignore"):
+        return np.minimum(boxes[:, 2:].clip(min=0).prod(axis=1), np.finfo(np.float64).max)
 
 
 def _empty_boxes(
@@ -125,8 +135,16 @@ def clipped_corners(boxes: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDA
 
 
 def names_a_file(name: str) -> bool:
-    """Whether a file name can be that of a file inside the images folder."""
-    if name and ".." not in name and name[0] not in "./" and name[-1] != "/":
+    """Whether a file name can be that of a file inside the images folder, and be shown in one line."""
+    if name and ".." not in name and name[0] not in "./ " and name[-1] != "/" and name.isascii() and name.isprintable():
         return True  # nearly all of them, without taking the path apart
     path = PurePosixPath(name)
-    return bool(path.name) and not path.is_absolute() and ".." not in path.parts and name[-1] != "/"
+    inside = bool(path.name.strip()) and not path.is_absolute() and ".." not in path.parts and name[-1] != "/"
+    return inside and len(name.splitlines()) == 1 and "\0" not in name and _is_encodable(name)
+
+
+def _is_encodable(name: str) -> bool:
+    try:
+        return bool(os.fsencode(name))
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False

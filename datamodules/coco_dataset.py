@@ -15,7 +15,7 @@ from datamodules.coco_annotations import AnnotationFile, clipped_corners
 from datamodules.errors import DataError
 from datamodules.geometry import ResizeAndCrop
 from datamodules.image_dataset import to_tensor
-from datamodules.images import check_inside, read_image
+from datamodules.images import ReadImage, check_inside, read_image
 from datamodules.instances import draw_masks, encode_mask, stack_masks
 from datamodules.resampling import Window
 from datamodules.sampling import SampleKey, seed_transforms
@@ -36,6 +36,7 @@ class COCODataset(Dataset[Sample]):
         follow_links: Read images through links that lead out of the folder.
         masks: Give the masks of the objects, too.
         images: Images of the file that are samples, by their place in it. Default: all.
+        read: Decodes an image.
     """
 
     def __init__(
@@ -49,10 +50,11 @@ class COCODataset(Dataset[Sample]):
         follow_links: bool = True,
         masks: bool = False,
         images: Sequence[int] | NDArray[np.intp] | None = None,
+        read: ReadImage = read_image,
     ) -> None:
         self.folder, self.annotations, self.labels = folder, annotations, labels
         self.seed, self.training, self.follow_links, self.masks = seed, training, follow_links, masks
-        self.images = range(len(annotations)) if images is None else images
+        self.images, self.read = range(len(annotations)) if images is None else images, read
         self.geometry = _geometry(transforms)
         self.transforms = A.Compose(transforms, bbox_params=_box_params())
 
@@ -71,12 +73,13 @@ class COCODataset(Dataset[Sample]):
         path = self.folder / str(file.file_names[image])
         if not self.follow_links:
             check_inside(self.folder, path)
-        pixels = read_image(path)
         height, width = (int(side) for side in file.sizes[image])
+        pixels = self.read(path, size=(height, width))
         if pixels.shape[:2] != (height, width):
             raise DataError(
                 f"{path} is {pixels.shape[0]} x {pixels.shape[1]} (height x width), {file.path} says {height} x "
-                f"{width}; the boxes would be misplaced"
+                f"{width} of image {file.image_ids[image]}, and no EXIF orientation turns it so; the boxes would be "
+                "misplaced"
             )
         where = file.of_image(image)
         corners, crowd = clipped_corners(file.boxes[where], file.sizes[image]), file.iscrowd[where]

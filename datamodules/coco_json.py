@@ -45,7 +45,7 @@ class _Annotation(msgspec.Struct, gc=False):
     image_id: int
     category_id: int
     bbox: tuple[float, float, float, float]
-    area: float
+    area: float | None = None
     iscrowd: int = 0
     segmentation: msgspec.Raw = msgspec.Raw()
 
@@ -137,9 +137,10 @@ def _is_sound(records: Records) -> bool:
         and bool(np.isin(records.image_of, records.image_ids).all())
         and bool(np.isin(records.category_of, records.category_ids).all())
         and bool(np.isfinite(records.boxes).all())
-        and bool(np.isfinite(records.area).all())
+        and not bool(np.isinf(records.area).any())
         and bool(((records.sizes >= 1) & (records.sizes <= LONGEST_SIDE)).all())
         and all(map(names_a_file, records.file_names))
+        and all(map(str.strip, records.class_names))
     )
 
 

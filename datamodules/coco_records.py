@@ -45,7 +45,7 @@ class _Checker:
             found = type(content).__name__
             raise DataError(f"{self.path} holds a {found}, expected a COCO instances file (a json object)")
         categories = self._records(content, "categories")
-        class_names = self._column("category", categories, "name", _is_text, "str")
+        class_names = self._column("category", categories, "name", _is_name, "str with a name in it")
         self._check_unique("category names", class_names)
         images = self._records(content, "images")
         file_names = self._column("image", images, "file_name", _is_text, "str")
@@ -57,7 +57,7 @@ class _Checker:
         self._check_references(annotations, "image_id", images)
         self._check_references(annotations, "category_id", categories)
         boxes = self._column("annotation", annotations, "bbox", _is_box, "four finite numbers x, y, width, height")
-        area = self._column("annotation", annotations, "area", _is_finite, "finite int or float")
+        area = self._column("annotation", annotations, "area", _is_area, "finite int or float")
         iscrowd = self._column("annotation", annotations, "iscrowd", _is_flag, "int", default=0)
         segmentations = [
             json.dumps(record["segmentation"]).encode() if "segmentation" in record else b"" for record in annotations
@@ -134,6 +134,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str)
 
 
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _is_id(value: object) -> bool:
     return type(value) is int and abs(value) < 2**63  # true is no id, though Python calls it an integer
 
@@ -149,6 +153,10 @@ def _is_flag(value: object) -> bool:
 def _is_finite(value: object) -> bool:
     # The comparison holds for integers that no float can represent, and is false for NaN.
     return isinstance(value, int | float) and -sys.float_info.max <= value <= sys.float_info.max
+
+
+def _is_area(value: object) -> bool:
+    return value is None or _is_finite(value)
 
 
 def _is_box(value: object) -> bool:

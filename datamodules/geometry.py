@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.mask_values import Labels, ignored_label
 from datamodules.resampling import Size, Window, crop_of_resized, resample_image, resample_mask, whole
 
 
@@ -42,7 +43,7 @@ class ResizeAndCrop(A.DualTransform):
             self.colour.set_random_state(random_generator, py_random)
 
     @abstractmethod
-    def draw_window(self, size: Size, mask: NDArray[np.uint8] | None, boxes: NDArray[np.float32]) -> Window:
+    def draw_window(self, size: Size, mask: Labels | None, boxes: NDArray[np.float32]) -> Window:
         """Chooses the window.
 
         Args:
@@ -69,7 +70,7 @@ class ResizeAndCrop(A.DualTransform):
         """Resizes, crops, flips and recolours the image."""
         return resample_image(img, window, self.fill, None if self.colour is None else self.colour.apply)
 
-    def apply_to_mask(self, mask: NDArray[np.uint8], window: Window, **params: Any) -> NDArray[np.uint8]:
+    def apply_to_mask(self, mask: Labels, window: Window, **params: Any) -> Labels:
         """Resizes, crops and flips the mask without inventing labels."""
         return resample_mask(mask, window)
 
@@ -117,7 +118,7 @@ class ResizeShorterSide(ResizeAndCrop):
         super().__init__(flip, colour)
         self.shorter, self.longest = shorter, longest
 
-    def draw_window(self, size: Size, mask: NDArray[np.uint8] | None, boxes: NDArray[np.float32]) -> Window:
+    def draw_window(self, size: Size, mask: Labels | None, boxes: NDArray[np.float32]) -> Window:
         """The whole image at the drawn length."""
         return whole(size, shorter_side_size(size, self.py_random.choice(self.shorter), self.longest))
 
@@ -151,7 +152,7 @@ class ResizeOrCropAndResize(ResizeAndCrop):
         super().__init__(flip, colour)
         self.shorter, self.longest, self.before, self.crop = shorter, longest, before, crop
 
-    def draw_window(self, size: Size, mask: NDArray[np.uint8] | None, boxes: NDArray[np.float32]) -> Window:
+    def draw_window(self, size: Size, mask: Labels | None, boxes: NDArray[np.float32]) -> Window:
         """The whole image, or a part of it, at the drawn length."""
         window = self._draw_crop(size) if self.py_random.random() < 0.5 else whole(size, size)
         shorter = self.py_random.choice(self.shorter)
@@ -189,7 +190,7 @@ class ScaleJitterCrop(ResizeAndCrop):
         super().__init__(flip, colour)
         self.frame, self.scale, self.keep_ratio = frame, scale, keep_ratio
 
-    def draw_window(self, size: Size, mask: NDArray[np.uint8] | None, boxes: NDArray[np.float32]) -> Window:
+    def draw_window(self, size: Size, mask: Labels | None, boxes: NDArray[np.float32]) -> Window:
         """A window at a random place."""
         factor = self.py_random.uniform(*self.scale)
         bounds = (max(1, round(self.frame[0] * factor)), max(1, round(self.frame[1] * factor)))
@@ -209,7 +210,7 @@ class RatioCrop(ResizeAndCrop):
         max_share: Largest share of one class among the labelled pixels of a crop (`cat_max_ratio`); a crop that
             reaches it, or of a single class, is drawn again. 1 takes every crop. The pixels are counted before the
             resize, which changes shares by no more than the rounding at the crop's border.
-        ignore_index: Label that does not count.
+        ignore_index: Label that does not count. Default: the largest number of the mask's type.
         flip: Probability of a horizontal flip.
         colour: Change of colour, if any.
     """
@@ -223,7 +224,7 @@ class RatioCrop(ResizeAndCrop):
         ratio: tuple[float, float],
         crop: Size,
         max_share: float,
-        ignore_index: int,
+        ignore_index: int | None = None,
         flip: float = 0.0,
         colour: A.ImageOnlyTransform | None = None,
     ) -> None:
@@ -231,7 +232,7 @@ class RatioCrop(ResizeAndCrop):
         self.scale, self.ratio, self.crop = scale, ratio, crop
         self.max_share, self.ignore_index = max_share, ignore_index
 
-    def draw_window(self, size: Size, mask: NDArray[np.uint8] | None, boxes: NDArray[np.float32]) -> Window:
+    def draw_window(self, size: Size, mask: Labels | None, boxes: NDArray[np.float32]) -> Window:
         """A window whose labels are mixed enough."""
         ratio = self.py_random.uniform(*self.ratio)
         resized = shorter_side_size(size, max(1, int(min(self.scale) * ratio)), max(1, int(max(self.scale) * ratio)))
@@ -244,10 +245,11 @@ class RatioCrop(ResizeAndCrop):
                 break
         return window
 
-    def _is_mixed(self, mask: NDArray[np.uint8], window: Window) -> bool:
+    def _is_mixed(self, mask: Labels, window: Window) -> bool:
         top, left = int(window.top), int(window.left)
         bottom, right = round(window.top + window.height), round(window.left + window.width)
         labels = mask[top : max(bottom, top + 1), left : max(right, left + 1)]
-        counts = cv2.calcHist([labels], [0], None, [256], [0, 256])
-        counts[self.ignore_index] = 0
+        largest = ignored_label(mask.dtype)
+        counts = cv2.calcHist([labels], [0], None, [largest + 1], [0, largest + 1])
+        counts[largest if self.ignore_index is None else self.ignore_index] = 0
         return bool(np.count_nonzero(counts) > 1 and counts.max() < self.max_share * counts.sum())

@@ -11,25 +11,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images import read_image
+from datamodules.image_ids import ImageIds, find_image_ids
+from datamodules.images import ReadImage, read_image
 from datamodules.sampling import SampleKey
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
     """Image files, indexed by `SampleKey`.
 
-    Image ids are the file names where all are distinct numbers, as in COCO; otherwise they count from 1.
-
     Args:
         paths: Image files.
         transforms: albumentations transforms without random numbers.
+        ids: Their ids. Default: the numbers of their names, or a count.
+        read: Decodes an image.
     """
 
-    def __init__(self, paths: list[Path], transforms: list[A.BasicTransform]) -> None:
-        self.paths, self.transforms = paths, A.Compose(transforms)
-        numbers = {int(path.stem) for path in paths if path.stem.isdecimal()}
-        named_by_id = len(numbers) == len(paths)
-        self.image_ids = [int(path.stem) if named_by_id else place for place, path in enumerate(paths, start=1)]
+    def __init__(
+        self,
+        paths: list[Path],
+        transforms: list[A.BasicTransform],
+        ids: ImageIds | None = None,
+        read: ReadImage = read_image,
+    ) -> None:
+        self.paths, self.transforms, self.read = paths, A.Compose(transforms), read
+        self.image_ids, _, self.sizes = ids or find_image_ids(paths)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -38,7 +43,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: SampleKey) -> dict[str, Any]:
         """Reads and resizes one image."""
         path = self.paths[key.index]
-        image = read_image(path)
+        image = self.read(path, size=None if self.sizes is None else self.sizes[key.index])
         target = {
             "image_id": self.image_ids[key.index],
             "file_name": str(path),

@@ -1,15 +1,15 @@
 """The one image decoder and the one mask decoder of training, validation and prediction.
 
-Pixels are the ones stored in the file: an EXIF orientation is not applied, because COCO's and ADE20K's annotations
-refer to stored pixels. JPEG files go to simplejpeg, the fastest decoder measured that refuses truncated files (OpenCV
-accepts them with only a message). It runs libjpeg-turbo with the same settings as Pillow, so that both give the same
-pixels; what it refuses, and every other format, goes to Pillow. Which of the two it is depends on the file alone.
+Pixels are the ones stored in the file unless the annotations or the user say otherwise (`orientation.py`). JPEG files
+go to simplejpeg, the fastest decoder measured that refuses truncated files (OpenCV accepts them with only a message).
+It runs libjpeg-turbo with the same settings as Pillow, so that both give the same pixels; what it refuses, and every
+other format, goes to Pillow. Which of the two it is depends on the file alone.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from glob import glob
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import simplejpeg
@@ -17,10 +17,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import DataError
+from datamodules.image_files import (
+    IMAGE_SUFFIXES,
+    MASK_SUFFIXES,
+    Listing,
+    check_inside,
+    is_image,
+    is_mask,
+    list_folder,
+    list_images,
+    why_missing,
+)
 from datamodules.now_reading import reading
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-"""File name endings (lower case) that a folder of images is searched for."""
+from datamodules.orientation import Orientation, Size, chosen_turn, exif_orientation, turn
 
 _JPEG = b"\xff\xd8\xff"
 """First bytes of a JPEG file."""
@@ -29,34 +38,60 @@ MAX_PIXELS = 178_956_970
 """Images with more pixels are refused before they are decoded: a few kB can unpack to gigabytes."""
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+class ReadImage(Protocol):
+    """`read_image` with the options of a data set."""
+
+    def __call__(self, path: Path, *, size: Size | None = None) -> NDArray[np.uint8]:
+        """Decodes the file, whose annotations say a height and width."""
+
+
+_GREY_BITS = 16
+_TIFF_BITS_PER_SAMPLE = 258
+
+
+def read_image(
+    path: Path,
+    orientation: Orientation = "stored",
+    size: Size | None = None,
+    max_pixels: int = MAX_PIXELS,
+    largest_grey: int | None = None,
+) -> NDArray[np.uint8]:
     """Decodes an image file of any mode into RGB.
 
-    Grey, palette, CMYK and 1-bit images are converted, an alpha channel is dropped. Of a grey image with more than 8
-    bits, the 8 bits from the highest one in use are kept (Pillow alone would clip at 255, OpenCV would keep the low
-    range): the brightest pixel gets 128..255, and a full 16-bit range keeps its high byte.
+    Grey, palette, CMYK and 1-bit images are converted, an alpha channel is dropped. Grey levels of more than 8 bits
+    are scaled by the range of the file's format, never by what an image holds, so that equal levels stay equal over a
+    data set: of 16 bits the high byte is kept. `largest_grey` gives the range where only a part of it is used.
 
     Args:
         path: Image file.
+        orientation: What to do with a picture that EXIF wants turned, where `size` does not tell.
+        size: Height and width that the annotations of the image say. Where they are those of the turned picture only,
+            it is turned; where they fit neither, the pixels are as stored.
+        max_pixels: Larger images are refused.
+        largest_grey: Grey level of images of more than 8 bits that becomes 255, as do those above. Default: the
+            largest of the format, 65535 for 16 bits.
 
     Returns:
         (H, W, 3) pixels.
 
     Raises:
-        DataError: The file is missing, truncated, too large or not an image.
+        DataError: The file is missing, truncated, too large, not an image, or turned and `orientation` is `refuse`.
     """
     with reading(path):
-        pixels = _read_jpeg(path)
-        if pixels is not None:
+        pixels = _read_jpeg(path, max_pixels)
+        if pixels is None:
+            pixels = _read_any(path, max_pixels, largest_grey)
+        stored = (pixels.shape[0], pixels.shape[1])
+        if orientation == "stored" and size in (None, stored):
             return pixels
-        with _open("image", path, "check the images folder or the file_name in the json") as image:
-            if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-                grey = _highest_bits(np.asarray(image), path)
-                return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.asarray(image.convert("RGB"))
+        try:
+            number = chosen_turn(exif_orientation(path), stored, size, orientation)
+        except DataError as error:
+            raise DataError(f"image {path} {error}") from None
+        return turn(pixels, number)
 
 
-def _read_jpeg(path: Path) -> NDArray[np.uint8] | None:
+def _read_jpeg(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | None:
     """Decodes a grey or colour JPEG without any fault into RGB; None for every other file, which Pillow then judges."""
     try:
         with path.open("rb") as file:
@@ -65,95 +100,100 @@ def _read_jpeg(path: Path) -> NDArray[np.uint8] | None:
                 return None
             content = start + file.read()
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        if colours not in ("YCbCr", "Gray", "RGB") or height * width > MAX_PIXELS:
+        if colours not in ("YCbCr", "Gray", "RGB") or height * width > max_pixels:
             return None
         return np.asarray(simplejpeg.decode_jpeg(content, "RGB"))
     except (OSError, ValueError):
         return None
 
 
-def read_mask(path: Path) -> NDArray[np.uint8]:
+def _read_any(path: Path, max_pixels: int, largest_grey: int | None) -> NDArray[np.uint8]:
+    with _open("image", path, "check the images folder or the file_name in the json", max_pixels) as image:
+        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+            grey = _scaled(np.asarray(image), path, largest_grey or 2 ** _bits(image) - 1)
+            return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.asarray(image.convert("RGB"))
+
+
+def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Decodes a label image.
 
     Args:
-        path: Single-channel 8-bit file: grey levels, or the indices of a palette image.
+        path: Single-channel file of 8 or 16 bits: grey levels, or the indices of a palette image.
+        max_pixels: Larger masks are refused.
 
     Returns:
-        (H, W) labels as stored.
+        (H, W) labels as stored, uint8 or uint16.
 
     Raises:
         DataError: The file is missing, cannot be decoded or has several channels.
     """
-    with reading(path), _open("mask", path, "every image needs a mask of the same name ending in .png") as mask:
-        if mask.mode not in ("L", "P"):
-            raise DataError(f"mask {path} has mode {mask.mode}, expected one 8-bit channel (L) or a palette (P)")
-        return np.asarray(mask)
+    with (
+        reading(path),
+        _open("mask", path, "every image needs a mask of the same name", max_pixels) as mask,
+    ):
+        if mask.mode in ("L", "P"):
+            return np.asarray(mask)
+        labels = np.asarray(mask) if mask.mode.startswith("I") else None
+        if labels is None or labels.min() < 0 or labels.max() > np.iinfo(np.uint16).max:
+            raise DataError(
+                f"mask {path} has mode {mask.mode}, expected one channel of 8 bits (L) or 16 bits (I;16), or a palette "
+                "(P)"
+            )
+        return labels.astype(np.uint16)
 
 
 @contextmanager
-def _open(kind: str, path: Path, if_missing: str) -> Iterator[Image.Image]:
+def _open(kind: str, path: Path, if_missing: str, max_pixels: int) -> Iterator[Image.Image]:
     """Opens a file; whatever goes wrong until the end of the with block becomes a DataError that names it."""
+    if max_pixels > MAX_PIXELS:
+        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which is ours by default
     try:
         with Image.open(path) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise DataError(f"{kind} {path} has {image.size} pixels, expected at most {MAX_PIXELS}; shrink it")
+            if image.width * image.height > max_pixels:
+                raise DataError(
+                    f"{kind} {path} has {image.size} pixels, expected at most {max_pixels}; shrink it, or allow more "
+                    "with --data.max_pixels"
+                )
             yield image
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{kind} {path} does not exist; {if_missing}") from None
+        raise DataError(f"{kind} {path} does not exist; {why_missing(path) or if_missing}") from None
     except Exception as error:  # a corrupt header makes Pillow's decoders raise almost anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{kind} {path} cannot be decoded ({reason}); replace it or take it out") from None
 
 
-def _highest_bits(pixels: NDArray[np.generic], path: Path) -> NDArray[np.uint8]:
-    """Scales integer grey levels by the power of two that brings the brightest one to 128..255."""
+def _bits(image: Image.Image) -> int:
+    """Bits of a grey level: TIFF has files of 12; Pillow spreads those of all other formats over 16."""
+    return int(getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, (_GREY_BITS,))[0]) % 32 or _GREY_BITS
+
+
+def _scaled(pixels: NDArray[np.generic], path: Path, largest: int) -> NDArray[np.uint8]:
+    """Grey levels 0..largest as 0..255, each step of equal width."""
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
         raise DataError(
             f"image {path} has {pixels.dtype} grey levels {pixels.min()}..{pixels.max()}, expected integers 0..65535; "
             "convert it to 8 or 16 bit"
         )
-    bits = int(pixels.max()).bit_length()
-    return (pixels.astype(np.uint32) << 8 >> bits).astype(np.uint8)
+    return (pixels.astype(np.uint32) * 256 // (largest + 1)).clip(max=255).astype(np.uint8)
 
 
-def check_inside(folder: Path, path: Path) -> None:
-    """Refuses a file that is reached through a link out of a folder.
-
-    The folder itself may be a link, and links inside it are fine.
-
-    Raises:
-        DataError: Links followed, the file lies elsewhere.
-    """
-    target = path.resolve()
-    if not target.is_relative_to(folder.resolve()):
-        raise DataError(
-            f"{path} is a link to {target}, expected a file inside {folder}; copy it there, or allow links with "
-            "--data.follow_links true"
-        )
-
-
-def list_images(source: str) -> list[Path]:
-    """Finds the images that a user names.
-
-    Args:
-        source: An image file, a folder (not searched recursively) or a glob pattern.
-
-    Returns:
-        Sorted paths, at least one.
-
-    Raises:
-        DataError: Nothing was found.
-    """
-    path = Path(source)
-    if path.is_dir():
-        found = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-    elif path.is_file():
-        found = [path]
-    else:
-        matches = map(Path, glob(source, recursive=True))
-        found = [file for file in matches if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not found:
-        raise DataError(f"no image found at {source!r}; give an image, a folder of {IMAGE_SUFFIXES} files, or a glob")
-    return sorted(found)
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "MASK_SUFFIXES",
+    "MAX_PIXELS",
+    "Listing",
+    "Orientation",
+    "ReadImage",
+    "check_inside",
+    "exif_orientation",
+    "is_image",
+    "is_mask",
+    "list_folder",
+    "list_images",
+    "read_image",
+    "read_mask",
+    "why_missing",
+]

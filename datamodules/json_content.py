@@ -22,17 +22,30 @@ def read_json(path: Path) -> Any:
     then name the place.
 
     Raises:
-        DataError: The file is not json, or nested too deep for Python's stack.
+        DataError: The file is not json, not UTF-8, or nested too deep for Python's stack.
     """
+    _check_encoding(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         try:
             return _parse(text)
         except RecursionError:
             depth, where = max(_depths(_parse("".join(_shortened(text)))))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8, or copy it again") from None
+    except json.JSONDecodeError as error:
         raise DataError(f"{path} is not a json file ({error}); it may be truncated, copy it again") from None
     raise DataError(f"{path}: {where} is nested {depth} deep, expected lists of numbers; correct it or take it out")
+
+
+def _check_encoding(path: Path) -> None:
+    with path.open("rb") as stream:
+        encoding = json.detect_encoding(stream.read(4))
+    if not encoding.startswith("utf-8"):
+        raise DataError(
+            f"{path} is {encoding.upper()} text, as Windows writes it, expected UTF-8; save it as UTF-8, with: "
+            f"iconv -f {encoding.upper()} -t UTF-8"
+        )
 
 
 def _parse(text: str) -> Any:

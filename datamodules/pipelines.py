@@ -43,7 +43,7 @@ class DetectionPipeline(Pipeline):
 
 
 class SegmentationPipeline(Pipeline):
-    """A pipeline that keeps masks aligned; base of those that `datamodules.ADE20K` takes.
+    """A pipeline that keeps masks aligned; base of those that `datamodules.LabelMasks` takes.
 
     Evaluation resizes the image only: predictions go back to the original resolution, where the mask is.
     """
@@ -232,7 +232,7 @@ class RandomRatioCrop(SegmentationPipeline):
     def training(self) -> list[A.BasicTransform]:
         """Resize and crop, flip, colour."""
         scale, colour = (self.longest, self.shorter), _colour(self.photometric)
-        return [RatioCrop(scale, self.ratio, self.image_size, self.max_share, 255, self.flip, colour)]
+        return [RatioCrop(scale, self.ratio, self.image_size, self.max_share, None, self.flip, colour)]
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Resize with the aspect ratio kept."""

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.mask_values import Labels, ignored_label
+
 Size = tuple[int, int]
 """(height, width) in pixels."""
 
@@ -133,18 +135,19 @@ def _filled(size: Size, colour: tuple[int, int, int]) -> NDArray[np.uint8]:
     return output
 
 
-def resample_mask(mask: NDArray[np.uint8], window: Window, fill: int = 255) -> NDArray[np.uint8]:
+def resample_mask(mask: Labels, window: Window, fill: int | None = None) -> Labels:
     """Takes the nearest pixel of a window; labels are never mixed.
 
     Args:
         mask: (H, W) labels.
         window: As that of the image.
-        fill: Label of what lies outside the image.
+        fill: Label of what lies outside the image. Default: the largest number of the type, which is ignored.
 
     Returns:
         (h, w).
     """
     height, width = mask.shape
+    fill = ignored_label(mask.dtype) if fill is None else fill
     rows, columns = window.nearest()
     labels = mask.take(rows, 0, mode="clip").take(columns, 1, mode="clip")
     labels[(rows < 0) | (rows >= height)] = fill

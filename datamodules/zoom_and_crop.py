@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.geometry import ResizeAndCrop
+from datamodules.mask_values import Labels
 from datamodules.resampling import Size, Window
 
 
@@ -43,7 +44,7 @@ class ZoomAndCrop(ResizeAndCrop):
         super().__init__(flip, colour, fill)
         self.frame, self.zoom_out, self.largest = frame, zoom_out, largest
 
-    def draw_window(self, size: Size, mask: NDArray[np.uint8] | None, boxes: NDArray[np.float32]) -> Window:
+    def draw_window(self, size: Size, mask: Labels | None, boxes: NDArray[np.float32]) -> Window:
         """A part of the canvas."""
         height, width, top, left = *size, 0, 0
         if self.py_random.random() < self.zoom_out:

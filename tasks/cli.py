@@ -260,8 +260,10 @@ class VisionCLI(LightningCLI):
             raise
         except (ValueError, RuntimeError) as error:  # RuntimeError: weights that cannot be downloaded
             raise TaskError(str(error)) from error
-        if words := self.datamodule.class_mapping():
-            rank_zero_info(words)
+        reads_classes = self.subcommand != "predict"
+        for words in (self.datamodule.class_mapping(), self.datamodule.convention() if reads_classes else None):
+            if words:
+                rank_zero_info(words)
         if self.life is not None:
             install(self.trainer, self.life)
         # Signals are the run's, not Lightning's: its handler of SIGTERM is a collective call.

@@ -117,7 +117,7 @@ def draw_label_map(image: Tensor, labels: Tensor, class_names: Sequence[str], op
 
     Args:
         image: (3, H, W) uint8.
-        labels: (H, W) classes; 255 is left unpainted.
+        labels: (H, W) classes; what is none of 0..K-1 is left unpainted.
         class_names: Names of the classes.
         opacity: Of the paint, 0..1.
 
@@ -127,7 +127,7 @@ def draw_label_map(image: Tensor, labels: Tensor, class_names: Sequence[str], op
     image, zoom = magnify(image)
     labels = labels.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
     palette = class_colours(len(class_names))
-    present, areas = labels[labels != 255].unique(return_counts=True)
+    present, areas = labels[(labels >= 0) & (labels < len(class_names))].unique(return_counts=True)
     present = present[areas.argsort(descending=True)]
     masks = labels[None] == present[:, None, None]
     painted = image

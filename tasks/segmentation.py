@@ -8,7 +8,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from tasks.base import VisionTask
-from tasks.batch import Batch
+from tasks.batch import Batch, ignored_label
 from tasks.headline import Headline
 from tasks.metrics import BoundaryMetric, Metric, SegmentationMetric
 from tasks.schedules import Polynomial, ScheduleBuilder
@@ -48,8 +48,12 @@ class SegmentationTask(VisionTask):
 
     def build_metrics(self) -> dict[str, Metric]:
         """Overlap and accuracy of all pixels, and of those near contours."""
-        names = self.options.class_names
-        return {"pixels": SegmentationMetric(names), "boundaries": BoundaryMetric(names, self.options.boundary_width)}
+        names, width = self.options.class_names, self.options.boundary_width
+        ignored = ignored_label(len(names))
+        return {
+            "pixels": SegmentationMetric(names, ignored),
+            "boundaries": BoundaryMetric(names, width, ignored),
+        }
 
     def describe_head(self) -> tuple[str, str]:
         """The decode head of the segmentor, where it has one."""

@@ -17,11 +17,15 @@ from tasks.callbacks.report import Report
 from tasks.drawing import draw_detections, draw_label_map, pad_to_equal, side_by_side
 from tasks.run.wandb_run import WandbRun
 
+TRAINING_PICTURE = "training.png"
+
 
 class Pictures(Report):
     """Writes `pictures/<image id>.png` (ground truth left, prediction right), and sends the same to W&B.
 
-    The first images of the validation split are taken, so every epoch and every run shows the same ones.
+    The first images of the validation split are taken, so every epoch and every run shows the same ones. Before the
+    first step there is `pictures/training.png`: a training image as the network gets it, and its ground truth. Classes
+    that are mistaken for one another in the data show there.
 
     Args:
         images: Number of images; 0 writes none.
@@ -31,6 +35,14 @@ class Pictures(Report):
     def __init__(self, images: int = 8, every_n_epochs: int = 1) -> None:
         self.images, self.every_n_epochs = images, every_n_epochs
         self._drawn: dict[int, Tensor] = {}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Draws the ground truth of the first training image."""
+        assert isinstance(pl_module, VisionTask)
+        if self.images and trainer.global_step == batch_idx == 0 and trainer.is_global_zero:
+            height, width = batch["size"][0].tolist()
+            picture = self.draw_truth(pl_module, batch["image"][0, :, :height, :width].cpu(), batch, 0)
+            save_picture(picture, Path(trainer.default_root_dir) / "pictures" / TRAINING_PICTURE)
 
     def on_validation_batch_end(
         self,
@@ -62,12 +74,21 @@ class Pictures(Report):
         self._drawn = {}
 
     @abstractmethod
+    def draw_truth(self, task: VisionTask, image: Tensor, batch: Batch, position: int) -> Tensor:
+        """The ground truth of a training image (3, H, W)."""
+
+    @abstractmethod
     def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: Batch, position: int) -> Tensor:
         """Ground truth and prediction of one image (3, H, W), side by side."""
 
 
 class DetectionPictures(Pictures):
     """Boxes and masks with class names and scores; crowd regions are striped."""
+
+    def draw_truth(self, task: VisionTask, image: Tensor, batch: Batch, position: int) -> Tensor:
+        """The boxes that are left after augmentation."""
+        target = batch["targets"][position]
+        return draw_detections(image, target["boxes"].cpu(), target["labels"].cpu(), task.class_names)
 
     def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: Batch, position: int) -> Tensor:
         """What is annotated, and detections of score 0.3 and above."""
@@ -81,6 +102,11 @@ class DetectionPictures(Pictures):
 
 class SegmentationPictures(Pictures):
     """Classes in colours, with a legend."""
+
+    def draw_truth(self, task: VisionTask, image: Tensor, batch: Batch, position: int) -> Tensor:
+        """The mask after augmentation."""
+        height, width = image.shape[-2:]
+        return draw_label_map(image, batch["mask"][position, :height, :width].cpu(), task.class_names)
 
     def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: Batch, position: int) -> Tensor:
         """The mask, and the predicted label map."""

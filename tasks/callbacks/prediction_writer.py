@@ -3,25 +3,33 @@
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from PIL import Image
 
 from tasks.base import VisionTask
+from tasks.batch import ignored_label
 from tasks.callbacks.pictures import draw_prediction, original_image, save_picture
 from tasks.callbacks.prediction_names import prediction_names
 from tasks.detection import DetectionTask
+from tasks.errors import TaskError
 from tasks.run.files import write_text
+
+T = TypeVar("T")
+MOST_CLASSES_OF_8_BITS = 254
 
 
 class PredictionWriter(BasePredictionWriter):
     """Writes predictions into `predictions/` of the run folder, with a picture of each image unless told not to.
 
-    Files are called as `prediction_names` says: `pictures/cam1/0001.png` for `.../cam1/0001.jpg`.
+    Files are called as `prediction_names` says: `pictures/cam1/0001.png` for `.../cam1/0001.jpg`. Images that could
+    not be read have no predictions: once all others have theirs, the command ends with their number.
 
     Args:
         pictures: Draw the predictions on the images.
@@ -31,6 +39,7 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.pictures = pictures
         self._names: dict[str, str] = {}
+        self._unreadable: list[str] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Names all predictions, or stops before the first one is made."""
@@ -50,6 +59,8 @@ class PredictionWriter(BasePredictionWriter):
         assert isinstance(pl_module, VisionTask)
         folder = Path(trainer.default_root_dir) / "predictions"
         for position, (found, target) in enumerate(zip(prediction, batch["targets"], strict=True)):
+            if "unreadable" in target:
+                self._unreadable.append(target["unreadable"])
             if batch["repeated"][position]:
                 continue
             name = f"{self._names[target['file_name']]}.png"
@@ -58,9 +69,38 @@ class PredictionWriter(BasePredictionWriter):
                 picture = draw_prediction(pl_module, original_image(batch, position), found)
                 save_picture(picture, folder / "pictures" / name)
 
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finishes the files, and counts the images that are not in them.
+
+        Raises:
+            TaskError: There are some. It comes last, so that all others have their predictions.
+        """
+        self.finish(trainer)
+        trainer.strategy.barrier("predictions are written")
+        unreadable = sorted(set(chain.from_iterable(gathered(self._unreadable))))
+        if unreadable:
+            images = len(trainer.predict_dataloaders.dataset)
+            raise TaskError(
+                f"{len(unreadable)} of {images} images could not be read and have no predictions, all others have; "
+                f"{'the first: ' if len(unreadable) > 1 else ''}{unreadable[0]}"
+            )
+
     @abstractmethod
     def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path, name: str) -> None:
         """Writes, or keeps for the end, the prediction of one image; `name` is what its picture is called."""
+
+    @abstractmethod
+    def finish(self, trainer: Trainer) -> None:
+        """Writes what was kept, and says where it is; called in every process."""
+
+
+def gathered(part: T) -> list[T]:
+    """The part of every process, in all of them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [part]
+    parts = [part] * dist.get_world_size()
+    dist.all_gather_object(parts, part)
+    return parts
 
 
 class DetectionWriter(PredictionWriter):
@@ -91,12 +131,9 @@ class DetectionWriter(PredictionWriter):
                 row["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode()}
         self._results += rows
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def finish(self, trainer: Trainer) -> None:
         """Collects the detections of all processes and writes the files."""
-        parts = [(self._results, self._files)]
-        if dist.is_available() and dist.is_initialized():
-            parts = [([], [])] * trainer.world_size
-            dist.all_gather_object(parts, (self._results, self._files))
+        parts = gathered((self._results, self._files))
         if not trainer.is_global_zero:
             return
         results = sorted((row for part, _ in parts for row in part), key=lambda row: row["image_id"])
@@ -108,15 +145,19 @@ class DetectionWriter(PredictionWriter):
 
 
 class LabelMapWriter(PredictionWriter):
-    """Writes `label_maps/<name of the image>.png` in ADE20K's convention: class k is stored as k + 1."""
+    """Writes `label_maps/<name of the image>.png` in ADE20K's convention: class k is stored as k + 1.
+
+    The files have 8 bits, and 16 where the model has more than 254 classes.
+    """
 
     def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path, name: str) -> None:
         """Writes one label map at original resolution."""
         path = folder / "label_maps" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((prediction + 1).byte().cpu().numpy()).save(path)
+        bits = np.uint8 if ignored_label(len(task.class_names)) == 255 else np.uint16
+        Image.fromarray((prediction + 1).cpu().numpy().astype(bits)).save(path)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def finish(self, trainer: Trainer) -> None:
         """Says where the label maps are."""
         if trainer.is_global_zero:
             print(f"label maps: {Path(trainer.default_root_dir) / 'predictions' / 'label_maps'}")  # noqa: T201

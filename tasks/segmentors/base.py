@@ -16,9 +16,9 @@ LabelMaps = list[Tensor]
 class Segmentor(DenseModel):
     """A model from batches to losses (in training) or to label maps (in evaluation).
 
-    The batch is the one of `datamodules.ADE20K`. Losses are named scalars whose sum is minimised, with numbers beside
-    them that are only logged. Label maps are one int64 tensor (H_i, W_i) of classes 0..K-1 per image,
-    at the image's original resolution.
+    The batch is the one of `datamodules.LabelMasks`. Losses are named scalars whose sum is minimised, with numbers
+    beside them that are only logged. Label maps are one int64 tensor (H_i, W_i) of classes 0..K-1 per image, at the
+    image's original resolution.
     """
 
     @abstractmethod

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from backbones import Backbone
-from tasks.batch import Batch
+from tasks.batch import Batch, ignored_label
 from tasks.class_tensors import ClassRows
 from tasks.losses import Losses, split_by_name
 from tasks.normalization import Normalization
@@ -33,7 +33,7 @@ class EncoderDecoder(Segmentor):
 
     Args:
         backbone: Any backbone.
-        num_classes: K.
+        num_classes: K, at least 2.
         decode_head: Config of the decode head, with its `type`.
         auxiliary_head: Config of a head that only adds a loss in training; `in_index` chooses its feature.
         neck: Config of a neck between backbone and heads, for instance `{type: FPN, out_channels: 256, num_outs: 4}`.
@@ -54,6 +54,12 @@ class EncoderDecoder(Segmentor):
         inference: Inference | None = None,
     ) -> None:
         super().__init__()
+        if num_classes < 2:
+            raise ValueError(
+                f"num_classes is {num_classes}, expected at least 2: a pixel gets the most probable class, and of one "
+                "class that is always the same; give what is not that class a class, too, as in "
+                "--data LabelMasks --data.values '{0: background, 1: road}'"
+            )
         self.backbone = backbone
         self.normalization = Normalization()
         self.inference = inference or WholeInference()
@@ -198,6 +204,8 @@ def complete_head(config: dict[str, Any], channels: list[int], strides: list[int
         "in_index": index,
         "num_classes": num_classes,
     }
+    if ignored_label(num_classes) != 255:  # MMSegmentation's own
+        derived["ignore_index"] = ignored_label(num_classes)
     own_norm = inspect.signature(find_class(config["type"])).parameters.get("norm_cfg")
     if own_norm is None or own_norm.default is None:  # transformer heads have a layer norm by default
         derived["norm_cfg"] = {"type": "BN", "requires_grad": True}

@@ -54,7 +54,9 @@ def test_run_folder_stands_alone(task: str, command: Command) -> None:
         "summary.json",
     }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "last.before.ckpt"}
-    assert len(list((folder / "pictures").iterdir())) == 7  # all validation images, fewer than 8
+    assert (
+        len(list((folder / "pictures").iterdir())) == 7 + 1
+    )  # all validation images, fewer than 8, and one of training
 
     summary = read_json(folder / "summary.json")
     assert all(not isinstance(value, dict | list) for value in summary.values())

@@ -62,7 +62,8 @@ def test_recipe_builds(recipe: Path, shapes: Path) -> None:
 
 @pytest.mark.parametrize("part", PARTS, ids=identify)
 def test_part_builds(part: Path, shapes: Path) -> None:
-    task = "segment" if "ade20k" in part.name or "segment" in identify(part) else "detect"
+    masks = ("ade20k", "datamodules.LabelMasks")
+    task = "segment" if "segment" in identify(part) or any(name in part.read_text() for name in masks) else "detect"
     recipe = CONFIGS / task / "quickstart.yaml"
     option = OPTIONS.get(part.parent.name, "data")
     build_task(recipe, shapes, f"--{option}={part}")

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -45,7 +46,10 @@ def test_detections_have_the_ids_of_the_data_set_and_boxes_of_corner_and_sides(t
     ]
 
 
-def test_class_k_of_a_label_map_is_stored_as_k_plus_1(tmp_path: Path) -> None:
-    LabelMapWriter().write(None, torch.tensor([[0, 1, 149], [7, 2, 5]]), {}, tmp_path, "x/a.png")
+@pytest.mark.parametrize(("classes", "mode"), [(254, "L"), (255, "I;16"), (300, "I;16")])
+def test_class_k_of_a_label_map_is_stored_as_k_plus_1(classes: int, mode: str, tmp_path: Path) -> None:
+    task = SimpleNamespace(class_names=list(map(str, range(classes))))
+    prediction = torch.tensor([[0, 1, 149], [7, 2, classes - 1]])
+    LabelMapWriter().write(task, prediction, {}, tmp_path, "x/a.png")
     with Image.open(tmp_path / "label_maps" / "x" / "a.png") as image:
-        assert np.asarray(image).tolist() == [[1, 2, 150], [8, 3, 6]]
+        assert np.asarray(image).tolist() == [[1, 2, 150], [8, 3, classes]] and image.mode == mode

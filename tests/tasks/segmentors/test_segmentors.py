@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attention import CoordinateAttention
 from backbones import MobileNetV2, ResNet
+from tasks.segmentation import SegmentationTask
 from tasks.segmentors import EncoderDecoder, SlideInference, WholeInference
 from tasks.segmentors.encoder_decoder import data_samples, head_losses
 from tasks.segmentors.upsampling import argmax_at
@@ -98,6 +99,34 @@ def test_losses_equal_plain_cross_entropy() -> None:
     assert logits.shape == (2, K, 64, 64)
     expected = F.cross_entropy(logits, batch["mask"].long(), ignore_index=255)
     torch.testing.assert_close(model.losses(image, batch["mask"])["loss_ce"], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_masks_of_more_classes_than_8_bits_hold() -> None:
+    """They have 16 bits, in which -1 is ignored, in losses, accuracy and metric."""
+    torch.manual_seed(0)
+    names = [f"c{number}" for number in range(300)]
+    model = EncoderDecoder(ResNet(18), len(names), {**HEADS["FCNHead"], "dropout_ratio": 0.0}, AUXILIARY)
+    batch = make_batch([(64, 64)] * 2, [(64, 64)] * 2, (64, 64))
+    batch["mask"] = torch.randint(0, 300, (2, 64, 64), dtype=torch.int16)
+    batch["mask"][:, :, :20] = -1
+    image = model.normalization(batch["image"], batch["size"])
+    expected = F.cross_entropy(model.logits(image), batch["mask"].long(), ignore_index=-1, reduction="sum")
+    losses = model.losses(image, batch["mask"])
+    torch.testing.assert_close(losses["loss_ce"], expected / batch["mask"].numel(), rtol=1e-4, atol=1e-5)
+    assert {"loss_ce", "aux_loss_ce"} <= losses.keys()
+    task = SegmentationTask.__new__(SegmentationTask)
+    nn.Module.__init__(task)
+    task.options = SimpleNamespace(class_names=names)
+    metric = task.build_metrics()["pixels"]
+    metric.update([torch.full((64, 64), 299), torch.zeros(64, 64, dtype=torch.int64)], list(batch["mask"]))
+    assert metric.confusion.shape == (300, 300) and metric.confusion.sum() == 2 * 64 * 44
+    assert metric.confusion[:, 299].sum() == 64 * 44
+    assert metric.confusion[7, 0] == (batch["mask"][1] == 7).sum()
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^num_classes is 1, expected at least 2: .* --data\.values '\{0: background"):
+        EncoderDecoder(MobileNetV2(0.25), 1, HEADS["FCNHead"])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -1,0 +1,92 @@
+"""Lists of class names and colours: in text files, and those of MMSegmentation's data sets."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from datamodules.errors import DataError
+
+LIBRARY = "mmseg."
+"""What the name of a data set of MMSegmentation's begins with, where a list of classes or colours is asked for."""
+
+Colour = tuple[int, int, int]
+
+
+def read_names(root: Path, source: str) -> list[str]:
+    """Reads class names.
+
+    Args:
+        root: Folder that files are meant from.
+        source: `mmseg.CityscapesDataset` and the like; or a text file: a table with a column `name` (separated by
+            commas or tabs; upper or lower case), else one name on each line.
+
+    Raises:
+        DataError: There is no such file or data set, a name is missing, or two classes have the same.
+    """
+    if source.startswith(LIBRARY):
+        return list(_library(source)["classes"])
+    lines = read_lines(root / source)
+    rows = _table(lines)
+    names = [row["name"].strip() for row in rows] if rows and "name" in rows[0] else list(map(str.strip, lines))
+    if not names or not all(names):
+        raise DataError(f"{root / source} has a class without a name; expected one name on each line, or a column name")
+    if len(set(names)) < len(names):
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise DataError(f"{root / source} names several classes {repeated[:5]}; give every class a name of its own")
+    return names
+
+
+def read_colours(root: Path, source: str) -> list[Colour]:
+    """Reads the colours of classes, in the order of the classes.
+
+    Args:
+        root: Folder that files are meant from.
+        source: `mmseg.CityscapesDataset` and the like; or a table with columns `r`, `g` and `b`.
+
+    Raises:
+        DataError: There is no such file or data set, or it has no colours.
+    """
+    if source.startswith(LIBRARY):
+        return [(red, green, blue) for red, green, blue in _library(source)["palette"]]
+    try:
+        rows = _table(read_lines(root / source))
+        return [(int(row["r"]), int(row["g"]), int(row["b"])) for row in rows]
+    except (KeyError, ValueError, TypeError):
+        raise DataError(f"{root / source} has no colours; expected columns r, g and b with numbers 0..255") from None
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty.
+
+    Raises:
+        DataError: There is no such file, or it is not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; give the path of a text file below the root") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _table(lines: list[str]) -> list[dict[str, Any]]:
+    """Rows by the names of their columns, which are in lower case."""
+    if not lines:
+        return []
+    heading = lines[0].lower()
+    separator = "\t" if "\t" in heading else ","
+    columns = [column.strip() for column in heading.split(separator)]
+    return list(csv.DictReader(lines[1:], columns, delimiter=separator))
+
+
+def _library(source: str) -> dict[str, Any]:
+    """What MMSegmentation says of a data set; imported here, because that takes seconds."""
+    from mmseg import datasets
+
+    found = getattr(datasets, source.removeprefix(LIBRARY), None)
+    facts = getattr(found, "METAINFO", {})
+    if "classes" not in facts:
+        known = [name for name in datasets.__all__ if "classes" in getattr(getattr(datasets, name), "METAINFO", {})]
+        raise DataError(f"MMSegmentation has no data set {source!r}; it has {', '.join(sorted(known))}")
+    return dict(facts)
