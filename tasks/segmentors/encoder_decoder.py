@@ -90,6 +90,10 @@ class EncoderDecoder(Segmentor):
         image = self.normalization(batch["image"], batch["size"])
         return self.losses(image, batch["mask"]) if self.training else self.label_maps(image, batch)
 
+    def normalized(self, image: Tensor) -> Tensor:
+        """One uint8 image (3, H, W) without padding as a batch (1, 3, H, W)."""
+        return self.normalization(image[None], torch.tensor([image.shape[-2:]], device=image.device))
+
     def features(self, image: Tensor) -> list[Tensor]:
         """Backbone, then neck."""
         features = self.backbone(image)
@@ -115,9 +119,11 @@ class EncoderDecoder(Segmentor):
         """Most probable class of every original pixel; each image is seen without the padding of its batch."""
         maps = []
         for position, (height, width) in enumerate(batch["size"].tolist()):
-            view = image[position : position + 1, :, :height, :width]
+            views = [image[position : position + 1, :, :height, :width]]
+            if "views" in batch:
+                views = [self.normalized(view) for view in batch["views"][position]]
             original_height, original_width = batch["targets"][position]["original_size"].tolist()
-            maps.append(self.inference.labels([view], self.logits, (original_height, original_width)))
+            maps.append(self.inference.labels(views, self.logits, (original_height, original_width)))
         return maps
 
     def class_tensors(self) -> dict[str, ClassRows | None]:
