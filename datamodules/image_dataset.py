@@ -1,5 +1,6 @@
 """Images without annotations, for prediction."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         transforms: albumentations transforms without random numbers.
         ids: Their ids. Default: the numbers of their names, or a count.
         read: Decodes an image.
+        views: Transforms of the sizes in which the model looks at an image, where it is more than one.
     """
 
     def __init__(
@@ -32,9 +34,11 @@ class ImageDataset(Dataset[dict[str, Any]]):
         transforms: list[A.BasicTransform],
         ids: ImageIds | None = None,
         read: ReadImage = read_image,
+        views: Sequence[A.BasicTransform] = (),
     ) -> None:
         self.paths, self.transforms, self.read = paths, A.Compose(transforms), read
         self.image_ids, _, self.sizes = ids or find_image_ids(paths)
+        self.views = views
 
     def __len__(self) -> int:
         """Number of images."""
@@ -49,8 +53,14 @@ class ImageDataset(Dataset[dict[str, Any]]):
             "file_name": str(path),
             "original_size": torch.tensor(image.shape[:2]),
         }
+        views = seen_in(self.views, image)
         image = self.transforms(image=image)["image"]
-        return {"image": to_tensor(image), "target": target, "key": key}
+        return {"image": to_tensor(image), "target": target, "key": key, **views}
+
+
+def seen_in(views: Sequence[A.BasicTransform], image: NDArray[np.uint8]) -> dict[str, list[Tensor]]:
+    """An image in several sizes, under `views`; nothing where there are none."""
+    return {"views": [to_tensor(view(image=image)["image"]) for view in views]} if views else {}
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

@@ -1,5 +1,6 @@
 """Samples of images with label masks."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.errors import DataError
-from datamodules.image_dataset import to_tensor
+from datamodules.image_dataset import seen_in, to_tensor
 from datamodules.images import MAX_PIXELS, ReadImage, check_inside, read_image, read_mask
 from datamodules.mask_values import Labels, MaskValues
 from datamodules.sampling import SampleKey, seed_transforms
@@ -30,6 +31,7 @@ class LabelMaskDataset(Dataset[Sample]):
         follow_links: Read files through links that lead out of their folder.
         read: Decodes an image.
         max_pixels: Larger masks are refused.
+        views: Transforms of the sizes in which the model looks at an image in evaluation, where it is more than one.
     """
 
     def __init__(
@@ -43,10 +45,11 @@ class LabelMaskDataset(Dataset[Sample]):
         follow_links: bool = True,
         read: ReadImage = read_image,
         max_pixels: int = MAX_PIXELS,
+        views: Sequence[A.BasicTransform] = (),
     ) -> None:
         self.paths, self.mask_paths, self.values = paths, mask_paths, values
         self.seed, self.training, self.follow_links = seed, training, follow_links
-        self.read, self.max_pixels = read, max_pixels
+        self.read, self.max_pixels, self.views = read, max_pixels, views
         self.transforms = A.Compose(transforms)
         self.values.table  # noqa: B018 - made now, so that workers that are forked share it
 
@@ -68,13 +71,14 @@ class LabelMaskDataset(Dataset[Sample]):
                 "expected equal sizes, take the mask that was drawn on this image"
             )
         target = {"image_id": key.index, "file_name": str(path), "original_size": torch.tensor(image.shape[:2])}
+        views = {} if self.training else seen_in(self.views, image)
         seed_transforms(self.transforms, self.seed, key)
         if self.training:
             augmented = self.transforms(image=image, mask=mask)
             image, mask = augmented["image"], augmented["mask"]
         else:
             image = self.transforms(image=image)["image"]
-        return {"image": to_tensor(image), "mask": mask_tensor(mask), "target": target, "key": key}
+        return {"image": to_tensor(image), "mask": mask_tensor(mask), "target": target, "key": key, **views}
 
     def read_labels(self, index: int) -> Labels:
         """The labels (H, W) of a mask as the model has them, 0..K-1; the largest number of their type is ignored.

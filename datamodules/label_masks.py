@@ -40,6 +40,7 @@ class LabelMasks(VisionDataModule):
       resolution. With more than 254 classes int16, in which -1 is ignored;
     - `repeated`: (B,) bool, True where a sample only fills up the last step of a distributed run;
     - `keys`: B `SampleKey`s, from which `batch_of` makes a training batch again;
+    - `views`: in evaluation in several sizes (`RandomRatioCrop(test_ratios=...)`) B lists of uint8 images (3, h, w);
     - `targets`: B dictionaries with `image_id`, `file_name` (the path), `original_size` (2,) height and width.
 
     Args:
@@ -269,7 +270,7 @@ class LabelMasks(VisionDataModule):
 
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
         """Images without annotations."""
-        return ImageDataset(paths, self.pipeline.evaluation(), read=self.read_image)
+        return ImageDataset(paths, self.pipeline.evaluation(), read=self.read_image, views=self.pipeline.views())
 
     def _split(self, files: MaskFiles, transforms: list[A.BasicTransform], training: bool) -> LabelMaskDataset:
         paths, masks = self._pairs(files)
@@ -283,6 +284,7 @@ class LabelMasks(VisionDataModule):
             self.follow_links,
             self.read_image,
             self.max_pixels,
+            self.pipeline.views(),
         )
 
     @property
@@ -302,4 +304,6 @@ class LabelMasks(VisionDataModule):
             masks = [sample["mask"] for sample in samples]
             padding = ignored_in(masks[0])
             batch["mask"] = pad_images(masks, frame=self.pipeline.frame, value=padding) if training else masks
+        if "views" in samples[0]:
+            batch["views"] = [sample["views"] for sample in samples]
         return batch

@@ -48,6 +48,10 @@ class SegmentationPipeline(Pipeline):
     Evaluation resizes the image only: predictions go back to the original resolution, where the mask is.
     """
 
+    def views(self) -> list[A.BasicTransform]:
+        """Transforms of the sizes in which evaluation looks at an image; none where it is one, that of `evaluation`."""
+        return []
+
 
 class ShorterSide(DetectionPipeline):
     """Shorter side to a given length: the input of RetinaNet, FCOS and Faster R-CNN.
@@ -209,6 +213,9 @@ class RandomRatioCrop(SegmentationPipeline):
         max_share: Largest share of one class in a crop (`cat_max_ratio`); 1 takes every crop.
         flip: Probability of a horizontal flip in training.
         photometric: Distort brightness, contrast and colour in training.
+        test_ratios: Sizes, relative to the one of evaluation, in which the network looks at an image in evaluation;
+            their probabilities are averaged. Published multi-scale scores are those of [0.5, 0.75, 1, 1.25, 1.5, 1.75]
+            and `flip` of the segmentor's inference.
     """
 
     def __init__(
@@ -220,13 +227,16 @@ class RandomRatioCrop(SegmentationPipeline):
         max_share: float = 0.75,
         flip: float = 0.5,
         photometric: bool = True,
+        test_ratios: tuple[float, ...] = (1.0,),
     ) -> None:
         _check_positive(longest=longest, shorter=shorter, crop=crop)
+        if not test_ratios or not 0 < min(test_ratios) <= max(test_ratios) < float("inf"):
+            raise DataError(f"test_ratios is {test_ratios}, expected one positive number or more, such as 0.5, 1, 1.5")
         _check_range("ratio", ratio)
         _check_share("flip", flip)
         _check_share("max_share", max_share)
         self.longest, self.shorter, self.ratio, self.max_share = longest, shorter, ratio, max_share
-        self.flip, self.photometric = flip, photometric
+        self.flip, self.photometric, self.test_ratios = flip, photometric, test_ratios
         self.frame = self.image_size = (crop, crop)
 
     def training(self) -> list[A.BasicTransform]:
@@ -237,6 +247,13 @@ class RandomRatioCrop(SegmentationPipeline):
     def evaluation(self) -> list[A.BasicTransform]:
         """Resize with the aspect ratio kept."""
         return [ResizeShorterSide([self.shorter], self.longest)]
+
+    def views(self) -> list[A.BasicTransform]:
+        """The same resize to every ratio."""
+        if tuple(self.test_ratios) == (1.0,):
+            return []
+        sides = [[int(side * ratio + 0.5) for side in (self.shorter, self.longest)] for ratio in self.test_ratios]
+        return [ResizeShorterSide([max(1, shorter)], max(1, longest)) for shorter, longest in sides]
 
 
 def _colour(wanted: bool) -> PhotoMetricDistortion | None:

@@ -10,11 +10,13 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+from torchvision.utils import draw_segmentation_masks
 
 from tasks.metrics import RLE
 
 Colour = tuple[int, int, int]
+LEGEND = 12
+"""Classes that a legend has at most."""
 
 
 def class_colours(number: int) -> list[Colour]:
@@ -111,7 +113,7 @@ def _frame(canvas: Image.Image, box: Sequence[float], caption: str, colour: Colo
 
 
 def draw_label_map(image: Tensor, labels: Tensor, class_names: Sequence[str], opacity: float = 0.6) -> Tensor:
-    """Paints each class in its colour over the image, with a legend of the largest classes below it.
+    """Paints each class in its colour over the image, with a legend of the largest classes and their shares below it.
 
     Args:
         image: (3, H, W) uint8.
@@ -131,7 +133,10 @@ def draw_label_map(image: Tensor, labels: Tensor, class_names: Sequence[str], op
     painted = image
     if len(present):
         painted = draw_segmentation_masks(image, masks, opacity, [palette[label] for label in present.tolist()])
-    return torch.cat([painted, legend(present.tolist()[:8], class_names, palette, image.shape[-1])], dim=1)
+    shares = (areas.sort(descending=True).values / labels.numel()).tolist()
+    shown = list(zip(present.tolist(), shares, strict=True))[:LEGEND]
+    entries = [(f"{class_names[label]} {share:.1%}", palette[label]) for label, share in shown]
+    return torch.cat([painted, legend(entries, image.shape[-1])], dim=1)
 
 
 def magnify(image: Tensor, least: int = 400) -> tuple[Tensor, int]:
@@ -140,16 +145,34 @@ def magnify(image: Tensor, least: int = 400) -> tuple[Tensor, int]:
     return image.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2), zoom
 
 
-def legend(labels: Sequence[int], class_names: Sequence[str], palette: Sequence[Colour], width: int) -> Tensor:
-    """One line of 12 pixels per class: a patch of its colour and its name; (3, 12 * N, width) uint8."""
-    rows = torch.full((3, 12 * len(labels), width), 255, dtype=torch.uint8)
-    if not labels:
-        return rows
-    boxes = torch.tensor([[1, 12 * row + 1, 10, 12 * row + 10] for row in range(len(labels))])
-    names = [f"  {class_names[label]}" for label in labels]
-    colours = [palette[label] for label in labels]
-    rows = draw_bounding_boxes(rows, boxes, colors=colours, fill=True)
-    return draw_bounding_boxes(rows, boxes, names, colours, label_colors=["black"] * len(labels))
+def legend(entries: Sequence[tuple[str, Colour]], width: int) -> Tensor:
+    """Names beside patches of their colours, in as many columns as fit; (3, height, width) uint8.
+
+    Args:
+        entries: Name and colour of each.
+        width: Width of the picture below which it stands; names that are longer end in an ellipsis.
+    """
+    if not entries:
+        return torch.empty(3, 0, width, dtype=torch.uint8)
+    font = ImageFont.load_default(size=max(11, width // 45))
+    measure = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    high = int(measure.textbbox((0, 0), "Éj", font=font)[3]) + 4
+    start, longest = high + 4, max(measure.textlength(name, font) for name, _ in entries)
+    column = min(int(start + longest + high), width)
+    across = max(1, width // column)
+    canvas = Image.new("RGB", (width, high * -(-len(entries) // across)), "white")
+    draw = ImageDraw.Draw(canvas)
+    for place, (name, colour) in enumerate(entries):
+        left, top = place % across * column, place // across * high
+        draw.rectangle((left + 2, top + 2, left + high - 3, top + high - 3), fill=colour, outline="black")
+        draw.text((left + start, top), _shortened(name, font, column - start), fill="black", font=font)
+    return pil_to_tensor(canvas)
+
+
+def _shortened(name: str, font: ImageFont.FreeTypeFont, room: int) -> str:
+    if font.getlength(name) <= room:
+        return name
+    return next((f"{name[:end]}…" for end in range(len(name), 0, -1) if font.getlength(f"{name[:end]}…") <= room), "")
 
 
 def pad_to_equal(pictures: Sequence[Tensor]) -> list[Tensor]:

@@ -6,9 +6,12 @@ set and divided once; nothing is averaged over batches or processes, so the resu
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from tasks.metrics.image_areas import ImageAreas, join
+from tasks.metrics.over_processes import gathered, summed
 
 
 class SegmentationMetric:
@@ -22,6 +25,7 @@ class SegmentationMetric:
 
     Attributes:
         scores: "mIoU"; "mAcc" (mean recall of classes in the ground truth); "aAcc" (share of pixels that are right);
+            "mIoU_image", "mIoU_class", "mIoU_worst", in which every image counts the same (`ImageAreas.scores`);
             "classes": number of classes in the mIoU; "images": number of images.
         class_scores: "IoU/<class>" of every class.
         confusion: int64 (K, K) on the CPU, pixels of this process; rows are ground truth, columns prediction.
@@ -30,7 +34,7 @@ class SegmentationMetric:
         ValueError: No class names, repeated class names, or ``ignore_index`` out of range.
     """
 
-    scores = ("mIoU", "mAcc", "aAcc", "classes", "images")
+    scores = ("mIoU", "mAcc", "aAcc", "mIoU_image", "mIoU_class", "mIoU_worst", "classes", "images")
 
     def __init__(self, class_names: Sequence[str], ignore_index: int = 255) -> None:
         self.class_names = tuple(class_names)
@@ -46,7 +50,7 @@ class SegmentationMetric:
         """Forgets all images."""
         num_classes = len(self.class_names)
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device="cpu")
-        self._images = 0
+        self._tables: list[Tensor] = []  # (3, K) of every image
 
     def update(self, predictions: list[Tensor], targets: list[Tensor]) -> None:
         """Counts the pixels of some images.
@@ -65,7 +69,7 @@ class SegmentationMetric:
         for count in counts:
             # Not in place: a matrix made in inference mode (Lightning's validation) cannot be changed outside of it.
             self.confusion = self.confusion + count
-        self._images += len(counts)
+            self._tables.append(torch.stack([count.diagonal(), count.sum(dim=1), count.sum(dim=0)]))
 
     def compute(self) -> dict[str, float]:
         """Scores all images of all processes; in a distributed run every process must call it.
@@ -74,7 +78,7 @@ class SegmentationMetric:
             ``scores`` and ``class_scores``, IoU and accuracies in 0..1. The IoU of a class in neither ground truth nor
             prediction is nan, and the mean leaves it out. Without a pixel all are nan.
         """
-        confusion, images = self._sum_over_processes()
+        confusion, areas = summed(self.confusion), self.image_areas()
         right = confusion.diagonal().double()  # (K,)
         truth, predicted = confusion.sum(dim=1).double(), confusion.sum(dim=0).double()
         iou = right / (truth + predicted - right)  # 0 / 0 = nan: class in neither
@@ -83,10 +87,17 @@ class SegmentationMetric:
             "mIoU": iou.nanmean().item(),
             "mAcc": accuracy.nanmean().item(),
             "aAcc": (right.sum() / truth.sum()).item(),
+            **areas.scores(),
             "classes": float(iou.isfinite().sum()),
-            "images": float(images),
+            "images": float(len(areas.truth)),
         }
         return scores | dict(zip(self.class_scores, iou.tolist(), strict=True))
+
+    def image_areas(self) -> ImageAreas:
+        """Areas of the classes in every image of all processes; a collective call in a distributed run."""
+        num_classes = len(self.class_names)
+        own = torch.stack(self._tables, dim=1) if self._tables else torch.zeros(3, 0, num_classes, dtype=torch.int64)
+        return join([ImageAreas(*part) for part in gathered(own.numpy().astype(np.int64))], num_classes)
 
     def _count(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Confusion matrix (K, K) of one image on the CPU."""
@@ -120,16 +131,6 @@ class SegmentationMetric:
             value = int(rest.nonzero()[0]) + lowest
             raise ValueError(f"target must be in {allowed} or {ignore} (ignore), got {value}")
         return table[-lowest : num_classes - lowest]
-
-    def _sum_over_processes(self) -> tuple[Tensor, int]:
-        if not (dist.is_available() and dist.is_initialized()):
-            return self.confusion, self._images
-        # NCCL moves CUDA tensors only; the state stays on the CPU.
-        device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
-        totals = torch.cat([self.confusion.flatten(), self.confusion.new_tensor([self._images])]).to(device)
-        dist.all_reduce(totals)
-        totals = totals.cpu()
-        return totals[:-1].reshape(self.confusion.shape), int(totals[-1])
 
 
 def _with_arithmetic(labels: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from tasks.normalization import Normalization
 from tasks.precision import precise, precise_arithmetic
 from tasks.segmentors.base import LabelMaps, Segmentor
 from tasks.segmentors.inference import Inference, WholeInference
-from tasks.segmentors.upsampling import argmax_at
 
 MULTI_LEVEL_HEADS = ("FPNHead", "LightHamHead", "LRASPPHead", "SegformerHead", "UPerHead")
 """Heads that take all features of the backbone unless the config gives an `in_index`."""
@@ -91,6 +90,10 @@ class EncoderDecoder(Segmentor):
         image = self.normalization(batch["image"], batch["size"])
         return self.losses(image, batch["mask"]) if self.training else self.label_maps(image, batch)
 
+    def normalized(self, image: Tensor) -> Tensor:
+        """One uint8 image (3, H, W) without padding as a batch (1, 3, H, W)."""
+        return self.normalization(image[None], torch.tensor([image.shape[-2:]], device=image.device))
+
     def features(self, image: Tensor) -> list[Tensor]:
         """Backbone, then neck."""
         features = self.backbone(image)
@@ -116,9 +119,11 @@ class EncoderDecoder(Segmentor):
         """Most probable class of every original pixel; each image is seen without the padding of its batch."""
         maps = []
         for position, (height, width) in enumerate(batch["size"].tolist()):
-            logits = self.inference(image[position : position + 1, :, :height, :width], self.logits)
+            views = [image[position : position + 1, :, :height, :width]]
+            if "views" in batch:
+                views = [self.normalized(view) for view in batch["views"][position]]
             original_height, original_width = batch["targets"][position]["original_size"].tolist()
-            maps.append(argmax_at(logits, (original_height, original_width)))
+            maps.append(self.inference.labels(views, self.logits, (original_height, original_width)))
         return maps
 
     def class_tensors(self) -> dict[str, ClassRows | None]:
@@ -167,7 +172,7 @@ def class_axis(tensor: Tensor, wider: Tensor, num_classes: int) -> ClassRows | N
 
 
 def classes_innermost(module: nn.Module, inputs: tuple[Tensor, ...], logits: Tensor) -> Tensor:
-    """Forward hook that lays logits out as `argmax_at` and the upsampling before it are fastest with."""
+    """Forward hook that lays logits out as `resized_bands` and the upsampling before it are fastest with."""
     return logits if module.training else logits.contiguous(memory_format=torch.channels_last)
 
 

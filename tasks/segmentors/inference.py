@@ -1,65 +1,153 @@
-"""From an image of any size to logits of the same size: at once, or by sliding windows."""
+"""From an image of any size to logits of the same size: at once, or by sliding windows; and to labels from there."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from tasks.segmentors.upsampling import first_of_largest, resized_bands
+
 Logits = Callable[[Tensor], Tensor]
 """Maps images (B, 3, H, W) to logits (B, K, H, W)."""
+_ROWS = 64
+"""Rows of averaged logits that are handed on at a time."""
 
 
 class Inference(ABC):
-    """How a segmentor covers an image."""
+    """How a segmentor covers an image.
+
+    Args:
+        flip: Look at the mirrored image, too, and average the probabilities, as "ms + flip" scores do.
+    """
+
+    def __init__(self, flip: bool = False) -> None:
+        self.flip = flip
 
     @abstractmethod
+    def rows(self, image: Tensor, logits: Logits) -> Iterator[Tensor]:
+        """Logits (B, K, n, W) of images (B, 3, H, W), from the top to the bottom, some rows at a time."""
+
     def __call__(self, image: Tensor, logits: Logits) -> Tensor:
-        """Computes logits (B, K, H, W) of images (B, 3, H, W)."""
+        """All logits (B, K, H, W) of images (B, 3, H, W)."""
+        return torch.cat([*self.rows(image, logits)], dim=2)
+
+    def labels(self, views: Sequence[Tensor], logits: Logits, size: tuple[int, int]) -> Tensor:
+        """Most probable class of every original pixel.
+
+        Args:
+            views: An image in one or several sizes, (1, 3, h, w) each.
+            logits: The network.
+            size: Height H and width W of the original image.
+
+        Returns:
+            (H, W) int64; of equal classes the first one wins.
+        """
+        if len(views) > 1 or self.flip:
+            return first_of_largest(self.probabilities(views, logits, size))
+        labels, row = torch.empty(size, dtype=torch.int64, device=views[0].device), 0
+        for band in self._bands(views[0], logits, size):  # the largest logit is the largest probability
+            labels[row : row + len(band)] = first_of_largest(band)
+            row += len(band)
+        return labels
+
+    def probabilities(self, views: Sequence[Tensor], logits: Logits, size: tuple[int, int]) -> Tensor:
+        """Softmax of the logits at original size (H, W, K), averaged over an image's views and their mirror images."""
+        total: Tensor | None = None
+        for view in views:
+            for mirrored in (False, True) if self.flip else (False,):
+                row = 0
+                for band in self._bands(view.flip(-1) if mirrored else view, logits, size):
+                    if total is None:
+                        total = band.new_zeros(*size, band.shape[-1])
+                    found = band.softmax(dim=-1)
+                    total[row : row + len(band)] += found.flip(1) if mirrored else found
+                    row += len(band)
+        assert total is not None
+        return total.div_(len(views) * (1 + self.flip))
+
+    def _bands(self, image: Tensor, logits: Logits, size: tuple[int, int]) -> Iterator[Tensor]:
+        height, width = image.shape[-2:]
+        return resized_bands(self.rows(image, logits), (height, width), size)
 
 
 class WholeInference(Inference):
-    """The image at once."""
+    """The image at once.
 
-    def __call__(self, image: Tensor, logits: Logits) -> Tensor:
-        """Computes logits (B, K, H, W) of images (B, 3, H, W)."""
-        return logits(image)
+    Args:
+        flip: Look at the mirrored image, too, and average the probabilities, as "ms + flip" scores do.
+    """
+
+    def rows(self, image: Tensor, logits: Logits) -> Iterator[Tensor]:
+        """Logits (B, K, H, W) of images (B, 3, H, W), in one piece."""
+        yield logits(image)
 
 
 class SlideInference(Inference):
     """Overlapping windows, whose logits are averaged, as in MMSegmentation.
 
     The last window of a row or column is moved inwards so that it stays inside the image; an image smaller than the
-    window is taken as it is.
+    window is taken as it is. Logits exist for one row of windows at a time: `window` x W x K numbers, whatever the
+    height of the image.
 
     Args:
         window: Side of the square window in pixels of the resized image.
         stride: Distance between windows in pixels, at most the window's side.
+        windows_at_once: Windows of a row that the network sees in one batch.
+        flip: Look at the mirrored image, too, and average the probabilities, as "ms + flip" scores do.
     """
 
-    def __init__(self, window: int = 512, stride: int = 341) -> None:
+    def __init__(self, window: int = 512, stride: int = 341, windows_at_once: int = 4, flip: bool = False) -> None:
+        super().__init__(flip)
         if not 1 <= stride <= window:
             raise ValueError(f"stride is {stride}, expected 1..{window}, the window's side: no pixel may be left out")
-        self.window, self.stride = window, stride
+        if windows_at_once < 1:
+            raise ValueError(f"windows_at_once is {windows_at_once}, expected at least 1")
+        self.window, self.stride, self.windows_at_once = window, stride, windows_at_once
 
-    def __call__(self, image: Tensor, logits: Logits) -> Tensor:
-        """Computes logits (B, K, H, W) of images (B, 3, H, W)."""
+    def rows(self, image: Tensor, logits: Logits) -> Iterator[Tensor]:
+        """Logits (B, K, n, W) of images (B, 3, H, W): the rows that no further window covers."""
         height, width = image.shape[-2:]
+        down, across = self.spans(height), self.spans(width)
+        by_row, by_column = _cover(down, height)[:, None].to(image.device), _cover(across, width).to(image.device)
         total: Tensor | None = None
-        count = image.new_zeros(1, 1, height, width)
-        for rows in self.spans(height):
-            for columns in self.spans(width):
-                found = logits(image[..., rows, columns])
+        for place, span in enumerate(down):
+            for columns, found in self._row(image[..., span, :], across, logits):
                 if total is None:
-                    total = found.new_zeros(*found.shape[:2], height, width)
-                total[..., rows, columns] += found
-                count[..., rows, columns] += 1
-        assert total is not None
-        return torch.div(total, count)
+                    total = found.new_zeros(*found.shape[:2], span.stop - span.start, width)
+                total[..., columns] += found
+                del found
+            assert total is not None
+            following = down[place + 1].start if place + 1 < len(down) else height
+            done = following - span.start  # rows that no further window covers
+            for start in range(0, done, _ROWS):
+                stop = min(start + _ROWS, done)
+                windows = by_row[span.start + start : span.start + stop] * by_column  # that see each pixel
+                yield total[..., start:stop, :] / windows
+            rest = total.shape[2] - done
+            for start in range(0, rest, done):  # rows move up, over rows that have moved before
+                stop = min(start + done, rest)
+                total[..., start:stop, :] = total[..., start + done : stop + done, :]
+            total[..., rest:, :] = 0
 
-    def spans(self, length: int) -> Iterator[slice]:
+    def _row(self, image: Tensor, across: list[slice], logits: Logits) -> Iterator[tuple[slice, Tensor]]:
+        """The windows of a row of windows, and their logits."""
+        for start in range(0, len(across), self.windows_at_once):
+            spans = across[start : start + self.windows_at_once]
+            found = logits(torch.cat([image[..., columns] for columns in spans]))
+            yield from zip(spans, found.chunk(len(spans)), strict=True)
+            del found  # before the next ones are made
+
+    def spans(self, length: int) -> list[slice]:
         """Windows along one side of the image."""
         steps = max(-(-(length - self.window) // self.stride), 0) + 1
-        for step in range(steps):
-            stop = min(step * self.stride + self.window, length)
-            yield slice(max(stop - self.window, 0), stop)
+        ends = [min(step * self.stride + self.window, length) for step in range(steps)]
+        return [slice(max(end - self.window, 0), end) for end in ends]
+
+
+def _cover(spans: list[slice], length: int) -> Tensor:
+    """How many windows see each place along a side."""
+    count = torch.zeros(length)
+    for span in spans:
+        count[span] += 1
+    return count

@@ -1,4 +1,6 @@
-"""From logits to labels at the size of the original image, without the logits at that size."""
+"""From logits to labels or probabilities at the size of the original image, without the logits at that size."""
+
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -21,34 +23,59 @@ def argmax_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         (H, W) int64; of equal logits the first class wins.
     """
-    num_classes, height, width = logits.shape[-3:]
-    if (height, width) == size:
-        return _first_of_largest(logits[0].movedim(0, -1))
-    up, down, vertical = _neighbours(height, size[0], logits.device)
-    left, right, horizontal = _neighbours(width, size[1], logits.device)
-    band = max(BAND.get(logits.device.type, BAND["cuda"]) // (num_classes * size[1]), 1)
-    starts = range(0, size[0], band)
-    tops, bottoms = up[::band].tolist(), down[[min(start + band, size[0]) - 1 for start in starts]].tolist()
-    labels = []
-    for start, top, bottom in zip(starts, tops, bottoms, strict=True):
-        here = slice(start, start + band)
-        source = logits[0, :, top : bottom + 1].to(torch.promote_types(logits.dtype, torch.float32))
-        source = source.movedim(0, -1).contiguous()  # (rows, w, K)
-        rows = _blend(source, 0, up[here] - top, down[here] - top, vertical[here, None, None])
-        labels.append(_first_of_largest(_blend(rows, 1, left, right, horizontal[:, None])))
-    return torch.cat(labels)
+    height, width = logits.shape[-2:]
+    return torch.cat([first_of_largest(band) for band in resized_bands([logits], (height, width), size)])
+
+
+def resized_bands(rows: Iterable[Tensor], source: tuple[int, int], size: tuple[int, int]) -> Iterator[Tensor]:
+    """Resizes a map bilinearly that comes and goes in bands, so that it never exists as a whole.
+
+    Args:
+        rows: (1, K, n, w), from the top of the map to its end, n rows at a time.
+        source: Height h and width w of the map.
+        size: Height H and width W that it is resized to.
+
+    Yields:
+        (N, W, K), from the top of the resized map to its end, N rows at a time, in float32 or better.
+    """
+    if source == size:
+        for part in rows:
+            yield part[0].to(torch.promote_types(part.dtype, torch.float32)).movedim(0, -1)
+        return
+    up, down, vertical = _neighbours(source[0], size[0])
+    left, right, horizontal = _neighbours(source[1], size[1])
+    first, done, kept = 0, 0, None
+    for part in rows:
+        kept = part if kept is None else torch.cat([kept, part], dim=2)
+        ready = int(torch.searchsorted(down, first + kept.shape[2] - 1, right=True))
+        across = [edge.to(part.device) for edge in (left, right, horizontal[:, None])]
+        step = max(BAND.get(part.device.type, BAND["cuda"]) // (part.shape[1] * size[1]), 1)
+        for start in range(done, ready, step):
+            here = slice(start, min(start + step, ready))
+            top, bottom = int(up[here.start]), int(down[here.stop - 1])
+            band = kept[0, :, top - first : bottom - first + 1]
+            band = band.to(torch.promote_types(part.dtype, torch.float32)).movedim(0, -1)  # (rows, w, K)
+            along = [edge.to(part.device) for edge in (up[here] - top, down[here] - top, vertical[here, None, None])]
+            yield _blend(_blend(band.contiguous(), 0, *along), 1, *across)
+        done = ready
+        if done < size[0]:
+            drop = int(up[done]) - first
+            kept, first = kept[:, :, drop:], first + drop
 
 
 def _blend(values: Tensor, axis: int, before: Tensor, after: Tensor, share: Tensor) -> Tensor:
     return values.index_select(axis, before).lerp_(values.index_select(axis, after), share.to(values.dtype))
 
 
-def _first_of_largest(values: Tensor) -> Tensor:
-    """Equal to `values.argmax(-1)`, of which max is a faster form on a CPU; both take the first of equal values."""
+def first_of_largest(values: Tensor) -> Tensor:
+    """The class of every pixel of logits or probabilities (..., K).
+
+    Equal to `values.argmax(-1)`, of which max is a faster form on a CPU; both take the first of equal values.
+    """
     return values.max(dim=-1).indices
 
 
-def _neighbours(length: int, resized: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbours(length: int, resized: int) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of the two samples around each resized sample, and the share of the second.
 
     In float32 like PyTorch's own kernels, for the same rounding.
@@ -57,5 +84,4 @@ def _neighbours(length: int, resized: int, device: torch.device) -> tuple[Tensor
     position = (torch.arange(resized, dtype=torch.float32) + 0.5) * scale - 0.5
     position = position.clamp(min=0)
     before = position.long().clamp(max=length - 1)
-    after = (before + 1).clamp(max=length - 1)
-    return before.to(device), after.to(device), (position - before).to(device)
+    return before, (before + 1).clamp(max=length - 1), position - before

@@ -5,7 +5,7 @@ import torch
 from pycocotools import mask as coco_mask
 
 from tasks.callbacks.pictures import original_image
-from tasks.drawing import class_colours, draw_detections, draw_label_map, magnify, pad_to_equal, side_by_side
+from tasks.drawing import class_colours, draw_detections, draw_label_map, legend, magnify, pad_to_equal, side_by_side
 from tasks.normalization import IMAGENET_MEAN, Normalization
 
 NAMES = ["cat", "dog", "bird"]
@@ -113,11 +113,30 @@ def test_label_map_paints_classes_and_leaves_ignored_pixels() -> None:
     labels = torch.full((400, 400), 255)
     labels[:200] = 1
     picture = draw_label_map(image, labels, NAMES, opacity=1.0)
-    assert picture.shape == (3, 412, 400)  # one line of legend
+    assert picture.shape == (3, 400 + legend([("", (0, 0, 0))], 400).shape[1], 400)  # one line of legend
     assert torch.equal(picture[:, 10, 10], torch.tensor(class_colours(3)[1], dtype=torch.uint8))
     assert (picture[:, 300, 10] == 100).all()
     nothing = draw_label_map(image, torch.full((400, 400), 255), NAMES)
     assert torch.equal(nothing, image)
+
+
+def test_legend_shows_whole_names_beside_their_patches() -> None:
+    """No patch covers a letter, no line is cut off, and names that do not fit end in an ellipsis."""
+    names = ["Éj" * 6, "wall", "a name that is far too long for a picture of this width, by any means"]
+    colours = class_colours(3)
+    alone = [legend([(name, colour)], 300) for name, colour in zip(names, colours, strict=True)]
+    picture = legend(list(zip(names, colours, strict=True)), 300)
+    assert torch.equal(picture, torch.cat(alone, dim=1)) and picture.dtype == torch.uint8
+    for line, colour in zip(alone, colours, strict=True):
+        height = line.shape[1]
+        patch = (line == torch.tensor(colour, dtype=torch.uint8)[:, None, None]).all(dim=0)
+        assert patch.any() and patch.nonzero()[:, 1].max() < height
+        letters = (line.float().mean(dim=0) < 128)[:, height:]
+        assert letters.any() and not letters[0].any() and not letters[-1].any() and not letters[:, :2].any()
+    assert (
+        legend([(name, colour) for name, colour in zip("abcd", class_colours(4), strict=True)], 300).shape[1] == height
+    )
+    assert legend([], 300).shape == (3, 0, 300)
 
 
 def test_layout() -> None:

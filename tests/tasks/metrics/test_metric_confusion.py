@@ -36,6 +36,25 @@ def score(predictions, targets, classes, ignore=255):
     return metric.compute()
 
 
+def slow_scores_by_image(predictions, targets, ignore):
+    """Means over images and classes of the IoU of each class that an image's ground truth holds."""
+    of_images, of_classes = [], {}
+    for prediction, target in zip(predictions, targets, strict=True):
+        counted = target != ignore
+        ious = {}
+        for k in target[counted].unique().tolist():
+            annotated, predicted = (target == k) & counted, (prediction == k) & counted
+            ious[k] = (annotated & predicted).sum().item() / (annotated | predicted).sum().item()
+            of_classes.setdefault(k, []).append(ious[k])
+        if ious:
+            of_images.append(np.mean([*ious.values()]))
+    return {
+        "mIoU_image": np.mean(of_images),
+        "mIoU_class": np.mean([np.mean(values) for values in of_classes.values()]),
+        "mIoU_worst": np.mean(sorted(of_images)[: max(1, len(of_images) // 20)]),
+    }
+
+
 def slow_scores(predictions, targets, classes, ignore=255):
     """Pixel by pixel."""
     confusion = np.zeros((classes, classes), dtype=np.int64)
@@ -52,6 +71,7 @@ def slow_scores(predictions, targets, classes, ignore=255):
         "mIoU": np.nanmean(ious),
         "mAcc": np.nanmean(recalls),
         "aAcc": confusion.trace() / confusion.sum(),
+        **slow_scores_by_image(predictions, targets, ignore),
         "classes": np.count_nonzero(~np.isnan(ious)),
         "images": len(targets),
     }
@@ -126,6 +146,20 @@ def test_ignored_image_contributes_nothing():
     assert_equal(with_ignored, expected, 0)
 
 
+def test_worst_case_is_a_twentieth_of_the_images():
+    """Image i of 40 has i wrong pixels of 100."""
+    targets = [torch.zeros(10, 10, dtype=torch.uint8) for _ in range(40)]
+    predictions = [(torch.arange(100) < wrong).long().view(10, 10) for wrong in range(40)]
+    scores = score(predictions, targets, 2)
+    assert scores["mIoU_worst"] == pytest.approx((0.61 + 0.62) / 2, abs=1e-15)
+    assert scores["mIoU_image"] == scores["mIoU_class"] == pytest.approx(1 - 0.195, abs=1e-15)
+    metric = SegmentationMetric(names(2))
+    metric.update(predictions, targets)
+    areas = metric.image_areas()
+    np.testing.assert_array_equal(areas.intersection, [[100 - wrong, 0] for wrong in range(40)])
+    np.testing.assert_array_equal(areas.union, [[100, wrong] for wrong in range(40)])
+
+
 def test_inference_mode_may_come_and_go():
     predictions, targets = random_maps(4, 2, 6)
     metric = SegmentationMetric(names(6))
@@ -138,7 +172,8 @@ def test_inference_mode_may_come_and_go():
 
 def test_no_pixel_is_undefined():
     for scores in (score([], [], 3), score([torch.zeros(2, 2).long()], [torch.full((2, 2), 255)], 3)):
-        assert all(np.isnan(scores[key]) for key in ("mIoU", "mAcc", "aAcc", "IoU/class 0", "IoU/class 2"))
+        undefined = ("mIoU", "mAcc", "aAcc", "mIoU_image", "mIoU_class", "mIoU_worst", "IoU/class 0", "IoU/class 2")
+        assert all(np.isnan(scores[key]) for key in undefined)
         assert scores["classes"] == 0
 
 

@@ -12,6 +12,7 @@ from backbones import MobileNetV2, ResNet
 from tasks.segmentation import SegmentationTask
 from tasks.segmentors import EncoderDecoder, SlideInference, WholeInference
 from tasks.segmentors.encoder_decoder import data_samples, head_losses
+from tasks.segmentors.upsampling import argmax_at
 
 K = 7
 AUXILIARY = {
@@ -204,6 +205,42 @@ class TestSlideInference:
         torch.testing.assert_close(
             SlideInference(32, 20)(image, lambda x: x * 2), WholeInference()(image, lambda x: x * 2)
         )
+
+    def test_windows_in_batches_and_rows_change_nothing(self) -> None:
+        """Labels of bands equal those of all logits; a network that sees where it is, so that windows matter."""
+        torch.manual_seed(0)
+        network, image = nn.Conv2d(3, K, 5, padding=2), torch.randn(1, 3, 75, 50)
+        with torch.no_grad():
+            one = SlideInference(32, 20, windows_at_once=1)
+            expected = argmax_at(one(image, network), (131, 77))
+            for at_once in (2, 7):
+                found = SlideInference(32, 20, at_once)
+                torch.testing.assert_close(found(image, network), one(image, network))
+                assert torch.equal(found.labels([image], network, (131, 77)), expected)
+        parts = [part.shape[2] for part in one.rows(image, network)]
+        assert parts == [20, 20, 3, 32]
+        tall = SlideInference(150, 100)
+        assert [part.shape[2] for part in tall.rows(torch.randn(1, 3, 170, 9), network)] == [20, 64, 64, 22]
+
+    def test_flip_and_views_average_probabilities(self) -> None:
+        """As MMSegmentation's `SegTTAModel`: the mean of the softmax at original size, mirrored ones turned back."""
+        torch.manual_seed(0)
+        network, size = nn.Conv2d(3, K, 5, padding=2), (61, 90)
+        views = [torch.randn(1, 3, *sides) for sides in ((30, 44), (45, 66))]
+        with torch.no_grad():
+            expected = torch.zeros(K, *size)
+            for view in views:
+                for image, turned in ((view, False), (view.flip(-1), True)):
+                    logits = F.interpolate(network(image), size, mode="bilinear")[0]
+                    expected += (logits.flip(-1) if turned else logits).softmax(dim=0) / 4
+            inference = WholeInference(flip=True)
+            found = inference.probabilities(views, network, size)
+            labels = inference.labels(views, network, size)
+            slid = SlideInference(80, 80, flip=True).probabilities(views, network, size)
+        torch.testing.assert_close(found, expected.movedim(0, -1))
+        torch.testing.assert_close(slid, found)
+        assert torch.equal(labels, found.argmax(-1))
+        assert (labels != inference.labels(views[:1], network, size)).any()
 
     def test_gaps_are_refused(self) -> None:
         with pytest.raises(ValueError, match="stride is 40"):
