@@ -49,6 +49,12 @@ class _RefinedInvertedResidual(mobilenetv2.InvertedResidual):
         channels: int = self.conv[-2].in_channels
         return channels
 
+    @property
+    def depthwise(self) -> nn.Conv2d:
+        """The 3x3 convolution."""
+        convolution: nn.Conv2d = self.conv[-3][0]
+        return convolution
+
     def expand(self, x: Tensor) -> Tensor:
         expanded: Tensor = self.conv[0](x) if self.expands else x
         return expanded
@@ -166,7 +172,9 @@ class MobileNetV2(Backbone):
         """Leaves dilation to the first block of each row, which there has the rate of the whole row."""
         for (before, end), stride, left in zip(pairwise((0, *_ENDS)), (4, 8, 16, 32), self.strides, strict=True):
             for index in range(before + 1, end + 1):
-                set_rate(self.features[index].conv[-3][0], stride // left if index in _ROWS else 1)
+                block = self.features[index]
+                assert isinstance(block, _RefinedInvertedResidual)
+                set_rate(block.depthwise, stride // left if index in _ROWS else 1)
 
     def _run(self, layer: nn.Module, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """What a function of a layer returns; its intermediate results are not kept if the layer is checkpointed."""
@@ -195,8 +203,9 @@ class MobileNetV2(Backbone):
         return "MobileNetV2" if self.width == 1.0 else f"MobileNetV2 x{self.width:g}"
 
     def network_options(self) -> dict[str, object]:
-        """The options that say what is computed beside the attention."""
-        return {"width": self.width, "output_stride": self.output_stride, "dilation": self.dilation}
+        """The options that say what is computed beside the attention, as usual where they change nothing."""
+        dilation = self.dilation if self.output_stride < 32 else "a_trous"
+        return {"width": self.width, "output_stride": self.output_stride, "dilation": dilation}
 
     def published_weights(self) -> WeightsEnum | None:
         """ImageNet weights of torchvision (its default ones), which exist for width 1."""

@@ -6,7 +6,7 @@ place of 3x3 convolutions, a stem of attention. What MMSegmentation's networks h
 shortcuts) has timm's names.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.conversions.resnet import from_known_layout
 from backbones.dilation import Dilation, dilate_stages, set_rate
-from backbones.residual_blocks import BasicBlock, Bottleneck, Placement, deep_stem, pooled_shortcut
+from backbones.residual_blocks import BasicBlock, Bottleneck, Placement, RefinedBlock, deep_stem, pooled_shortcut
 from backbones.weights import load_weights
 
 Depth = Literal[18, 26, 34, 38, 50, 101, 152]
@@ -204,16 +204,17 @@ class ResNet(Backbone):
             features.append(x)
         return features
 
-    def _choose_rates(self, stages: Sequence[nn.Sequential]) -> None:
+    def _choose_rates(self, stages: Iterable[nn.Sequential]) -> None:
         """What the options change of dilations that keep the function of the strided network."""
+        blocks = [[block for block in stage if isinstance(block, RefinedBlock)] for stage in stages]
         rates = [stride // left for stride, left in zip((4, 8, 16, 32), self.strides, strict=True)]
         exact = self.dilation == "a_trous"
-        for stage, rate in zip(stages, rates, strict=True):
+        for stage, rate in zip(blocks, rates, strict=True):
             if not self.contract_dilation:
                 set_rate(stage[0].strided, rate)
             for block in stage if not exact else ():
                 block.follow_mmsegmentation()
-        for block, factor in zip(stages[3], self.multi_grid or (), strict=False):
+        for block, factor in zip(blocks[3], self.multi_grid or (), strict=False):
             for convolution in block.spatial if exact else [block.strided]:
                 set_rate(convolution, factor * (rates[3] if exact else 1))
 
@@ -242,9 +243,14 @@ class ResNet(Backbone):
         return f"ResNeXt-{self.depth} {self.groups}x{self.width_per_group}d{variant}"
 
     def network_options(self) -> dict[str, object]:
-        """The options that say what is computed beside the attention."""
-        names = ("depth", "groups", "width_per_group", "variant", "output_stride", "dilation", "contract_dilation")
-        return {name: getattr(self, name) for name in (*names, "multi_grid")}
+        """The options that say what is computed beside the attention, as usual where they change nothing."""
+        names = ("depth", "groups", "width_per_group", "variant", "output_stride", "multi_grid")
+        dense, split = self.output_stride < 32, self.depth in _BASIC or self.variant == "v1d"
+        return {
+            **{name: getattr(self, name) for name in names},
+            "dilation": self.dilation if self.multi_grid or (dense and split) else "a_trous",
+            "contract_dilation": self.contract_dilation or not dense,
+        }
 
     def published_weights(self) -> WeightsEnum | str | None:
         """ImageNet weights of torchvision (its default ones): version 2 from depth 50 on; timm's for other variants."""
