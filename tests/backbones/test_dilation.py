@@ -6,6 +6,7 @@ import torchvision
 
 from attention import SpatialAttention
 from backbones import MobileNetV2, ResNet
+from backbones.dilation import CellMean
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
@@ -51,6 +52,19 @@ def test_mobilenet_rates_by_row():
     backbone = MobileNetV2(output_stride=8)
     rates = [block.conv[-3][0].dilation[0] for block in backbone.features[1:]]
     assert rates == [1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 4, 4, 4]
+
+
+@pytest.mark.parametrize("distance", [1, 2, 4])
+@pytest.mark.parametrize("size", [(1, 3), (2, 7), (5, 4)])
+def test_means_of_spread_cells(distance: int, size: tuple[int, int]) -> None:
+    """Of the four positions those that lie on the map."""
+    pool = CellMean(2)
+    pool.stride, pool.distance = 1, distance
+    x = torch.arange(float(size[0] * size[1])).square().reshape(1, 1, *size)
+    for row in range(size[0]):
+        for column in range(size[1]):
+            expected = x[0, 0, row : row + distance + 1 : distance, column : column + distance + 1 : distance].mean()
+            torch.testing.assert_close(pool(x)[0, 0, row, column], expected)
 
 
 def test_mobilenet_rates_of_mmsegmentation() -> None:

@@ -10,7 +10,7 @@ from backbones import Backbone
 from backbones.zoo.registry import backbone_function
 
 Config = Mapping[str, Any]
-_FOLLOWING = ("num_classes", "out_channels", "in_channels", "c1_in_channels", "feature_strides")
+_FOLLOWING = ("num_classes", "in_channels", "c1_in_channels", "feature_strides")
 _IN_TRAINING = ("loss_decode", "sampler", "ignore_index", "dropout_ratio", "init_cfg", "train_cfg", "test_cfg")
 _IN_WEIGHTS = ("norm_cfg", "in_index", "start_level", "end_level")  # their names or shapes tell
 _NOT_COMPARED = (*_FOLLOWING, *_IN_TRAINING, *_IN_WEIGHTS)
@@ -42,15 +42,20 @@ def part_differences(own: Config | None, expected: Config | None) -> dict[str, o
         same = (own is None) == (expected is None) and own is None
         return {} if same else {"": None if expected is None else _to_give(expected)}
     usual = _defaults(expected["type"])
-    names = [name for name in {**expected, **own} if name not in _NOT_COMPARED]
+    names = [name for name in {**expected, **own} if name not in (*_NOT_COMPARED, *_logits(expected))]
     values = {name: (own.get(name, usual.get(name)), expected.get(name, usual.get(name))) for name in names}
     return {name: theirs for name, (ours, theirs) in values.items() if _plain(ours) != _plain(theirs)}
 
 
 def _to_give(config: Config) -> dict[str, object]:
     """What a user has to write of a config; the rest follows from the backbone and the data set."""
-    left_out = (*_FOLLOWING, "norm_cfg", "init_cfg", "train_cfg", "test_cfg")
+    left_out = (*_FOLLOWING, *_logits(config), "norm_cfg", "init_cfg", "train_cfg", "test_cfg")
     return {name: value for name, value in config.items() if name not in left_out}
+
+
+def _logits(config: Config) -> tuple[str, ...]:
+    """Name of the number of logits, which follows from that of the classes; a neck's is a choice."""
+    return ("out_channels",) if "num_classes" in config else ()
 
 
 def _defaults(kind: str) -> dict[str, Any]:
