@@ -353,15 +353,15 @@ PLAIN_HEADS = {"FCNHead", "PSPHead", "ASPPHead", "DepthwiseSeparableASPPHead", "
 
 
 def published() -> dict[str, Part]:
-    """Configs of MMSegmentation's whose backbones are here, one for each network."""
+    """Configs of MMSegmentation's whose backbones are here, one for each network, whatever data it was trained on."""
     init_default_scope("mmseg")
-    found: dict[str, tuple[str, Part]] = {}
-    for path in sorted(ROOT.glob("[!_]*/*.py")):
-        model = Config.fromfile(path, import_custom_modules=False).model
-        if model.type == "EncoderDecoder" and model.backbone.type in FAMILIES:
-            key = repr([model.get(part) for part in ("backbone", "neck", "decode_head", "auxiliary_head")])
-            found.setdefault(key, (path.stem, model.to_dict()))
-    return dict(found.values())
+    paths = {path.stem.split("xb")[0]: path for path in sorted(ROOT.glob("[!_]*/*xb*.py"))}
+    models = {name: Config.fromfile(path, import_custom_modules=False).model for name, path in paths.items()}
+    return {
+        name: model.to_dict()
+        for name, model in models.items()
+        if model.type == "EncoderDecoder" and model.backbone.type in FAMILIES
+    }
 
 
 @pytest.mark.slow
@@ -372,7 +372,7 @@ def test_every_published_segmentor_of_these_families() -> None:
         for name, config in published().items()
         if not isinstance(config["decode_head"], list) and config["decode_head"]["type"] in PLAIN_HEADS
     }
-    assert len(results) > 60 and set(results.values()) == {"loads"}, results
+    assert len(results) > 40 and set(results.values()) == {"loads"}, results
 
 
 def result_of(config: Part) -> str:
