@@ -115,6 +115,13 @@ class Backbone(nn.Module, ABC):
         """Name of the network without its attention, for tables: "ResNet-50"."""
         return self.published_name or type(self).__name__
 
+    def network_options(self) -> dict[str, object]:
+        """Options, by their names, that say what is computed beside the attention; weights show few of them.
+
+        `--model.weights` compares them with those that a published network was trained with.
+        """
+        return {}
+
     @property
     def position_tables(self) -> tuple[str, ...]:
         """Names of parameters that say something of places and that no module inside the host declares itself.

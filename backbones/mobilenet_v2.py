@@ -16,17 +16,20 @@ from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.conversions.mobile import (
     from_flat_mobilenet_v2,
+    from_openmmlab,
     from_timm,
     is_flat_mobilenet_v2,
+    is_openmmlab,
     is_timm,
     with_linear_head,
 )
-from backbones.dilation import dilate_stages
+from backbones.dilation import Dilation, dilate_stages, set_rate
 from backbones.weights import load_weights
 
 OutputStride = Literal[8, 16, 32]
 
 _ENDS = (3, 6, 13, 17)  # last block at strides 4, 8, 16 and 32
+_ROWS = (1, 2, 4, 7, 11, 14, 17)  # first block of each row of the paper's table
 _TAPPED = 14  # the block whose expansion torchvision's SSDLite reads
 
 
@@ -45,6 +48,12 @@ class _RefinedInvertedResidual(mobilenetv2.InvertedResidual):
         """Channels of the depthwise convolution."""
         channels: int = self.conv[-2].in_channels
         return channels
+
+    @property
+    def depthwise(self) -> nn.Conv2d:
+        """The 3x3 convolution."""
+        convolution: nn.Conv2d = self.conv[-3][0]
+        return convolution
 
     def expand(self, x: Tensor) -> Tensor:
         expanded: Tensor = self.conv[0](x) if self.expands else x
@@ -71,7 +80,8 @@ class MobileNetV2(Backbone):
     (arXiv 2103.02907, figure 3a).
 
     With `output_stride` 16 or 8 the strides that are left out become dilation 2 and 4 behind them, such that dense maps
-    agree with the network of stride 32 wherever that has cells.
+    agree with the network of stride 32 wherever that has cells. MMSegmentation's network dilates only the first block
+    of each row of the paper's table, by all of the removed stride; `dilation: mmsegmentation` is for its weights.
 
     Parameters without classifier at width 1: 1,811,712, with `last_conv` 2,223,872, plus those of the attention.
 
@@ -80,6 +90,8 @@ class MobileNetV2(Backbone):
         attention: Operator to insert in every block but the first, made from the number of hidden channels; none gives
             the plain network.
         output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
+        dilation: `a_trous`: all that lies behind a removed stride dilates, so that dense maps agree with strided ones
+            on their grid; `mmsegmentation`: as in MMSegmentation's network, for weights that were trained in it.
         last_conv: Whether to append the classification network's last 1x1 convolution; the last feature map then has
             1280 channels in place of 320.
         tap_expansion: Whether the third feature map is taken inside the next block, after its expansion (576 channels),
@@ -90,8 +102,8 @@ class MobileNetV2(Backbone):
             parameters only, `frozen` nothing. Those of the inserted attention always learn.
         checkpointing: Whether blocks compute their activations again in the backward pass, which saves memory.
         weights: `imagenet` for torchvision's default weights (width 1 only), or the path of a .pth, .pt or .safetensors
-            file in the layout of torchvision, timm or the authors of coordinate attention; none leaves the random
-            initialisation.
+            file in the layout of torchvision, timm, OpenMMLab or the authors of coordinate attention; none leaves the
+            random initialisation.
     """
 
     def __init__(
@@ -99,6 +111,7 @@ class MobileNetV2(Backbone):
         width: float = 1.0,
         attention: Callable[[int], Refine] | None = None,
         output_stride: OutputStride = 32,
+        dilation: Dilation = "a_trous",
         last_conv: bool = False,
         tap_expansion: bool = False,
         frozen_stages: int = 0,
@@ -111,7 +124,8 @@ class MobileNetV2(Backbone):
             raise ValueError(f"width={width} leaves no channels; give a positive multiplier such as 1.0")
         if output_stride not in get_args(OutputStride):
             raise ValueError(f"output_stride={output_stride} is not possible; choose 8, 16 or 32")
-        self.width = width
+        check_choice("dilation", dilation, get_args(Dilation))
+        self.width, self.output_stride, self.dilation = width, output_stride, dilation
         self.tap_expansion = tap_expansion
         self.checkpointing = checkpointing
         host = mobilenetv2.MobileNetV2(num_classes=1, width_mult=width, block=_RefinedInvertedResidual)
@@ -128,6 +142,8 @@ class MobileNetV2(Backbone):
 
         stages = [self.features[before + 1 : end + 1] for before, end in pairwise((0, *_ENDS))]
         self.strides = dilate_stages(stages, output_stride)
+        if dilation == "mmsegmentation":
+            self._dilate_first_blocks()
         # After the host's own initialisation, which would overwrite that of the operators.
         for block in blocks:
             refined = attention is not None and block.expands
@@ -151,6 +167,14 @@ class MobileNetV2(Backbone):
                 features.append(x)
         features[-1] = x  # the last 1x1 convolution's output where there is one
         return features
+
+    def _dilate_first_blocks(self) -> None:
+        """Leaves dilation to the first block of each row, which there has the rate of the whole row."""
+        for (before, end), stride, left in zip(pairwise((0, *_ENDS)), (4, 8, 16, 32), self.strides, strict=True):
+            for index in range(before + 1, end + 1):
+                block = self.features[index]
+                assert isinstance(block, _RefinedInvertedResidual)
+                set_rate(block.depthwise, stride // left if index in _ROWS else 1)
 
     def _run(self, layer: nn.Module, x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
         """What a function of a layer returns; its intermediate results are not kept if the layer is checkpointed."""
@@ -178,14 +202,21 @@ class MobileNetV2(Backbone):
         """Name of the network without its attention."""
         return "MobileNetV2" if self.width == 1.0 else f"MobileNetV2 x{self.width:g}"
 
+    def network_options(self) -> dict[str, object]:
+        """The options that say what is computed beside the attention, as usual where they change nothing."""
+        dilation = self.dilation if self.output_stride < 32 else "a_trous"
+        return {"width": self.width, "output_stride": self.output_stride, "dilation": dilation}
+
     def published_weights(self) -> WeightsEnum | None:
         """ImageNet weights of torchvision (its default ones), which exist for width 1."""
         return MobileNet_V2_Weights.DEFAULT if self.width == 1.0 else None
 
     def convert(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Entries of checkpoints of torchvision, timm and the coordinate attention code under our names."""
+        """Entries of checkpoints of torchvision, timm, OpenMMLab and the coordinate attention code under our names."""
         if is_timm(state):
             state = from_timm(state, staged=False)
+        elif is_openmmlab(state):
+            state = from_openmmlab(state)
         elif is_flat_mobilenet_v2(state):
             state = from_flat_mobilenet_v2(state)
         return with_linear_head(state)

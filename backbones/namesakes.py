@@ -17,7 +17,7 @@ _logger = logging.getLogger(__name__)
 _SAME = {
     "ResNet": (
         r"((tv|gluon|ig|ssl|swsl)_)?((se)?res(net(18|34|50|101|152)|next\d+_\d+x\d+d)|wide_resnet\d+_2)(_v1b)?"
-        r"|skresnext50_32x4d",
+        r"|skresnext50_32x4d|(gluon_)?resnet\d+(_v1)?[cd]",
         "resnet50",
     ),
     "Swin": (r"swin_(tiny|small|base|large)_patch4_\w+", "swin_tiny_patch4_window7_224"),

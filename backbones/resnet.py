@@ -2,10 +2,11 @@
 
 The network is torchvision's, stride 2 in the 3x3 convolutions ("v1.5"), and keeps torchvision's parameter names, so
 that torchvision's weights load; only the attention is new: refinements in the blocks or between the stages, mixers in
-place of 3x3 convolutions, a stem of attention.
+place of 3x3 convolutions, a stem of attention. What MMSegmentation's networks have besides (deep stem, pooled
+shortcuts) has timm's names.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, get_args
 
 from torch import Tensor, nn
@@ -17,13 +18,14 @@ from attention.base import Mixer, Refine, check_at_least, check_choice
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.conversions.resnet import from_known_layout
-from backbones.dilation import dilate_stages
+from backbones.dilation import Dilation, dilate_stages, set_rate
+from backbones.residual_blocks import BasicBlock, Bottleneck, Placement, RefinedBlock, deep_stem, pooled_shortcut
 from backbones.weights import load_weights
 
 Depth = Literal[18, 26, 34, 38, 50, 101, 152]
-Placement = Literal["standard", "pre", "post", "identity"]
 OutputStride = Literal[8, 16, 32]
 Stem = Literal["conv", "attention"]
+Variant = Literal["v1b", "v1c", "v1d"]
 
 _BLOCKS = {
     18: [2, 2, 2, 2],
@@ -35,60 +37,9 @@ _BLOCKS = {
     152: [3, 8, 36, 3],
 }
 _BASIC = (18, 34)
-
-
-class _RefinedBlock(nn.Module):
-    """A residual block with attention at one of four places; `ResNet` sets what is new in it.
-
-    `mixed` is the spatial convolution that a mixer stands in for, `conv2` of a bottleneck and `conv1` of a basic block.
-    """
-
-    mixed = "conv1"
-
-    attention: nn.Module
-    placement: Placement
-    conv1: nn.Module
-    bn1: nn.Module
-    conv2: nn.Module
-    bn2: nn.Module
-    relu: nn.Module
-    downsample: nn.Module | None
-
-    def residual(self, x: Tensor) -> Tensor:
-        """The residual branch, up to and including its last batch normalisation."""
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        branch = self.residual(self.attention(x) if self.placement == "pre" else x)
-        if self.placement == "standard":
-            branch = self.attention(branch)
-        shortcut = x if self.downsample is None else self.downsample(x)
-        if self.placement == "identity":
-            shortcut = self.attention(shortcut)
-        out: Tensor = self.relu(branch + shortcut)
-        return self.attention(out) if self.placement == "post" else out
-
-
-class _BasicBlock(_RefinedBlock, torchvision_resnet.BasicBlock):
-    def residual(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        out: Tensor = self.bn2(self.conv2(x))
-        return out
-
-
-class _Bottleneck(_RefinedBlock, torchvision_resnet.Bottleneck):
-    mixed = "conv2"
-    mixer_norm = True
-    conv3: nn.Module
-    bn3: nn.Module
-
-    def residual(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        x = self.conv2(x)
-        if self.mixer_norm:
-            x = self.relu(self.bn2(x))
-        out: Tensor = self.bn3(self.conv3(x))
-        return out
+_OF_TIMM = {f"resnet{depth}c": f"resnet{depth}c.gluon_in1k" for depth in (50, 101, 152)}
+_OF_TIMM |= {f"resnet{depth}d": f"resnet{depth}d.ra2_in1k" for depth in (18, 34, 50, 101, 152)}
+_OF_TIMM["resnet26d"] = "resnet26d.bt_in1k"
 
 
 class ResNet(Backbone):
@@ -108,7 +59,11 @@ class ResNet(Backbone):
     A mixer stands in for the 3x3 convolution of a bottleneck, or the first of the two in a basic block, with its
     stride. Where `output_stride` removes that stride, mixers get stride 1 and keep their reach; convolutions dilate.
 
-    Parameters without classifier (depth 50): 23,508,032, plus those of the inserted attention.
+    MMSegmentation's networks dilate like this one from depth 50 on, but for the shortcuts of `v1d`; at depths 18 and 34
+    the second convolution of a block does not dilate there. `dilation: mmsegmentation` is for weights trained so.
+
+    Parameters without classifier (depth 50): 23,508,032, with a deep stem 23,527,264, plus those of the inserted
+    attention.
 
     Args:
         depth: Number of weighted layers: 18, 34 (basic blocks), 26, 38, 50, 101 or 152 (bottlenecks). 26 and 38 are
@@ -125,9 +80,17 @@ class ResNet(Backbone):
         mixer_norm: Whether batch normalisation and ReLU follow the mixer as they follow the convolution; selective
             kernels have their own inside. Bottlenecks only.
         stem: `conv` (7x7 with stride 2 and maximum pooling) or `attention` (arXiv 1906.05909, section 3.2).
+        variant: `v1b` is torchvision's network; `v1c` has three 3x3 convolutions in place of the stem's 7x7; `v1d` also
+            a mean over 2 x 2 positions in place of the shortcuts' stride (arXiv 1812.01187, C and D).
         groups: Groups of the 3x3 convolutions; ResNeXt-50 32x4d has 32. Bottlenecks only.
         width_per_group: Channels per group in stage 1; ResNet has 64, ResNeXt-50 32x4d has 4. Bottlenecks only.
         output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
+        dilation: `a_trous`: all that lies behind a removed stride dilates, so that dense maps agree with strided ones
+            on their grid; `mmsegmentation`: as in MMSegmentation's networks, for weights that were trained in them.
+        contract_dilation: Whether a block that loses its stride keeps the dilation of the blocks before it, as weights
+            of the strided network need it.
+        multi_grid: Factors of the last stage's dilation, one for each of its blocks, such as 1, 2, 4 (arXiv 1706.05587,
+            section 3.2.1: rates 2, 4, 8 at output stride 16); with `dilation: mmsegmentation` the rates themselves.
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1, up to 5, everything.
         norms: What the host's batch normalisations learn: `train` statistics and affine parameters, `eval` affine
             parameters only, `frozen` nothing. Those of the inserted attention always learn.
@@ -147,9 +110,13 @@ class ResNet(Backbone):
         mixer_stages: tuple[int, ...] = (1, 2, 3, 4),
         mixer_norm: bool = True,
         stem: Stem = "conv",
+        variant: Variant = "v1b",
         groups: int = 1,
         width_per_group: int = 64,
         output_stride: OutputStride = 32,
+        dilation: Dilation = "a_trous",
+        contract_dilation: bool = True,
+        multi_grid: tuple[int, ...] | None = None,
         frozen_stages: int = 0,
         norms: Norms = "train",
         checkpointing: bool = False,
@@ -165,19 +132,30 @@ class ResNet(Backbone):
                 raise ValueError(f"{name}={tuple(chosen)} has no such stages; choose from 1, 2, 3, 4")
         check_choice("placement", placement, get_args(Placement))
         check_choice("stem", stem, get_args(Stem))
+        check_choice("variant", variant, get_args(Variant))
+        check_choice("dilation", dilation, get_args(Dilation))
         check_at_least(1, groups=groups, width_per_group=width_per_group)
         if depth in _BASIC and (groups, width_per_group) != (1, 64):
             raise ValueError(
                 f"groups={groups}, width_per_group={width_per_group} need bottlenecks; choose depth 50 or 101"
             )
-        self.depth, self.groups, self.width_per_group = depth, groups, width_per_group
+        if stem == "attention" and variant != "v1b":
+            raise ValueError(f"variant={variant!r} has a stem of its own; choose stem='conv', or variant='v1b'")
+        if multi_grid is not None and (len(multi_grid) != _BLOCKS[depth][3] or min(multi_grid) < 1):
+            raise ValueError(
+                f"multi_grid={tuple(multi_grid)} does not fit; give {_BLOCKS[depth][3]} numbers from 1 on, one for "
+                "each block of the last stage"
+            )
+        self.depth, self.groups, self.width_per_group, self.variant = depth, groups, width_per_group, variant
+        self.output_stride, self.dilation, self.contract_dilation = output_stride, dilation, contract_dilation
+        self.multi_grid = None if multi_grid is None else tuple(multi_grid)
         self.checkpointing = checkpointing
-        block = _BasicBlock if depth in _BASIC else _Bottleneck
+        block = BasicBlock if depth in _BASIC else Bottleneck
         host = torchvision_resnet.ResNet(
             block, _BLOCKS[depth], num_classes=1, groups=groups, width_per_group=width_per_group
         )
         if stem == "conv":
-            self.conv1: nn.Conv2d = host.conv1
+            self.conv1: nn.Conv2d | nn.Sequential = host.conv1 if variant == "v1b" else deep_stem(64)
             self.bn1: nn.BatchNorm2d = host.bn1
             self.relu: nn.ReLU = host.relu
             self.maxpool: nn.MaxPool2d = host.maxpool
@@ -189,7 +167,11 @@ class ResNet(Backbone):
         stages = (self.layer1, self.layer2, self.layer3, self.layer4)
         self.channels = tuple(64 * 2**index * block.expansion for index in range(4))
 
+        for stage in stages if variant == "v1d" else ():
+            if stage[0].downsample is not None:
+                stage[0].downsample = pooled_shortcut(stage[0].downsample)
         self.strides = dilate_stages(stages, output_stride)
+        self._choose_rates(stages)
         # After the host's own initialisation, which would overwrite that of the operators.
         for number, (stage, channels) in enumerate(zip(stages, self.channels, strict=True), start=1):
             factory = attention if number in attention_stages else None
@@ -222,6 +204,20 @@ class ResNet(Backbone):
             features.append(x)
         return features
 
+    def _choose_rates(self, stages: Iterable[nn.Sequential]) -> None:
+        """What the options change of dilations that keep the function of the strided network."""
+        blocks = [[block for block in stage if isinstance(block, RefinedBlock)] for stage in stages]
+        rates = [stride // left for stride, left in zip((4, 8, 16, 32), self.strides, strict=True)]
+        exact = self.dilation == "a_trous"
+        for stage, rate in zip(blocks, rates, strict=True):
+            if not self.contract_dilation:
+                set_rate(stage[0].strided, rate)
+            for block in stage if not exact else ():
+                block.follow_mmsegmentation()
+        for block, factor in zip(blocks[3], self.multi_grid or (), strict=False):
+            for convolution in block.spatial if exact else [block.strided]:
+                set_rate(convolution, factor * (rates[3] if exact else 1))
+
     def _embed(self, x: Tensor) -> Tensor:
         if self.stem is not None:
             embedded: Tensor = self.stem(x)
@@ -240,14 +236,28 @@ class ResNet(Backbone):
     @property
     def label(self) -> str:
         """Name of the network without its attention."""
+        variant = "" if self.variant == "v1b" else f" {self.variant}"
         if self.groups == 1:
             wide = "" if self.width_per_group == 64 else f" x{self.width_per_group / 64:g}"
-            return f"ResNet-{self.depth}{wide}"
-        return f"ResNeXt-{self.depth} {self.groups}x{self.width_per_group}d"
+            return f"ResNet-{self.depth}{wide}{variant}"
+        return f"ResNeXt-{self.depth} {self.groups}x{self.width_per_group}d{variant}"
 
-    def published_weights(self) -> WeightsEnum | None:
-        """ImageNet weights of torchvision (its default ones) for this network: version 2 from depth 50 on."""
+    def network_options(self) -> dict[str, object]:
+        """The options that say what is computed beside the attention, as usual where they change nothing."""
+        names = ("depth", "groups", "width_per_group", "variant", "output_stride", "multi_grid")
+        dense, split = self.output_stride < 32, self.depth in _BASIC or self.variant == "v1d"
+        return {
+            **{name: getattr(self, name) for name in names},
+            "dilation": self.dilation if self.multi_grid or (dense and split) else "a_trous",
+            "contract_dilation": self.contract_dilation or not dense,
+        }
+
+    def published_weights(self) -> WeightsEnum | str | None:
+        """ImageNet weights of torchvision (its default ones): version 2 from depth 50 on; timm's for other variants."""
         name = f"resnet{self.depth}"
+        if self.variant != "v1b":
+            plain = (self.groups, self.width_per_group) == (1, 64)
+            return _OF_TIMM.get(f"{name}{self.variant[-1]}") if plain else None
         if self.groups > 1:
             name = f"resnext{self.depth}_{self.groups}x{self.width_per_group}d"
         elif self.width_per_group != 64:

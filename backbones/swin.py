@@ -207,6 +207,8 @@ class Swin(Backbone):
             raise ValueError(f"drop_path={drop_path} is no probability below 1; give one such as 0.2")
         if shift_small_maps and shift_together:
             raise ValueError("shift_small_maps and shift_together contradict each other; set one of them")
+        self.embed_channels, self.depths, self.window = embed_channels, tuple(depths), window
+        self.shift_small_maps, self.shift_together = shift_small_maps, shift_together
         self.channels = tuple(embed_channels * 2**index for index in range(4))
         self.strides = (4, 8, 16, 32)
         self.size = _SIZES.get((embed_channels, *depths))
@@ -277,6 +279,11 @@ class Swin(Backbone):
     def label(self) -> str:
         """Name of the network without its attention."""
         return f"Swin-{self.size}" if self.size else "Swin"
+
+    def network_options(self) -> dict[str, object]:
+        """The options that say what is computed beside the mixers."""
+        names = ("embed_channels", "depths", "window", "out_norms", "shift_small_maps", "shift_together")
+        return {name: getattr(self, name) for name in names}
 
     def published_weights(self) -> WeightsEnum | None:
         """ImageNet weights of torchvision, where it has this size."""

@@ -30,6 +30,7 @@ class HostOptions:
         frozen_stages: Stages of the host that do not learn; attention that was inserted into them does.
         norms: What the host's batch normalisations learn; nothing to choose where it has none.
         output_stride: Stride of the last feature map in pixels.
+        multi_grid: Factors of the last stage's dilation, one for each of its blocks, such as 1, 2, 4.
         last_conv: Whether the classification network's last convolution belongs to the last map, in networks with one.
         tap_expansion: Whether maps are taken inside blocks, behind their expansion, in networks that can: one for all,
             or one for each name; a name that is not listed keeps the backbone's own.
@@ -42,6 +43,7 @@ class HostOptions:
     frozen_stages: int | None = None
     norms: Literal["train", "eval", "frozen"] | None = None
     output_stride: Literal[8, 16, 32] | None = None
+    multi_grid: tuple[int, ...] | None = None
     last_conv: bool | None = None
     tap_expansion: bool | dict[str, bool] | None = None
     drop_path: float | dict[str, float] | None = None

@@ -18,7 +18,8 @@ from tasks.class_tensors import ClassRows, DenseModel
 from tasks.errors import TaskError
 from tasks.foreign_code import foreign_code
 from tasks.old_formats import renewed
-from tasks.published_weights import PublishedWeights, read_published, require_fitting
+from tasks.published_base import PublishedWeights
+from tasks.published_weights import read_published, require_fitting
 from tasks.same_network import differences, listed
 
 EXPECTED = "expected a checkpoint such as RUN/checkpoints/best.ckpt or last.ckpt"
@@ -164,7 +165,8 @@ def describe_weights_classes(path: str | Path) -> CheckpointClasses | None:
 def load_model_weights(model: DenseModel, class_names: Sequence[str], path: str | Path) -> None:
     """Starts a model from the weights of another run, of averaged weights from the average, or from published ones.
 
-    Published weights are those of whole detectors of torchvision and MMDetection (`tasks/published_weights.py`).
+    Published weights are those of whole models of torchvision, MMDetection and MMSegmentation
+    (`tasks/published_weights.py`).
     Everything but the classes must fit, as for `--model.backbone.weights`: every entry of the model is there, in its
     shape, and the head of the checkpoint has nothing that the model lacks. Inserted attention may be missing on either
     side, published weights may not have any that the model lacks. What the classes have of their own
@@ -174,7 +176,7 @@ def load_model_weights(model: DenseModel, class_names: Sequence[str], path: str 
     Args:
         model: The model of a task.
         class_names: Names of its classes 0..K-1.
-        path: A checkpoint of this package, or a file of torchvision's or MMDetection's.
+        path: A checkpoint of this package, or a file of torchvision's, MMDetection's or MMSegmentation's.
 
     Raises:
         DamagedCheckpoint: The file is damaged.

@@ -52,6 +52,27 @@ def is_flat_mobilenet_v2(names: Iterable[str]) -> bool:
     return {"features.1.conv.0.weight", "features.2.conv.3.weight"} <= set(names)
 
 
+def from_openmmlab(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A MobileNetV2 of MMSegmentation's, MMDetection's or MMPretrain's, rows and blocks apart, in our layout."""
+    blocks = sorted({(int(name[5]), int(name.split(".")[1])) for name in state if re.match(r"layer\d\.\d", name)})
+    converted = {}
+    for name, value in state.items():
+        if outer := re.fullmatch(r"conv([12])\.(conv|bn)\.(\w+)", name):
+            name = f"features.{0 if outer[1] == '1' else len(blocks) + 1}.{int(outer[2] == 'bn')}.{outer[3]}"
+        elif block := re.fullmatch(r"layer(\d)\.(\d+)\.conv\.(\d)\.(conv|bn)\.(\w+)", name):
+            row, number, part, norm = int(block[1]), int(block[2]), int(block[3]), int(block[4] == "bn")
+            projects = f"layer{row}.{number}.conv.{part + 1}.conv.weight" not in state
+            place = f"{part + norm}" if projects else f"{part}.{norm}"
+            name = f"features.{1 + blocks.index((row, number))}.conv.{place}.{block[5]}"
+        converted[name] = value
+    return converted
+
+
+def is_openmmlab(names: Iterable[str]) -> bool:
+    """Whether entries have the layout that `from_openmmlab` reads."""
+    return {"conv1.conv.weight", "layer1.0.conv.0.conv.weight"} <= set(names)
+
+
 def from_timm(state: dict[str, Tensor], staged: bool) -> dict[str, Tensor]:
     """A MobileNetV2 or EfficientNet of timm's, under torchvision's names.
 

@@ -1,4 +1,4 @@
-"""Checkpoints of residual networks in the layouts of timm and of the attention papers, under torchvision's names."""
+"""Checkpoints of residual networks in the layouts of timm, OpenMMLab and the attention papers, under our names."""
 
 import re
 
@@ -6,9 +6,12 @@ from torch import Tensor, nn
 
 from attention.global_context import GlobalContext
 
-# Authors' and timm's names to ours, applied in order; torchvision's own names match none of them.
+# Authors', timm's and OpenMMLab's names to ours, applied in order; torchvision's own names match none of them.
 _RENAMED = [
     (r"^last_linear\.", "fc."),
+    # OpenMMLab's deep stem.
+    (r"^stem\.([01346])\.", r"conv1.\1."),
+    (r"^stem\.7\.", "bn1."),
     # timm: SE, ECA, CBAM and global context are a block's `se`; selective kernels' neighbours have norms inside.
     (r"^(layer\d\.\d+)\.se\.spatial\.conv\.conv\.", r"\1.attention.spatial.conv."),
     (r"^(layer\d\.\d+)\.se\.spatial\.conv\.bn\.", r"\1.attention.spatial.bn."),

@@ -77,7 +77,7 @@ class EncoderDecoder(Segmentor):
             read = sorted(set().union(*(maps_of_head(config, len(channels)) for config in heads.values())))
             backbone.use_maps(read)
             heads = {part: with_places(config, read, len(channels)) for part, config in heads.items()}
-        self._heads = heads
+        self._heads, self._neck = heads, neck
         self.decode_head = build_module(heads["decode_head"])
         # The head upsamples what its classifier returns, and the layout of that is kept up to the labels.
         classifier = getattr(self.decode_head, "conv_seg", None)  # some heads end otherwise
@@ -125,6 +125,11 @@ class EncoderDecoder(Segmentor):
             original_height, original_width = batch["targets"][position]["original_size"].tolist()
             maps.append(self.inference.labels(views, self.logits, (original_height, original_width)))
         return maps
+
+    @property
+    def part_configs(self) -> dict[str, dict[str, Any]]:
+        """Configs of neck and heads by the names of these parts."""
+        return self._heads | ({} if self._neck is None else {"neck": self._neck})
 
     def class_tensors(self) -> dict[str, ClassRows | None]:
         """The entries of the heads that have another shape in heads of one class more."""

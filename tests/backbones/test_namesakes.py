@@ -103,6 +103,8 @@ def test_a_network_that_timm_builds_warns_of_other_names(file, caplog):
 HOSTS = {
     **{f"resnet {depth}": partial(ResNet, depth) for depth in (18, 34, 50)},
     **{f"se {depth}": partial(ResNet, depth, SqueezeExcitation) for depth in (18, 50)},
+    "v1c": partial(ResNet, 50, variant="v1c"),
+    **{f"v1d {depth}": partial(ResNet, depth, variant="v1d") for depth in (18, 50)},
     "resnext": partial(ResNet, 50, groups=32, width_per_group=4),
     "wide": partial(ResNet, 50, width_per_group=128),
     "sk": partial(ResNet, 50, mixer=SelectiveKernel, mixer_norm=False, groups=32, width_per_group=4),

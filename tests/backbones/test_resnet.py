@@ -1,6 +1,7 @@
 """ResNet: torchvision's network without attention, and the blocks' equations with it."""
 
 import pytest
+import timm
 import torch
 import torchvision
 
@@ -39,6 +40,22 @@ def test_features_equal_torchvisions_with_copied_weights(depth, training):
         for feature, stage in zip(ours(x), (peer.layer1, peer.layer2, peer.layer3, peer.layer4), strict=True):
             y = stage(y)
             assert torch.equal(feature, y)
+
+
+@pytest.mark.parametrize(
+    ("depth", "variant"), [(18, "v1d"), *(pytest.param(50, v, marks=pytest.mark.slow) for v in ("v1c", "v1d"))]
+)
+def test_deep_stems_and_pooled_shortcuts_equal_timms(depth, variant):
+    torch.manual_seed(0)
+    peer, ours = timm.create_model(f"resnet{depth}{variant[-1]}").eval(), ResNet(depth, variant=variant).eval()
+    assert ours.published_weights() in timm.list_pretrained(f"resnet{depth}{variant[-1]}.*")
+    for module in peer.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.0)
+    ours.load_state_dict(body(ours.convert(peer.state_dict())))
+    x = torch.randn(1, 3, 75, 61)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x)[-1], peer.forward_features(x))
 
 
 @pytest.mark.parametrize("depth", [18, 50])

@@ -17,7 +17,16 @@ from tests.tasks.building import BACKBONES, CONFIGS, RECIPES, build_task
 OTHERS = ("detect", "segment", "backbones", "sweeps")
 PARTS = sorted(path for path in CONFIGS.rglob("*.yaml") if path.parent.name not in OTHERS)
 OPTIONS = {"optimizers": "model.optimizer", "schedules": "model.lr_schedule", "segmentors": "model.segmentor"}
-PAIR_OPTIONS = {"weights", "frozen_stages", "norms", "output_stride", "drop_path", "last_conv", "tap_expansion"}
+PAIR_OPTIONS = {
+    "weights",
+    "frozen_stages",
+    "norms",
+    "output_stride",
+    "drop_path",
+    "last_conv",
+    "tap_expansion",
+    "multi_grid",
+}
 WITHOUT_SENSE = {  # windows do not dilate, nor do merged patches
     ("deeplabv3_160k", name): f"backbones.{name} has no output_stride"
     for name in ("swin_t", "swin_s", "elsa_swin_t", "elsa_swin_s", "lavit_t", "lavit_s")

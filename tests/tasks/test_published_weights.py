@@ -25,7 +25,9 @@ from tasks.detectors import FCOS, CascadeMaskRCNN, CascadeRCNN, Detector, Faster
 from tasks.detectors.conversions import from_torchvision
 from tasks.detectors.two_stage.options import BoxHeadOptions, MaskHeadOptions, RPNOptions
 from tasks.errors import TaskError
-from tasks.published_weights import PublishedWeights, read_published, require_fitting
+from tasks.published_base import PublishedWeights
+from tasks.published_detectors import PublishedDetector
+from tasks.published_weights import read_published, require_fitting
 from tasks.weights import (
     CheckpointClasses,
     DamagedCheckpoint,
@@ -263,7 +265,7 @@ def on_paper(build: Callable[[], Detector]) -> Detector:
 
 def file_of(detector: Detector, convention: Any) -> PublishedWeights:
     """What would be read of published weights with the options of a detector."""
-    return PublishedWeights("nobody", type(detector), convention, dict(detector.state_dict()), 81, NAMES, {})
+    return PublishedDetector("nobody", type(detector), dict(detector.state_dict()), 81, NAMES, {}, convention)
 
 
 TWO_STAGE: list[tuple[dict[str, Any], str]] = [
