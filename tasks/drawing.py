@@ -169,7 +169,7 @@ def legend(entries: Sequence[tuple[str, Colour]], width: int) -> Tensor:
     return pil_to_tensor(canvas)
 
 
-def _shortened(name: str, font: ImageFont.FreeTypeFont, room: int) -> str:
+def _shortened(name: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: int) -> str:
     if font.getlength(name) <= room:
         return name
     return next((f"{name[:end]}…" for end in range(len(name), 0, -1) if font.getlength(f"{name[:end]}…") <= room), "")

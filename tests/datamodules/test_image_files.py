@@ -124,9 +124,7 @@ def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
 
 def test_trial_of_backslashes(shared_data: Callable[[str], Path]) -> None:
     data = COCO(shared_data("trials") / "labelstudio_backslash", num_workers=0)
-    backslash = (
-        r"images\\val_001\.png does not exist; its name has a backslash, as Windows writes paths; write /"
-    )
+    backslash = r"images\\val_001\.png does not exist; its name has a backslash, as Windows writes paths; write /"
     with pytest.raises(DataError, match=backslash):
         data.val_dataset()[SampleKey(0, 0, False)]
     with pytest.raises(DataError, match="its name has a backslash"):
