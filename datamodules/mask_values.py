@@ -59,6 +59,12 @@ class MaskValues:
         if wrong:
             raise DataError(f"mask value {wrong[0]} expected in 0..{self._size - 1}; masks have 8 or 16 bits")
 
+    @property
+    def key(self) -> str:
+        """All of it as one text, for what is remembered of masks that were read with it; `str` shortens."""
+        labels = None if self.labels is None else self.labels.tolist()
+        return repr(([*self.names], sorted(self.places.items()), self.coloured, self.others_ignored, labels))
+
     def read(self, stored: Labels) -> Labels:
         """The labels of a mask.
 

@@ -54,7 +54,7 @@ def look_through_masks(
     masks = [os.fsencode(path.relative_to(files.folder)) for path in dataset.mask_paths]
     names = look_at_names(files.folder, [*files.names, *masks], "the split", broken)
     look = _Look(dataset, split, class_names, orientation, broken)
-    about = (str(dataset.values), class_names, orientation, broken, split, *dataset.paths, *dataset.mask_paths)
+    about = (dataset.values.key, class_names, orientation, broken, split, *dataset.paths, *dataset.mask_paths)
     pixels = look_into("masks", about, lambda place: _files(dataset, place), len(dataset), whole, look.into)
     return SplitReport.of(split, pixels, names)
 
