@@ -259,6 +259,8 @@ def find_class(name: str) -> type:
     import mmseg.models
     from mmengine.registry import init_default_scope
 
+    import tasks.segmentors.in_mmseg  # noqa: F401 - registers ours
+
     init_default_scope("mmseg")
     found: type | None = mmseg.registry.MODELS.get(name)
     if found is None:
