@@ -105,8 +105,8 @@ class AttentionHead(BaseDecodeHead):  # type: ignore[misc]
 class CAAHead(AttentionHead):
     """Channelized axial attention (Huang et al., AAAI 2022, arXiv 2101.07434).
 
-    `AttentionHead` with `attention.ChannelizedAxialAttention` and an image-level branch of the backbone's map. With 2048
-    channels and 150 classes it has 11,774,358 parameters. The authors train a second head beside it, on the same map:
+    `AttentionHead` with `attention.ChannelizedAxialAttention` and an image-level branch of the backbone's map: with
+    2048 channels and 150 classes 11,774,358 parameters. The authors train a second head beside it, on the same map:
     `auxiliary_head: {type: FCNHead, channels: 256, num_convs: 1, kernel_size: 1, concat_input: false,
     loss_decode: {type: CrossEntropyLoss, loss_weight: 0.4}}`.
 
