@@ -83,7 +83,6 @@ HEADS: dict[str, Head] = {
         source="kernel_generate_head",
         one_logit=False,
         example={
-            "num_stages": 1,
             "kernel_generate_head": {"type": "FCNHead", "channels": 16, "num_convs": 1},
             "kernel_update_head": [{"num_heads": 2, "num_mask_fcs": 1, "feedforward_channels": 16}],
         },

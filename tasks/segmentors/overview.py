@@ -3,7 +3,6 @@
 import inspect
 import re
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -133,9 +132,13 @@ def _is_later(name: str) -> bool:
 
 
 def _paper(name: str) -> str:
-    """The paper's arXiv number, out of the head's docstring, as a link."""
-    docs: list[Any] = [parent.__doc__ for parent in find_class(name).__mro__ if parent.__name__ == name]
-    found = re.search(r"(\d{4}\.\d{4,5})", " ".join(map(inspect.cleandoc, filter(None, docs))))
+    """The paper's arXiv number as a link, where the first paragraphs of the head's docstring name it."""
+    doc = next(
+        parent.__doc__ or ""
+        for parent in find_class(name).__mro__
+        if not parent.__module__.startswith("tasks.segmentors.mmseg_heads")
+    )
+    found = re.search(r"(\d{4}\.\d{4,5})", " ".join(inspect.cleandoc(doc).split("\n\n")[:2]))
     return f"[arXiv {found[1]}](https://arxiv.org/abs/{found[1]})" if found else ""
 
 

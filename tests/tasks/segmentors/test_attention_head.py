@@ -12,7 +12,7 @@ import attention
 from attention.base import Refine
 from backbones import MobileNetV2, ResNet
 from tasks.segmentors import EncoderDecoder
-from tasks.segmentors.encoder_decoder import build_module, find_class
+from tasks.segmentors.parts import build_part, find_class
 from tests.attention.test_channelized_axial import reference
 from tests.tasks.segmentors.test_segmentors import make_batch
 
@@ -125,7 +125,7 @@ def test_criss_cross_twice_with_the_same_weights() -> None:
     torch.manual_seed(0)
     config = {"type": "AttentionHead", "in_channels": 6, "channels": 8, "num_classes": 3, "dropout_ratio": 0.0}
     config |= {"attention": {"type": "attention.CrissCrossAttention"}, "norm_cfg": {"type": "BN"}}
-    once, twice = (scrambled(build_module(config | {"repeats": count})).eval() for count in (1, 2))
+    once, twice = (scrambled(build_part(config | {"repeats": count})).eval() for count in (1, 2))
     assert once.state_dict().keys() == twice.state_dict().keys()
     x = torch.randn(2, 6, 5, 7)
     y = once.attention(once.attention(once.entry(x)))
@@ -146,4 +146,4 @@ def test_criss_cross_twice_with_the_same_weights() -> None:
 )
 def test_refusals(options: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        build_module({"type": "AttentionHead", "in_channels": 6, "channels": 8, "num_classes": 3, **options})
+        build_part({"type": "AttentionHead", "in_channels": 6, "channels": 8, "num_classes": 3, **options})

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from attention import CoordinateAttention
 from backbones import MobileNetV2, ResNet
 from tasks.segmentors import EncoderDecoder, SlideInference, WholeInference
-from tasks.segmentors.encoder_decoder import data_samples, head_losses
+from tasks.segmentors.head_steps import data_samples, head_losses
 
 K = 7
 AUXILIARY = {
@@ -193,7 +193,3 @@ class TestHeadConfig:
     def test_conflicting_number_of_classes(self) -> None:
         with pytest.raises(ValueError, match="19"):
             EncoderDecoder(MobileNetV2(0.25), K, {**HEADS["FCNHead"], "num_classes": 19})
-
-    def test_one_logit_for_two_classes(self) -> None:
-        with pytest.raises(ValueError, match="out_channels 1, but label maps are the largest of one logit a class"):
-            EncoderDecoder(MobileNetV2(0.25), 2, {**HEADS["FCNHead"], "out_channels": 1, "threshold": 0.3})
