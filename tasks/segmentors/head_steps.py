@@ -60,8 +60,9 @@ def predicted_logits(heads: list[Any], features: list[Tensor], size: tuple[int, 
     if not _is_known(head.predict):
         found: Tensor = head.predict(*inputs, metas, None)
         return found
-    # The layout in which enlarging them, and `argmax_at` after it, are fastest.
-    logits = main_logits(head, head(*inputs)).contiguous(memory_format=torch.channels_last)
+    # The layout in which enlarging them, and `argmax_at` after it, are fastest; of one image `contiguous` may leave
+    # strides that nothing takes for it.
+    logits = main_logits(head, head(*inputs)).clone(memory_format=torch.channels_last)
     enlarged: Tensor = head.predict_by_feat(logits, metas)
     if head.out_channels == 1:  # class 1 where the sigmoid is above the threshold
         above = enlarged - torch.logit(torch.tensor(float(head.threshold)))
