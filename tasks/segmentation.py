@@ -48,8 +48,8 @@ class SegmentationTask(VisionTask):
         return {"pixels": SegmentationMetric(self.options.class_names)}
 
     def describe_head(self) -> tuple[str, str]:
-        """The decode head of the segmentor, where it has one."""
-        return "segmentor", type(getattr(self.model, "decode_head", self.model)).__name__
+        """The decode heads of the segmentor, where it has some."""
+        return "segmentor", getattr(self.model, "head_name", type(self.model).__name__)
 
     def metric_inputs(self, batch: Batch, predictions: LabelMaps) -> tuple[LabelMaps, list[Tensor]]:
         """Label maps and masks, both at original resolution."""

@@ -25,7 +25,7 @@ One around another has it as `operator`: `{type: IdentityStart, operator: CBAM}`
 """
 
 
-class AttentionHead(BaseDecodeHead):  # type: ignore[misc]
+class AttentionHead(BaseDecodeHead):
     """A map narrowed, refined by an attention, and classified.
 
         y = conv1x1(attention(conv3x3(x)))          (B, channels, H, W), every convolution with norm and activation
@@ -160,7 +160,7 @@ def build_attention(config: AttentionConfig, channels: int) -> Refine:
     Raises:
         ValueError: There is none of this name that keeps the shape of its map, or it has no such option.
     """
-    options = {"type": config} if isinstance(config, str) else dict(config)
+    options: dict[str, Any] = {"type": config} if isinstance(config, str) else dict(config)
     name = str(options.pop("type", ""))
     found = locate(name) if "." in name else getattr(attention, name, None)
     if not (inspect.isclass(found) and issubclass(found, Refine)):

@@ -28,31 +28,34 @@ def complete_head(config: Config, channels: list[int], strides: list[int], num_c
     entry, found = head_entry(name), find_class(name)
     if entry.source:
         return check_options(_complete_stages(config, entry.source, channels, strides, num_classes), entry.sets)
-    index = _in_index(config, entry, strides)
-    many = isinstance(index, list)
+    levels = _levels(config, entry, strides)
+    many = entry.maps != "last" or isinstance(config.get("in_index"), list | tuple)
     derived: Config = {
-        "in_channels": [channels[level] for level in index] if isinstance(index, list) else channels[index],
-        "in_index": index,
+        "in_channels": [channels[level] for level in levels] if many else channels[levels[0]],
         "num_classes": entry.classes or num_classes,
-        "feature_strides": [strides[level] for level in index] if many else None,
+        "feature_strides": [strides[level] for level in levels],
         "c1_in_channels": channels[0],
     }
     known = options_of(found)
     derived = {option: value for option, value in derived.items() if option in known}
     if "norm_cfg" in known and known["norm_cfg"].default is None:  # transformer heads have a layer norm by default
         derived["norm_cfg"] = {"type": "BN", "requires_grad": True}
-    if "mla_channels" in known and many:
-        derived["channels"] = len(index) * config.get("mla_channels", known["mla_channels"].default)
-    completed = with_class_weights(derived | dict(entry.options) | config, num_classes)
+    if "mla_channels" in known:
+        derived["channels"] = len(levels) * config.get("mla_channels", known["mla_channels"].default)
+    derived = derived | dict(entry.options) | config | {"in_index": levels if many else levels[0]}
+    completed = with_class_weights(derived, num_classes)
+    if many and entry.maps == "last" and found.__module__.startswith("mmseg.") and "input_transform" not in config:
+        raise ValueError(
+            f"{name} reads one map, and in_index is {levels}; give one number, or input_transform: resize_concat beside"
+        )
     _check_losses(completed, entry)
     return check_options(_with_one_logit(completed, entry, num_classes), entry.sets)
 
 
-def _in_index(config: Config, entry: Head, strides: list[int]) -> int | list[int]:
+def _levels(config: Config, entry: Head, strides: list[int]) -> list[int]:
     """The numbers of the maps that a head reads, checked."""
     name, count = config["type"], len(strides)
-    several = MAPS[entry.maps](strides)
-    index = config.get("in_index", several[0] if entry.maps == "last" else several)
+    index = config.get("in_index", MAPS[entry.maps](strides))
     levels = [*index] if isinstance(index, list | tuple) else [index]
     if not all(isinstance(level, int) and -count <= level < count for level in levels):
         raise ValueError(
@@ -70,7 +73,7 @@ def _in_index(config: Config, entry: Head, strides: list[int]) -> int | list[int
             f"{', '.join(str(strides[level]) for level in levels)}; give the backbone a smaller output_stride, or "
             "fewer maps"
         )
-    return levels if isinstance(index, list | tuple) else index
+    return levels
 
 
 def _check_losses(config: Config, entry: Head) -> None:

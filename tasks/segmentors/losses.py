@@ -23,7 +23,7 @@ from torchvision.ops import sigmoid_focal_loss
 Reduction = str | None
 
 
-class CrossEntropyLoss(theirs.CrossEntropyLoss):  # type: ignore[misc]
+class CrossEntropyLoss(theirs.CrossEntropyLoss):
     """MMSegmentation's: the mean over all pixels, or with `avg_non_ignore` or class weights over labelled ones."""
 
     def forward(
@@ -61,7 +61,7 @@ class CrossEntropyLoss(theirs.CrossEntropyLoss):  # type: ignore[misc]
         return self.loss_weight * loss
 
 
-class OhemCrossEntropy(theirs.OhemCrossEntropy):  # type: ignore[misc]
+class OhemCrossEntropy(theirs.OhemCrossEntropy):
     """Mean cross-entropy of hard pixels: those whose own class has a probability below `thres`, at least `min_kept`."""
 
     def forward(
@@ -81,7 +81,7 @@ class OhemCrossEntropy(theirs.OhemCrossEntropy):  # type: ignore[misc]
         return self.loss_weight * (losses * hard * (1 if weight is None else weight)).sum() / hard.sum().clamp(min=1)
 
 
-class DiceLoss(theirs.DiceLoss):  # type: ignore[misc]
+class DiceLoss(theirs.DiceLoss):
     """MMSegmentation's, over all classes and labelled pixels of an image at once; the mean over images."""
 
     def forward(
@@ -112,7 +112,7 @@ class DiceLoss(theirs.DiceLoss):  # type: ignore[misc]
         return self.loss_weight * loss
 
 
-class LovaszLoss(theirs.LovaszLoss):  # type: ignore[misc]
+class LovaszLoss(theirs.LovaszLoss):
     """MMSegmentation's: of a batch, or the mean over images.
 
     Args:

@@ -31,7 +31,7 @@ point_head.point_sample = point_head.point_sample or point_sample
 cc_head.CrissCrossAttention = cc_head.CrissCrossAttention or partial(CrissCrossAttention, recurrence=1)
 
 
-class ASPPHead(theirs.ASPPHead):  # type: ignore[misc]
+class ASPPHead(theirs.ASPPHead):
     """MMSegmentation's, with the kernel of the last convolution as an option.
 
     Args:
@@ -53,29 +53,33 @@ class ASPPHead(theirs.ASPPHead):  # type: ignore[misc]
             )
 
 
-class ANNHead(theirs.ANNHead):  # type: ignore[misc]
+class ANNHead(theirs.ANNHead):
     """MMSegmentation's, which calls its dropout also where `dropout_ratio` is 0 and there is none."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.dropout = self.dropout or nn.Identity()
+        if getattr(self, "dropout", None) is None:
+            self.dropout = nn.Identity()
 
 
-class LRASPPHead(theirs.LRASPPHead):  # type: ignore[misc]
+_LARGEST = 49
+
+
+class LRASPPHead(theirs.LRASPPHead):
     """MMSegmentation's, which averages windows of 49 x 49 and fails where the map is smaller: there its size counts."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.image_pool[0] = _WindowMeans(49, (16, 20))
+        self.image_pool[0] = _WindowMeans(_LARGEST, (16, 20))
 
 
 class _WindowMeans(nn.AvgPool2d):
     def forward(self, input: Tensor) -> Tensor:
-        window = [min(int(self.kernel_size), side) for side in input.shape[-2:]]
+        window = [min(_LARGEST, side) for side in input.shape[-2:]]
         return F.avg_pool2d(input, window, self.stride)
 
 
-class DDRHead(theirs.DDRHead):  # type: ignore[misc]
+class DDRHead(theirs.DDRHead):
     """MMSegmentation's, which chooses its two maps itself; only the second is read in evaluation.
 
     Args:
@@ -99,7 +103,7 @@ class DDRHead(theirs.DDRHead):  # type: ignore[misc]
         return super().forward((spatial, context) if self.training else context)
 
 
-class PIDHead(theirs.PIDHead):  # type: ignore[misc]
+class PIDHead(theirs.PIDHead):
     """MMSegmentation's, which chooses its maps itself and finds the edges between classes that it is trained on.
 
     Args:
@@ -161,7 +165,7 @@ def class_edges(masks: Tensor, width: int, ignore_index: int = 255) -> Tensor:
     return F.max_pool2d(F.pad(edges, (before, after, before, after)), width, stride=1).long()
 
 
-class PointHead(theirs.PointHead):  # type: ignore[misc]
+class PointHead(theirs.PointHead):
     """MMSegmentation's, with the numbers of its points as options.
 
     Args:

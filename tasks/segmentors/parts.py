@@ -63,12 +63,12 @@ def check_options(config: Config, sets: Sequence[str] = ()) -> Config:
     """
     name = config["type"]
     known = {option: value for option, value in options_of(find_class(name)).items() if option not in sets}
-    for option in config.keys() - {"type"} - known.keys():
-        raise ValueError(f"{name} has no option {option}{instead(option, [*known])}")
-    for option in known.values():
-        if option.default is option.empty and option.name not in config:
-            raise ValueError(f"{name} needs {option.name}; give it in the config beside its type")
-    tuples = {option.name for option in known.values() if isinstance(option.default, tuple)}
+    for wrong in sorted(config.keys() - {"type"} - known.keys()):
+        raise ValueError(f"{name} has no option {wrong}{instead(wrong, [*known])}")
+    for option, value in known.items():
+        if value.default is value.empty and option not in config:
+            raise ValueError(f"{name} needs {option}; give it in the config beside its type")
+    tuples = {option for option, value in known.items() if isinstance(value.default, tuple)}
     return {key: tuple(value) if key in tuples and isinstance(value, list) else value for key, value in config.items()}
 
 

@@ -72,6 +72,24 @@ def test_it_trains_or_says_why_not(name: str) -> None:
     assert logits.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, outcome in ROWS.items() if outcome.startswith(overview.TRAINS)])
+def test_mixed_precision_changes_losses_by_less_than_two_percent(name: str) -> None:
+    torch.manual_seed(0)
+    model = overview.small_segmentor(name)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p = 0.0
+    batch = make_batch([(128, 128)] * 4, [(128, 128)] * 4, (128, 128))
+    batch["mask"] %= K
+    torch.manual_seed(1)  # points, bases
+    expected = model(batch)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(batch)
+    torch.testing.assert_close({**found}, {**expected}, rtol=0.02, atol=0)
+
+
 def test_page_is_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     assert overview.head_names() == [*ROWS] and sum(row.startswith(overview.TRAINS) for row in ROWS.values()) >= 28
     for name in ("FCNHead", "OCRHead", "PSAHead", "STDCHead"):
@@ -330,6 +348,7 @@ class TestOneLogit:
             "joins maps of one stride, and those of in_index .* have 16, 32",
         ),
         ({"type": "DDRHead", "channels": 8, "loss_decode": {"type": "CrossEntropyLoss"}}, 3, "DDRHead has 2 losses"),
+        ({**FCN, "in_index": [2, 3]}, 3, "FCNHead reads one map, and in_index is .2, 3.; give one number, or"),
         ({**FCN, "in_index": 4}, 3, "in_index 4, but there are only 4 features, of stride 4, 8, 16, 32"),
         ({"type": "IterativeDecodeHead", "num_stages": 1}, 3, "needs kernel_generate_head"),
         (
