@@ -43,7 +43,7 @@ def complete_head(config: Config, channels: list[int], strides: list[int], num_c
     if "mla_channels" in known:
         derived["channels"] = len(levels) * config.get("mla_channels", known["mla_channels"].default)
     derived = derived | dict(entry.options) | config | {"in_index": levels if many else levels[0]}
-    completed = with_class_weights(derived, num_classes)
+    completed = with_class_weights(derived, entry.classes or num_classes)
     if many and entry.maps == "last" and found.__module__.startswith("mmseg.") and "input_transform" not in config:
         raise ValueError(
             f"{name} reads one map, and in_index is {levels}; give one number, or input_transform: resize_concat beside"

@@ -63,6 +63,7 @@ class ANNHead(theirs.ANNHead):
 
 
 _LARGEST = 49
+"""Side of the windows whose means LR-ASPP takes."""
 
 
 class LRASPPHead(theirs.LRASPPHead):

@@ -273,3 +273,28 @@ class TestClassWeights:
         head = {"type": "FCNHead", "channels": 8, "loss_decode": {"type": "CrossEntropyLoss", **options}}
         with pytest.raises(ValueError, match=words):
             EncoderDecoder(MobileNetV2(0.25), 3, head)
+
+
+def test_what_goes_wrong_in_mmsegmentation() -> None:
+    """The reasons for losses of ours; where one is gone, so can ours be."""
+    from mmseg.models import losses as theirs
+
+    logits, labels = case()
+    logits.requires_grad_()
+    nothing = torch.full_like(labels, IGNORED)
+    theirs.DiceLoss(use_sigmoid=False)(logits, labels, ignore_index=IGNORED).backward()
+    assert logits.grad[(labels == IGNORED).unsqueeze(1).expand_as(logits)].any()
+    foreground = torch.ones_like(labels)
+    right, wrong = (theirs.DiceLoss()(torch.full((2, 1, 3, 4), score), foreground) for score in (9.0, -9.0))
+    assert wrong <= right
+    assert theirs.LovaszLoss(reduction="none")(logits, nothing, ignore_index=IGNORED).numel() == 0
+    assert not theirs.OhemCrossEntropy()(logits, nothing).requires_grad
+    with pytest.raises(TypeError):
+        theirs.OhemCrossEntropy()(logits, labels, weight=None, ignore_index=IGNORED)
+    with pytest.raises(IndexError):
+        weighted = theirs.CrossEntropyLoss(class_weight=WEIGHTS, avg_non_ignore=True)
+        weighted(logits, labels, ignore_index=IGNORED)
+    with pytest.raises(RuntimeError):
+        theirs.CrossEntropyLoss(use_sigmoid=True)(logits[:, :1], nothing, ignore_index=IGNORED)
+    with pytest.raises((RuntimeError, ValueError)):
+        theirs.FocalLoss()(logits, labels, ignore_index=IGNORED)
