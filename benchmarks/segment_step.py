@@ -17,7 +17,7 @@ from backbones import ResNet
 from benchmarks.measure import Goal, finish, keep_freed_memory, parse_options, ratio_goal, time_in_turn
 from tasks.normalization import IMAGENET_MEAN, IMAGENET_STD
 from tasks.segmentors import EncoderDecoder
-from tasks.segmentors.encoder_decoder import data_samples
+from tasks.segmentors.head_steps import data_samples
 
 K = 150
 BATCH_NORM = {"type": "BN", "requires_grad": True}

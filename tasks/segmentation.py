@@ -56,8 +56,8 @@ class SegmentationTask(VisionTask):
         }
 
     def describe_head(self) -> tuple[str, str]:
-        """The decode head of the segmentor, where it has one."""
-        return "segmentor", type(getattr(self.model, "decode_head", self.model)).__name__
+        """The decode heads of the segmentor, where it has some."""
+        return "segmentor", getattr(self.model, "head_name", type(self.model).__name__)
 
     def metric_inputs(self, batch: Batch, predictions: LabelMaps) -> tuple[LabelMaps, list[Tensor]]:
         """Label maps and masks, both at original resolution."""

@@ -18,7 +18,7 @@ from tasks.detectors import FCOS, Detector, FocalSSDLite320, MaskRCNN, RetinaNet
 from tasks.detectors.two_stage.options import BoxHeadOptions, MaskHeadOptions
 from tasks.losses import sum_losses
 from tasks.segmentors import EncoderDecoder
-from tasks.segmentors.encoder_decoder import data_samples, head_losses
+from tasks.segmentors.head_steps import data_samples, head_losses
 from tests.backbones.small_hosts import SMALL_HOSTS
 
 K = 3

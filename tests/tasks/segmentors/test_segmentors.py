@@ -11,7 +11,7 @@ from attention import CoordinateAttention
 from backbones import MobileNetV2, ResNet
 from tasks.segmentation import SegmentationTask
 from tasks.segmentors import EncoderDecoder, SlideInference, WholeInference
-from tasks.segmentors.encoder_decoder import data_samples, head_losses
+from tasks.segmentors.head_steps import data_samples, head_losses
 from tasks.segmentors.upsampling import argmax_at
 
 K = 7
@@ -99,6 +99,25 @@ def test_losses_equal_plain_cross_entropy() -> None:
     assert logits.shape == (2, K, 64, 64)
     expected = F.cross_entropy(logits, batch["mask"].long(), ignore_index=255)
     torch.testing.assert_close(model.losses(image, batch["mask"])["loss_ce"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_half_precision_are_summed_in_float32(dtype: torch.dtype) -> None:
+    """A sum over the pixels of a batch would be infinite in float16 and have two digits in bfloat16."""
+    torch.manual_seed(0)
+    model = EncoderDecoder(MobileNetV2(0.25), K, {**HEADS["FCNHead"], "dropout_ratio": 0.0}).eval()
+    features = [torch.randn(2, channels, 8, 8) for channels in model.backbone.channels]
+    samples = data_samples(torch.randint(0, K, (2, 256, 256)))
+    expected = head_losses(model.decode_head, features, samples)["loss_ce"]
+    half = [feature.to(dtype) for feature in features]
+    torch.set_default_dtype(dtype)  # as Lightning does
+    try:
+        found = head_losses(model.decode_head.to(dtype), half, samples)["loss_ce"]
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=2e-3, atol=0)
 
 
 def test_masks_of_more_classes_than_8_bits_hold() -> None:
@@ -259,7 +278,3 @@ class TestHeadConfig:
     def test_conflicting_number_of_classes(self) -> None:
         with pytest.raises(ValueError, match="19"):
             EncoderDecoder(MobileNetV2(0.25), K, {**HEADS["FCNHead"], "num_classes": 19})
-
-    def test_one_logit_for_two_classes(self) -> None:
-        with pytest.raises(ValueError, match="out_channels 1, but label maps are the largest of one logit a class"):
-            EncoderDecoder(MobileNetV2(0.25), 2, {**HEADS["FCNHead"], "out_channels": 1, "threshold": 0.3})
