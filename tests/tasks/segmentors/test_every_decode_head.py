@@ -332,7 +332,6 @@ class TestOneLogit:
             2,
             "out_channels 1 for 2 classes; leave it",
         ),
-        (FCN, 1, "one class from nothing: the data set has 1 class; give the pixels outside it a class"),
         ({"type": "FCNHead"}, 3, "FCNHead needs channels"),
         ({**FCN, "num_conv": 1}, 3, "FCNHead has no option num_conv; did you mean num_convs"),
         ({**FCN, "type": "GCHead"}, 3, "GCHead has no option num_convs"),
