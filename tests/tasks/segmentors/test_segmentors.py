@@ -135,7 +135,7 @@ def test_masks_of_more_classes_than_8_bits_hold() -> None:
     assert {"loss_ce", "aux_loss_ce"} <= losses.keys()
     task = SegmentationTask.__new__(SegmentationTask)
     nn.Module.__init__(task)
-    task.options = SimpleNamespace(class_names=names)
+    task.options = SimpleNamespace(class_names=names, boundary_width=0.02)
     metric = task.build_metrics()["pixels"]
     metric.update([torch.full((64, 64), 299), torch.zeros(64, 64, dtype=torch.int64)], list(batch["mask"]))
     assert metric.confusion.shape == (300, 300) and metric.confusion.sum() == 2 * 64 * 44
