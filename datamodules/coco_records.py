@@ -139,7 +139,7 @@ def _is_name(value: object) -> bool:
 
 
 def _is_id(value: object) -> bool:
-    return type(value) is int and abs(value) < 2**63  # true is no id, though Python calls it an integer
+    return type(value) is int and -(2**63) <= value < 2**63  # true is no id, though Python calls it an integer
 
 
 def _is_side(value: object) -> bool:

@@ -155,7 +155,7 @@ def why_missing(path: Path) -> str:
     Args:
         path: A file that does not exist.
     """
-    if "\\" in path.name:
+    if "\\" in str(path):
         return "its name has a backslash, as Windows writes paths; write / in its place"
     alike = _alike(path.name, path.parent)
     return f"the folder has {alike}: names are told apart by upper and lower case; correct the name" if alike else ""

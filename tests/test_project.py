@@ -12,6 +12,8 @@ import cv2
 import pytest
 import yaml
 
+from tests.tasks.running import SERVER
+
 ROOT = Path(__file__).parents[1]
 INSTALLED_BY_MAKE = (ROOT / ".venv" / "installed").exists() and Path(sys.prefix) == ROOT / ".venv"
 
@@ -25,15 +27,17 @@ def test_exactly_one_opencv_without_a_window_system() -> None:
     assert "libGL" not in linked
 
 
-def loaded_by(module: str) -> set[str]:
-    """Top-level packages in memory after an import in a fresh process."""
-    program = f"import {module}, sys; print(' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
-    return set(answer.stdout.split())
+def loaded() -> set[str]:
+    """Names of the modules of this process."""
+    return set(sys.modules)
 
 
-def test_detection_does_not_import_mmsegmentation_or_wandb() -> None:
-    assert not {"mmseg", "mmcv", "mmengine", "wandb", "timm"} & loaded_by("tasks.detect")
+def test_commands_do_not_import_mmsegmentation_or_wandb() -> None:
+    """Asked in a fork of the process that has imported the two commands, and done nothing else."""
+    with SERVER.Pool(1) as fresh:
+        modules = fresh.apply(loaded)
+    assert {"tasks.detect", "tasks.segment", "lightning"} <= modules
+    assert not {"mmseg", "mmcv", "mmengine", "wandb", "timm"} & modules
 
 
 def test_attention_needs_torch_only() -> None:

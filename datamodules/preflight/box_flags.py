@@ -69,9 +69,7 @@ def flag_boxes(arrays: Arrays) -> dict[str, Column]:
         flags[rows], inside = _flag_block(boxes[rows], sizes[position[rows]])
         usable = is_object[rows] & (flags[rows] & Doubt.EMPTY == 0)
         np.minimum.at(thinnest, position[rows][usable], inside[usable])
-    objects = np.flatnonzero(is_object)
-    repeated = _repeated(np.column_stack([position, arrays["labels"]])[objects], boxes[objects])
-    flags[objects[repeated]] |= np.uint8(Doubt.REPEATED)
+    flags[_repeated(position, arrays["labels"], boxes, np.flatnonzero(is_object))] |= np.uint8(Doubt.REPEATED)
     usable = is_object & (flags & Doubt.EMPTY == 0)
     return {
         "flags": flags,
@@ -107,12 +105,21 @@ def _flag_block(boxes: NDArray[np.float64], sizes: NDArray[np.int64]) -> tuple[N
     return flags, inside[:, ::-1]
 
 
-def _repeated(owners: NDArray[np.int64], boxes: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Rows that equal an earlier one; sorted by a hash, because sorting whole rows takes ten times as long."""
-    numbers = np.column_stack([owners[:, 0] << 32 | owners[:, 1], (boxes + 0.0).view(np.int64)])  # -0.0 is 0.0
-    hashed = np.bitwise_xor.reduce(numbers.astype(np.uint64) * _MIX, axis=1)
-    order = np.argsort(hashed ^ (hashed >> np.uint64(29)), kind="stable")
-    before, after = order[:-1], order[1:]
-    candidates = np.flatnonzero(hashed[before] == hashed[after])
-    before, after = before[candidates], after[candidates]
-    return np.sort(after[(numbers[before] == numbers[after]).all(axis=1)])
+def _repeated(
+    position: NDArray[np.intp], labels: NDArray[np.int64], boxes: NDArray[np.float64], objects: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Rows of objects that equal an earlier one; sorted by a hash, as sorting whole rows takes ten times as long."""
+
+    def numbers(rows: NDArray[np.intp]) -> NDArray[np.uint64]:
+        """All that makes an object, as (N, 5) integers."""
+        box = (boxes[rows] + 0.0).view(np.uint64)  # -0.0 is 0.0
+        return np.column_stack([(position[rows] << 32 | labels[rows]).view(np.uint64), box])
+
+    hashed = np.empty(len(objects), np.uint64)
+    for start in range(0, len(objects), _BLOCK):
+        mixed = np.bitwise_xor.reduce(numbers(objects[start : start + _BLOCK]) * _MIX, axis=1)
+        hashed[start : start + _BLOCK] = mixed ^ (mixed >> np.uint64(29))
+    order = np.argsort(hashed, kind="stable")
+    candidates = np.flatnonzero(hashed[order[:-1]] == hashed[order[1:]])
+    before, after = objects[order[candidates]], objects[order[candidates + 1]]
+    return after[(numbers(before) == numbers(after)).all(axis=1)]

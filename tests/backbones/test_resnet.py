@@ -6,13 +6,14 @@ import torchvision
 
 from attention import CBAM, SqueezeExcitation
 from backbones import ResNet
+from tests.selection import mostly_slow
 
 
 def body(state):
     return {name: value for name, value in state.items() if not name.startswith("fc.")}
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, 101, 152])
+@pytest.mark.parametrize("depth", mostly_slow([18, 34, 50, 101, 152], {18, 34, 50}))
 def test_names_and_shapes_are_torchvisions(depth):
     with torch.device("meta"):
         peer = torchvision.models.get_model(f"resnet{depth}")
@@ -24,8 +25,10 @@ def test_names_and_shapes_are_torchvisions(depth):
     assert host == expected
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    ("depth", "training"),
+    [(18, True), (50, False), *(pytest.param(*pair, marks=pytest.mark.slow) for pair in ((18, False), (50, True)))],
+)
 def test_features_equal_torchvisions_with_copied_weights(depth, training):
     peer = torchvision.models.get_model(f"resnet{depth}").train(training)
     ours = ResNet(depth).train(training)

@@ -13,8 +13,11 @@ from torch import nn
 import backbones.in_timm  # noqa: F401 - registers the networks
 from backbones import ELSAVOLO, Backbone, LaViT, ResNet, Swin, TimmFeatures, load_weights
 from tests.backbones.small_hosts import SMALL_HOSTS
+from tests.selection import mostly_slow
 
 SIDES = (33, 45)
+HERE = ("elsa_volo", "lavit", "mobilenet_v2", "mobilenext", "resnet", "swin", "timm", "vgg")
+"""In every run of the tests: each host that says by itself what it leaves out, and one that does not."""
 
 
 def choices(count: int) -> list[tuple[int, ...]]:
@@ -23,7 +26,7 @@ def choices(count: int) -> list[tuple[int, ...]]:
     return sorted({choice for choice in found if choice})
 
 
-@pytest.mark.parametrize("host", SMALL_HOSTS)
+@pytest.mark.parametrize("host", mostly_slow(SMALL_HOSTS, HERE))
 def test_used_maps_are_those_of_the_whole_network(host: str, caplog: pytest.LogCaptureFixture) -> None:
     torch.manual_seed(0)
     whole = SMALL_HOSTS[host]().eval()

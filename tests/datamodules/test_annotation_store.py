@@ -8,7 +8,6 @@ import pickle
 import re
 import signal
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -347,7 +346,7 @@ def _read_at_once(path: Path, barrier: Any, answers: Any) -> None:
 def test_processes_that_start_at_once(tmp_path: Path, cache: Path) -> None:
     value = content(images=50, annotations=2000)
     context = multiprocessing.get_context("fork")
-    for attempt in range(6):
+    for attempt in range(3):
         path = write(tmp_path / f"{attempt}.json", {**value, "info": attempt})
         barrier, answers = context.Barrier(4), context.Queue()
         processes = [context.Process(target=_read_at_once, args=(path, barrier, answers)) for _ in range(4)]
@@ -359,7 +358,7 @@ def test_processes_that_start_at_once(tmp_path: Path, cache: Path) -> None:
             assert process.exitcode == 0
         assert results == [results[0]] * 4
         check(AnnotationFile(path), value)
-    assert len(entries(cache)) == 6 and not list(cache.glob(".*.tmp"))
+    assert len(entries(cache)) == 3 and not list(cache.glob(".*.tmp"))
 
 
 def _die_while_writing(path: Path) -> None:
@@ -508,21 +507,6 @@ def test_huge_box_is_refused(tmp_path: Path, cache: Path) -> None:
     path.write_text(json.dumps(value))
     with pytest.raises(DataError, match=r"annotation 997 has bbox .*expected four finite numbers"):
         AnnotationFile(path)
-
-
-def test_empty_boxes_are_warned_of_at_every_start(tmp_path: Path, cache: Path) -> None:
-    value = content()
-    value["annotations"][3]["bbox"] = [1, 1, 0, 5]
-    path = write(tmp_path / "a.json", value)
-    for _ in range(2):
-        with pytest.warns(UserWarning, match=r"1 of 40 boxes have no area inside their image; .*: annotations 997$"):
-            AnnotationFile(path)
-    images = sorted(record["id"] for record in value["images"])
-    place = images.index(value["annotations"][3]["image_id"])
-    assert place > 0
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        AnnotationFile(path, place)  # without the image of that box
 
 
 def test_texts() -> None:

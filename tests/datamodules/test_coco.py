@@ -56,9 +56,6 @@ def root(tmp_path: Path) -> Path:
     return write(tmp_path)
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*boxes have no area inside their image")
-
-
 def test_crowds_and_boxes_without_area_are_not_trained_on(root: Path) -> None:
     target = module(root).train_dataset()[key(0)]["target"]
     assert target["boxes"].numpy() == pytest.approx(np.array([[20, 10, 60, 30], [0, 40, 30.4, 60]]), abs=1e-4)

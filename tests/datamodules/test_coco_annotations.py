@@ -5,7 +5,6 @@ import math
 import pickle
 import re
 import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -367,28 +366,6 @@ def test_masks_that_are_none_cost_no_box(mask: object, tmp_path: Path) -> None:
     value["annotations"][0]["segmentation"] = mask
     file = AnnotationFile(write(tmp_path, value))
     assert file.annotation_ids.tolist() == [0, 5, 8] and file.segmentation(1) == mask
-
-
-def test_boxes_without_area_are_counted_once_per_file(tmp_path: Path) -> None:
-    value = content()
-    bad = [[1, 1, 0, 5], [1, 1, 5, 0], [1, 1, -3, 5], [60, 0, 5, 5], [0, -9, 5, 9], [-5, 0, 5, 5]]
-    for number, box in enumerate(bad, start=20):
-        value["annotations"].append({**value["annotations"][0], "id": number, "bbox": box})
-    path = write(tmp_path, value)
-    with pytest.warns(UserWarning) as caught:
-        file = AnnotationFile(path)
-    (warning,) = caught
-    assert str(warning.message) == (
-        f"{path}: 6 of 9 boxes have no area inside their image; training leaves them out: "
-        "annotations 20, 21, 22, 23, 24, ..."
-    )
-    assert len(file.boxes) == 9, "they stay in the ground truth"
-
-
-def test_sound_files_do_not_warn(tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        AnnotationFile(write(tmp_path, content()))
 
 
 def test_clipped_corners() -> None:

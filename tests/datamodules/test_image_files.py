@@ -1,13 +1,14 @@
 """One rule for which files are images and masks; what else lies in a folder is counted."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from datamodules import DataError
+from datamodules import COCO, DataError
 from datamodules.images import (
     IMAGE_SUFFIXES,
     MASK_SUFFIXES,
@@ -20,6 +21,7 @@ from datamodules.images import (
     read_mask,
     why_missing,
 )
+from datamodules.sampling import SampleKey
 
 OTHER_NAMES = {".dib": "BMP", ".jfif": "JPEG", ".jpe": "JPEG", ".j2k": "JPEG2000", ".jpx": "JPEG2000", ".pnm": "PPM"}
 
@@ -120,10 +122,22 @@ def test_a_folder_without_images_says_what_it_has(tmp_path: Path) -> None:
         list_images(str(tmp_path / "[ac]*"))
 
 
+def test_trial_of_backslashes(shared_data: Callable[[str], Path]) -> None:
+    data = COCO(shared_data("trials") / "labelstudio_backslash", num_workers=0)
+    backslash = (
+        r"images\\val_001\.png does not exist; its name has a backslash, as Windows writes paths; write /"
+    )
+    with pytest.raises(DataError, match=backslash):
+        data.val_dataset()[SampleKey(0, 0, False)]
+    with pytest.raises(DataError, match="its name has a backslash"):
+        data.setup("fit")
+
+
 def test_what_is_behind_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "A.JPG").touch()
     assert why_missing(tmp_path / "b.jpg") == why_missing(tmp_path / "none" / "b.jpg") == ""
     assert "has a backslash, as Windows writes paths; write /" in why_missing(tmp_path / "images\\b.jpg")
+    assert "backslash" in why_missing(tmp_path / "images\\day" / "b.jpg")
     with pytest.raises(DataError, match=r"a\.jpg does not exist; the folder has A\.JPG: names are told apart"):
         read_image(tmp_path / "a.jpg")
 

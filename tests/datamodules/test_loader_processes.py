@@ -28,8 +28,8 @@ def test_a_worker_computes_in_one_thread(shapes: Path) -> None:
 
 
 def test_annotations_are_not_copied_to_workers(tmp_path: Path) -> None:
-    """Counted references alone would copy 200,000 records of Python objects, page by page: 100 MB for each worker."""
-    images, boxes = 10_000, 20
+    """Counted references alone would copy 100,000 records of Python objects, page by page: 50 MB for each worker."""
+    images, boxes = 5_000, 20
     path = tmp_path / "instances.json"
     content = {
         "images": [{"id": i + 1, "file_name": f"{i:012}.jpg", "height": 480, "width": 640} for i in range(images)],

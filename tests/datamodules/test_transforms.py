@@ -103,10 +103,16 @@ def samples(painted: tuple[Path, AnnotationFile], pipeline: DetectionPipeline) -
     return (dataset[SampleKey(epoch, index, False)] for epoch in range(EPOCHS) for index in range(len(dataset)))
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
-def test_boxes_stay_inside_aligned_and_at_least_a_pixel(painted: tuple[Path, AnnotationFile], pipeline: str) -> None:
+@pytest.fixture(scope="module", params=PIPELINES)
+def drawn(request: pytest.FixtureRequest, painted: tuple[Path, AnnotationFile]) -> tuple[str, list[dict[str, Any]]]:
+    """All samples of a pipeline, drawn once for the tests that look at them."""
+    return request.param, list(samples(painted, PIPELINES[request.param]))
+
+
+def test_boxes_stay_inside_aligned_and_at_least_a_pixel(drawn: tuple[str, list[dict[str, Any]]]) -> None:
+    pipeline, found = drawn
     kept, least = 0, EPOCHS * IMAGES * (1 if pipeline.startswith("ssd") else 2) // 2  # SSD drops what is cut through
-    for sample in samples(painted, PIPELINES[pipeline]):
+    for sample in found:
         target, (_, height, width) = sample["target"], sample["image"].shape
         boxes = target["boxes"].numpy()
         assert boxes.shape == (len(boxes), 4) and np.isfinite(boxes).all()
@@ -121,10 +127,9 @@ def test_boxes_stay_inside_aligned_and_at_least_a_pixel(painted: tuple[Path, Ann
     assert kept > least
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
-def test_boxes_move_with_the_pixels(painted: tuple[Path, AnnotationFile], pipeline: str) -> None:
+def test_boxes_move_with_the_pixels(drawn: tuple[str, list[dict[str, Any]]]) -> None:
     checked = 0
-    for sample in samples(painted, PIPELINES[pipeline]):
+    for sample in drawn[1]:
         boxes = sample["target"]["boxes"][sample["target"]["labels"] == PAINTED - 1].numpy()
         blur = 2 * max(sample["image"].shape) / min(sample["target"]["original_size"].tolist())
         if len(boxes) == 0 or (boxes[0, 2:] - boxes[0, :2]).min() < max(3.0, blur):
@@ -136,10 +141,12 @@ def test_boxes_move_with_the_pixels(painted: tuple[Path, AnnotationFile], pipeli
     assert checked > 40
 
 
-@pytest.mark.parametrize("pipeline", ["resized", "stretched", "shorter"])
-def test_boxes_are_lost_only_when_smaller_than_a_pixel(painted: tuple[Path, AnnotationFile], pipeline: str) -> None:
+@pytest.mark.parametrize("drawn", ["resized", "stretched", "shorter"], indirect=True)
+def test_boxes_are_lost_only_when_smaller_than_a_pixel(
+    drawn: tuple[str, list[dict[str, Any]]], painted: tuple[Path, AnnotationFile]
+) -> None:
     file = painted[1]
-    for sample in samples(painted, PIPELINES[pipeline]):
+    for sample in drawn[1]:
         index = sample["target"]["image_id"]
         where = file.of_image(index)
         box = file.boxes[where][file.labels[where] == PAINTED - 1][0]

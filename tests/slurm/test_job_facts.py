@@ -72,6 +72,7 @@ def test_batch_script_and_tasks(cluster: Cluster, reports: Path) -> None:
     }
 
 
+@pytest.mark.slow  # in every run: test_two_nodes_requeued_and_continued, and arrays in tests/tasks/run/test_job.py
 def test_array_and_requeue(cluster: Cluster, reports: Path) -> None:
     """Tasks of an array have labels of their own; a requeued one keeps its key and counts its restarts."""
     lines = """

@@ -20,7 +20,7 @@ Command = Callable[..., Path]
 
 
 def command_arguments(task: str, subcommand: str, shapes: Path, runs: Path, name: str) -> list[str]:
-    """The quickstart of a task, made small: a quarter of the width, no workers, pictures or W&B."""
+    """The quickstart of a task, made small: a quarter of the width, no workers, sanity check, pictures or W&B."""
     return [
         subcommand,
         f"--config={ROOT}/configs/{task}/quickstart.yaml",
@@ -29,6 +29,7 @@ def command_arguments(task: str, subcommand: str, shapes: Path, runs: Path, name
         "--data.num_workers=0",
         "--model.backbone.width=0.25",
         "--trainer.max_epochs=1",
+        "--trainer.num_sanity_val_steps=0",
         "--trainer.log_every_n_steps=1",
         "--wandb.mode=disabled",
         "--pictures.images=0",

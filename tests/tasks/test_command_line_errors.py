@@ -19,6 +19,7 @@ from tasks.command_line import QUIET, QUIET_LOG, helpful_output, run
 from tasks.errors import MachineError, NumbersError, TaskError
 from tasks.refused_options import OptionParser
 from tasks.run.stop import StopRun
+from tests.tasks import running
 
 ROOT = Path(__file__).parents[2]
 RECIPE = f"--config={ROOT}/configs/detect/quickstart.yaml"
@@ -208,8 +209,14 @@ def test_missing_files_are_told_by_their_neighbours(refusal: Callable[..., str],
         pytest.param(
             ["--data.num_workers=-1"], "error: num_workers is -1, expected at least 0", marks=pytest.mark.slow
         ),
-        (["--data.pipeline.height=0"], "error: height is 0, expected at least 1 pixel"),
-        (["--trainer.strategy=fsdp", "--trainer.accelerator=cpu"], "error: The strategy `fsdp` requires a GPU"),
+        pytest.param(
+            ["--data.pipeline.height=0"], "error: height is 0, expected at least 1 pixel", marks=pytest.mark.slow
+        ),
+        pytest.param(  # in every run: test_trainer_options.py
+            ["--trainer.strategy=fsdp", "--trainer.accelerator=cpu"],
+            "error: The strategy `fsdp` requires a GPU",
+            marks=pytest.mark.slow,
+        ),
         (
             ["--trainer.devices=0", "--trainer.accelerator=cpu"],
             "error: `Trainer(devices='0')` value is not a valid input",
@@ -227,17 +234,23 @@ def test_a_users_mistake_ends_with_2_and_leaves_no_folder(
     assert not [path for path in (tmp_path / "runs").rglob("*") if path.name == "test" or path.is_file()]
 
 
+MISTAKE = "error: --data.batch_sise is no option of datamodules.COCO; did you mean --data.batch_size?"
+
+
+def test_a_mistake_of_a_process() -> None:
+    assert running.run("detect", ["fit", RECIPE, "--data.batch_sise=1"]) == (2, MISTAKE)
+
+
+@pytest.mark.slow
 def test_a_mistake_of_a_real_process() -> None:
+    """Nor does importing everything say a word."""
     answer = subprocess.run(
         [sys.executable, "-m", "tasks.detect", "fit", RECIPE, "--data.batch_sise=1"],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert (answer.returncode, answer.stdout) == (2, "")
-    assert (
-        answer.stderr == "error: --data.batch_sise is no option of datamodules.COCO; did you mean --data.batch_size?\n"
-    )
+    assert (answer.returncode, answer.stdout, answer.stderr) == (2, "", f"{MISTAKE}\n")
 
 
 class TestRun:

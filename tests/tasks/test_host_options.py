@@ -12,6 +12,7 @@ from attention.base import Operator
 from backbones import Backbone, ResNet
 from tasks.errors import TaskError
 from tasks.host_options import HostOptions, complete_backbone
+from tests.selection import mostly_slow
 from tests.tasks.building import CONFIGS, build_task
 
 CBAM_OPTIONS = {"class_path": "attention.CBAM", "init_args": {"reduction": 4}}
@@ -106,22 +107,24 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_features_at_step_0_are_those_of_the_pretrained_host(published: Path, shapes: Path) -> None:
+REFINED = {"resnet50_cbam": (CBAM, 16), "resnet50_bam": (BAM, 3), "resnet50_non_local": (NonLocal, 10)}
+"""Within each block, between stages, and within some blocks."""
+
+
+@pytest.mark.parametrize("name", mostly_slow(REFINED, {"resnet50_cbam", "resnet50_bam"}))
+def test_features_at_step_0_are_those_of_the_pretrained_host(name: str, published: Path, shapes: Path) -> None:
     recipe = CONFIGS / "detect" / "retinanet_1x.yaml"
-    backbones = []
-    for name in ("resnet50", "resnet50_cbam", "resnet50_bam", "resnet50_non_local"):
-        task = build_task(recipe, shapes, f"--model.backbone={name}", f"--host.weights={published}")
-        backbone = task.model.backbone
-        assert isinstance(backbone, Backbone)
-        backbones.append(backbone.eval())
+    backbone = build_task(recipe, shapes, f"--model.backbone={name}", f"--host.weights={published}").model.backbone
+    assert isinstance(backbone, Backbone)
+    host = ResNet(50, weights=str(published))
+    host.use_maps((1, 2, 3))  # those of a RetinaNet
     image = torch.randn(1, 3, 96, 128)
     with torch.inference_mode():
-        plain, *refined = (backbone(image) for backbone in backbones)
-    for features in refined:
-        assert all(torch.equal(one, other) for one, other in zip(plain, features, strict=True))
-    kinds = [[type(module) for module in backbone.modules() if isinstance(module, Operator)] for backbone in backbones]
-    assert [kind.count(IdentityStart) for kind in kinds] == [0, 16, 3, 10]
-    assert (kinds[1].count(CBAM), kinds[2].count(BAM), kinds[3].count(NonLocal)) == (16, 3, 10)
+        for one, other in zip(host.eval()(image), backbone.eval()(image), strict=True):
+            assert torch.equal(one, other)
+    kind, count = REFINED[name]
+    kinds = [type(module) for module in backbone.modules() if isinstance(module, Operator)]
+    assert kinds.count(IdentityStart) == kinds.count(kind) == count
 
 
 def test_the_recipe_says_what_norms_and_frozen_stages_of_one_backbone_do(published: Path, shapes: Path) -> None:

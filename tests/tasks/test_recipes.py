@@ -147,7 +147,7 @@ def test_recipe_runs_to_its_last_step(path: Path, network: tuple[str, ...], shap
             *(["--data.val_annotations=annotations/instances_val2017.json"] if recipe.task == "detect" else []),
             f"--data.max_images={IMAGES}",
             "--data.batch_size=2",
-            "--data.val_batch_size=1",
+            "--data.val_batch_size=3",
             "--data.num_workers=0",
             "--trainer.log_every_n_steps=1",
             "--wandb.mode=disabled",

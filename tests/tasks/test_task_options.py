@@ -132,7 +132,8 @@ class TestFormats:
         assert len(scores) > 12 and {name: validated[name] for name in scores} == {
             name: trained[name] for name in scores
         }
-        resumed = command("detect", "fit", f"--ckpt_path={old}", "--trainer.max_epochs=2", name="resumed")
+        more = ("--trainer.max_epochs=2", "--trainer.limit_val_batches=0")
+        resumed = command("detect", "fit", f"--ckpt_path={old}", *more, name="resumed")
         last = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)
         assert (last["global_step"], last["attndense_format"]) == (6, 3)
 

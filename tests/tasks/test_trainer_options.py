@@ -51,34 +51,33 @@ TRIES = (
     Try("accelerator=gpu", refused="gpu|GPU|CUDA") if not torch.cuda.is_available() else Try("accelerator=gpu"),
     Try("strategy=fsdp accelerator=cpu", refused="(?i)fsdp"),
     Try("num_nodes=2", refused="srun|MASTER_ADDR"),
-    Try("precision=bf16-mixed"),
     Try("precision=64-true", slow=True),
     Try("precision=bf16-true", refused="too small to change them; use bf16-mixed"),
     Try("precision=transformer-engine", refused="linear layers"),
-    Try("logger=false"),
+    Try("logger=false num_sanity_val_steps=-1"),
     Try(
         "logger=CSVLogger logger.save_dir=elsewhere enable_progress_bar=false enable_model_summary=true "
         "callbacks=ModelCheckpoint callbacks.every_n_train_steps=1 callbacks.dirpath=elsewhere"
     ),
     Try("fast_dev_run=1", saved=False, scored=False),
-    Try("max_epochs=2 min_epochs=1 reload_dataloaders_every_n_epochs=1", steps=6),
-    Try("max_epochs=2 max_steps=4 min_steps=1", steps=4),
+    Try("max_epochs=2 min_epochs=1 max_steps=4 min_steps=1 reload_dataloaders_every_n_epochs=1", steps=4),
     Try("limit_train_batches=2", steps=2, slow=True),  # run/test_length.py
     Try("limit_train_batches=0.67", steps=2, slow=True),
-    Try("limit_val_batches=1 callbacks+=EarlyStopping callbacks.monitor=train/loss"),
+    Try("precision=bf16-mixed limit_val_batches=1 callbacks+=EarlyStopping callbacks.monitor=train/loss"),
     Try("limit_val_batches=0", scored=False),
-    Try("overfit_batches=2", steps=2),
     Try("overfit_batches=1.0", slow=True),
     Try("val_check_interval=2", slow=True),
-    Try("val_check_interval=0.5 num_sanity_val_steps=-1"),
+    Try("val_check_interval=0.5", slow=True),  # run/test_length.py
     Try("val_check_interval=2 check_val_every_n_epoch=null", slow=True),  # run/test_length.py
     Try("val_check_interval=00:00:00:01 check_val_every_n_epoch=1"),
-    Try("check_val_every_n_epoch=5 num_sanity_val_steps=0"),
+    Try("overfit_batches=2 check_val_every_n_epoch=5 num_sanity_val_steps=0", steps=2),
     Try("log_every_n_steps=0", refused="log_every_n_steps"),
     Try("enable_checkpointing=false", saved=False),
     Try("accumulate_grad_batches=2", steps=2, slow=True),  # run/test_length.py, test_training_options.py
-    Try("gradient_clip_val=0.1 gradient_clip_algorithm=value enable_checkpointing=true profiler=simple logger=true"),
-    Try("deterministic=true sync_batchnorm=true detect_anomaly=true"),
+    Try(
+        "gradient_clip_val=0.1 gradient_clip_algorithm=value enable_checkpointing=true profiler=simple logger=true "
+        "deterministic=true sync_batchnorm=true detect_anomaly=true"
+    ),
     Try("barebones=true", refused="--trainer.profiler"),
     Try("plugins=AsyncCheckpointIO", refused="CheckpointIO"),
     Try("default_root_dir=elsewhere", refused="--runs"),

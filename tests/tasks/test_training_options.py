@@ -122,9 +122,11 @@ def plain(sgd: tuple[str, ...], shapes: Path, tmp_path_factory: pytest.TempPathF
         ("--trainer.gradient_clip_val=0.01", 1),
         pytest.param("--trainer.precision=bf16-mixed", 0, marks=pytest.mark.slow),
         pytest.param("--model.parameter_rules.backbone_multiplier=0.0", 1, marks=pytest.mark.slow),
-        ("--model.parameter_rules.base_batch_size=1", 1),
+        # In every run: TestParameterRules, and the rates of an accumulation below.
+        pytest.param("--model.parameter_rules.base_batch_size=1", 1, marks=pytest.mark.slow),
         pytest.param("--model.backbone.norms=eval", 0, marks=pytest.mark.slow),
-        ("--model.lr_schedule=Constant", 2),
+        # In every run: test_rate_and_schedule_may_change_when_asked in tests/tasks/run/test_resume.py.
+        pytest.param("--model.lr_schedule=Constant", 2, marks=pytest.mark.slow),
     ],
 )
 def test_option_changes_training(
@@ -163,7 +165,7 @@ def test_deterministic_runs_are_equal(command: Command) -> None:
 
 def test_accumulation_takes_one_step_for_two_batches(command: Command) -> None:
     """Also in the schedule: 12 images in batches of 2 are 3 steps an epoch, of half the images that the rate is for."""
-    options = ("--trainer.max_epochs=2", "--model.lr_schedule.warmup_steps=0", "--trainer.limit_val_batches=1")
+    options = ("--trainer.max_epochs=2", "--model.lr_schedule.warmup_steps=0", "--trainer.limit_val_batches=0")
     folder = command("segment", "fit", *options, "--data.batch_size=2", "--trainer.accumulate_grad_batches=2")
     assert load(folder)["global_step"] == 6
     assert load(folder)["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["ready"] == 12
@@ -180,7 +182,7 @@ def test_images_of_a_step_are_those_of_all_processes_and_batches() -> None:
 
 class TestAveragedWeights:
     def test_validation_and_best_checkpoint_use_the_average(self, command: Command) -> None:
-        folder = command("segment", "fit", "--ema_decay=0.5", "--trainer.max_epochs=2")
+        folder = command("segment", "fit", "--ema_decay=0.5", "--trainer.limit_train_batches=2")
         checkpoint = load(folder)
         averaged, current = checkpoint["state_dict"], checkpoint["current_model_state"]
         name = "model.decode_head.conv_seg.weight"
@@ -214,13 +216,15 @@ class TestAveragedWeights:
 
 def test_sync_batchnorm_is_plain_on_the_cpu(command: Command, caplog: pytest.LogCaptureFixture) -> None:
     head = '--model.segmentor.decode_head.norm_cfg={"type": "SyncBN", "requires_grad": true}'
+    quick = (head, "--trainer.limit_val_batches=0")
     caplog.set_level("INFO")
-    folder = command("segment", "fit", "--trainer.sync_batchnorm=true", "--trainer.max_steps=1", head)
+    folder = command("segment", "fit", "--trainer.sync_batchnorm=true", "--trainer.max_steps=1", *quick)
     shown = caplog.text
     assert "sync_batchnorm needs GPUs" in shown and "SyncBN needs GPUs" in shown
     assert (folder / "checkpoints" / "last.ckpt").exists()
 
 
+@pytest.mark.slow  # in every run: tests/backbones/test_swin.py
 def test_compiled_backbone_gives_the_same_features() -> None:
     torch.manual_seed(0)
     backbone = MobileNetV2(0.25, CoordinateAttention).eval()

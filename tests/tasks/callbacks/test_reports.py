@@ -34,7 +34,7 @@ def test_reports_beside_the_pictures(command: Callable[..., Path], fails: Callab
     """Each has its own options, and none is an option of the run: it goes on with others."""
     own = f"--reports+={Counted.__module__}.Counted"
     several = (own, "--reports.file=all.txt", own, "--reports.file=sure.txt", "--reports.threshold=1.5")
-    options = ("fit", "--model.detector.score_threshold=0.0", "--pictures.images=2")
+    options = ("fit", "--model.detector.score_threshold=0.0", "--pictures.images=2", "--trainer.limit_train_batches=1")
     folder = command("detect", *options, *several)
     assert int((folder / "all.txt").read_text()) > 0 == int((folder / "sure.txt").read_text())
     assert sorted(path.name for path in (folder / "pictures").iterdir()) == ["1.png", "2.png", "training.png"]

@@ -13,6 +13,7 @@ from attention import CoordinateAttention
 from backbones import Backbone, MobileNetV2, MobileNeXt, ResNet
 from tasks.detectors import FCOS, Detector, FocalSSDLite320, RetinaNet, SSDLite320
 from tasks.profile.counting import count_macs
+from tests.selection import mostly_slow
 
 K = 5
 BUILDERS: dict[str, Callable[[], Detector]] = {
@@ -44,7 +45,7 @@ def make_batch(
     return {"image": image, "size": torch.tensor(sizes), "targets": targets}
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", mostly_slow(BUILDERS, {"retinanet", "fcos", "focal_ssdlite"}))
 def test_losses_reach_every_parameter_and_fall(name: str) -> None:
     torch.manual_seed(0)
     model = BUILDERS[name]()
@@ -120,8 +121,14 @@ class TestHalfPrecision:
             return make_batch([(320, 320)] * 2, [[[210, 215, 303, 300]]] * 2, (320, 320))
         return make_batch([(64, 1344)] * 2, [[[1034, 10, 1047, 30], [1200, 20, 1210, 40]]] * 2, (64, 1344))
 
-    @pytest.mark.parametrize("precision", FORMATS)
-    @pytest.mark.parametrize("name", ["fcos", "retinanet", "ssdlite", "focal_ssdlite"])
+    @pytest.mark.parametrize(
+        ("name", "precision"),
+        [
+            pytest.param(name, precision, marks=() if first == second else pytest.mark.slow)
+            for first, name in enumerate(["fcos", "retinanet", "ssdlite", "focal_ssdlite"])
+            for second, precision in enumerate(FORMATS)
+        ],
+    )
     def test_objects_far_from_the_origin_are_matched(self, name: str, precision: str) -> None:
         torch.manual_seed(0)
         model = BUILDERS[name]().eval()  # without the noise of batch norms over few values
@@ -139,7 +146,9 @@ class TestHalfPrecision:
             assert found[key].dtype == (torch.float64 if precision == "64-true" else torch.float32)
             torch.testing.assert_close(found[key].float(), loss, rtol=0.02, atol=1e-3)
 
-    @pytest.mark.parametrize("name", ["fcos", "retinanet", "ssdlite", "focal_ssdlite"])
+    @pytest.mark.parametrize(
+        "name", mostly_slow(["fcos", "retinanet", "ssdlite", "focal_ssdlite"], {"fcos", "ssdlite"})
+    )
     def test_training_under_mixed_precision(self, name: str) -> None:
         history: dict[str, list[float]] = {}
         for precision, context in (

@@ -4,6 +4,7 @@ import json
 import pickle
 import time
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -195,19 +196,25 @@ def reference(ground_truth, results, iou_type, without_boxes):
     return np.where(evaluation.stats == -1, np.nan, evaluation.stats), per_class
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("truth_file", "result_file", "iou_type"), RESULT_FILES)
-def test_result_files_score_as_with_pycocotools_alone(shared_data, backend, truth_file, result_file, iou_type):
-    folder: Path = shared_data("coco-eval")
+@cache
+def read_and_score(folder: Path, truth_file: str, result_file: str, iou_type: str):
+    """Ground truth, results and pycocotools' numbers of two files, which all backends are compared with. Read-only."""
     ground_truth = json.loads((folder / truth_file).read_text())
     for image in ground_truth["images"]:
         image["id"] = int(image["id"])  # text in gt_ignore_test.json, as is the image of its crowd
     for annotation in ground_truth["annotations"]:
         annotation["image_id"] = int(annotation["image_id"])
     results = json.loads((folder / result_file).read_text())
+    return ground_truth, results, reference(ground_truth, results, iou_type, without_boxes=iou_type == "segm")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("truth_file", "result_file", "iou_type"), RESULT_FILES)
+def test_result_files_score_as_with_pycocotools_alone(shared_data, backend, truth_file, result_file, iou_type):
+    folder = shared_data("coco-eval")
+    ground_truth, results, (stats, per_class) = read_and_score(folder, truth_file, result_file, iou_type)
     names, predictions, targets = from_files(ground_truth, results, iou_type == "segm")
     numbers = score(names, predictions, targets, iou_type, backend)
-    stats, per_class = reference(ground_truth, results, iou_type, without_boxes=iou_type == "segm")
     np.testing.assert_allclose([numbers[key] for key in TWELVE], stats, rtol=0, atol=1e-12)
     np.testing.assert_allclose([numbers[f"AP/{name}"] for name in names], per_class, rtol=0, atol=1e-12)
     assert list(numbers) == [*TWELVE, *(f"AP/{name}" for name in names), "images"]

@@ -104,6 +104,12 @@ def test_rows_hold_parameters_and_macs_also_of_a_class_of_ones_own(
         "NUMBER = 3\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    in_fresh_process, peaks = costs.extra_memories, {name: fresh.Memory(1.0, 2.0) for name in ("forward", "training")}
+
+    def of_the_new_class(*arguments: str) -> dict[str, fresh.Memory]:
+        return in_fresh_process(*arguments) if "my_package.MyGate" in arguments else peaks
+
+    monkeypatch.setattr(costs, "extra_memories", of_the_new_class)
     run("--channels", "32", "--names", "SqueezeExcitation,my_package.MyGate", "--json")
     result = json.loads(capsys.readouterr().out)
     assert result["skipped"] == [] and (result["size"], result["channels"], result["batch"]) == ("6x5", 32, 2)

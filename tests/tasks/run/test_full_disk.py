@@ -35,10 +35,10 @@ def checkpoints(run: Path) -> Path:
     return run / "detect" / "run" / "checkpoints"
 
 
-@pytest.mark.parametrize("trials", [1, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_full_disk_ends_the_run_and_loses_nothing(trials: int, small: Path, shapes: Path) -> None:
+@pytest.mark.slow  # in every run: test_a_full_disk_is_said_and_loses_nothing in test_files.py
+def test_a_full_disk_ends_the_run_and_loses_nothing(small: Path, shapes: Path) -> None:
     """The third save finds no room beside the best, the last and the one before."""
-    for trial in range(trials):
+    for trial in range(20):
         runs = small / "runs" / str(trial)
         arguments = fit_arguments("detect", shapes, runs, "run", "--save_every_n_steps=1")
         running = Running("detect", arguments, TMPDIR=str(small / "tmp"))

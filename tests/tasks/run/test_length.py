@@ -34,10 +34,10 @@ def scored_steps(folder: Path, task: str = "detect") -> list[int]:
         (("max_steps=5", "max_epochs=-1"), 5, [3, 5]),  # 3 steps an epoch: the last epoch is cut short
         (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=null", "val_check_interval=2"), 5, [2, 4, 5]),
         (("max_epochs=3", "check_val_every_n_epoch=2", "limit_train_batches=2"), 6, [4, 6]),
-        (("max_epochs=2", "accumulate_grad_batches=2"), 4, [2, 4]),
         *(
             pytest.param(*values, marks=pytest.mark.slow)
             for values in (
+                (("max_epochs=2", "accumulate_grad_batches=2"), 4, [2, 4]),  # test_training_options.py
                 (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=10"), 5, [5]),
                 (("max_epochs=3", "check_val_every_n_epoch=2"), 9, [6, 9]),
                 (("max_epochs=2", "max_steps=4"), 4, [3, 4]),
@@ -74,7 +74,7 @@ class TestTime:
 
     def test_time_with_a_constant_rate_is_a_run(self, command: Command) -> None:
         folder = command(
-            "detect", "fit", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:06", "--model.lr_schedule=Constant"
+            "detect", "fit", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:02", "--model.lr_schedule=Constant"
         )
         step = last(folder)["global_step"]
         assert step >= 1 and scored_steps(folder)[-1] == step
@@ -107,7 +107,7 @@ def cosine(step: int, steps: int, warmup: int, images: int = 4) -> float:
 def test_a_continued_run_has_the_rates_of_its_new_length(
     first: str, second: str, command: Command, caplog: pytest.LogCaptureFixture
 ) -> None:
-    options = ("--model.lr_schedule.warmup_steps=2", "--trainer.max_epochs=-1")
+    options = ("--model.lr_schedule.warmup_steps=2", "--trainer.max_epochs=-1", "--trainer.limit_val_batches=0")
     folder = command("detect", "fit", *options, f"--trainer.{first}")
     assert rates(folder) == pytest.approx([cosine(step, 6, 2) for step in range(6)])
     caplog.set_level("INFO")
@@ -122,7 +122,7 @@ def test_with_other_steps_the_schedule_goes_on_at_the_same_point_of_its_epochs(
 ) -> None:
     """2 of 4 epochs with 3 steps each, then 2 with 6 each: as the second half of a run of 24 steps."""
     stop = ("--trainer.callbacks+=tests.tasks.stop_probe.StopAfter", "--trainer.callbacks.step=6")
-    options = ("--model.lr_schedule.warmup_steps=2", "--trainer.max_epochs=4", *stop)
+    options = ("--model.lr_schedule.warmup_steps=2", "--trainer.max_epochs=4", "--trainer.limit_val_batches=0", *stop)
     with pytest.raises(SystemExit) as end:
         command("detect", "fit", *options)
     assert end.value.code == 143
@@ -135,14 +135,14 @@ def test_with_other_steps_the_schedule_goes_on_at_the_same_point_of_its_epochs(
 
 
 def test_a_run_cut_short_in_an_epoch_goes_on_with_the_images_that_are_left(command: Command) -> None:
-    options = ("--trainer.max_epochs=2", "--data.batch_size=2", "--trainer.limit_val_batches=1")  # 6 steps an epoch
-    whole = command("detect", "fit", *options, name="whole")
-    command("detect", "fit", *options, "--trainer.max_steps=8", name="cut")
-    cut = command("detect", "fit", *options, "--resume=auto", name="cut")
-    one, other = last(whole), last(cut)
-    assert one["global_step"] == other["global_step"] == 12
-    losses = [[row["train/loss"] for row in table(folder)] for folder in (whole, cut)]
-    assert losses[0][:6] != losses[1][:6] and len(losses[1]) == 12  # the first part had another schedule
+    """The first part is 8 steps long and has their schedule, the second goes on in that of 12, with 6 an epoch."""
+    options = ("--trainer.max_epochs=2", "--data.batch_size=2", "--trainer.limit_val_batches=1")
+    options += ("--model.lr_schedule.warmup_steps=2",)
+    command("detect", "fit", *options, "--trainer.max_steps=8")
+    folder = command("detect", "fit", *options, "--resume=auto")
+    assert last(folder)["global_step"] == 12
+    assert rates(folder)[:8] == pytest.approx([cosine(step, 8, 2, images=2) for step in range(8)])
+    assert rates(folder)[8:] == pytest.approx([cosine(step, 12, 2, images=2) for step in range(8, 12)])
 
 
 def test_the_last_smaller_group_of_an_accumulation_has_its_right_weight(

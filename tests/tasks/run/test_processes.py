@@ -66,6 +66,7 @@ def test_error_in_the_second_process(start) -> None:
     assert "Connection closed" not in run.output
 
 
+@pytest.mark.slow  # in every run: TestLocalProcesses
 def test_killed_process(start) -> None:
     run = start(1, "kill", *two_processes())
     code, line = end_of(run)

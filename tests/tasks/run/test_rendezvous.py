@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed.run as distributed_run
 
 from datamodules.errors import DataError
 from tasks.errors import MachineError, TaskError
@@ -152,16 +153,30 @@ sys.exit(1 if job.restarts == 0 and job.rank == 1 else 0)
 """
 
 
-@pytest.mark.parametrize("disable_store", ["0", pytest.param("1", marks=pytest.mark.slow)])
-def test_torchrun_and_its_restart(disable_store: str, tmp_path: Path) -> None:
+def torchrun(variables: dict[str, str], options: list[str]) -> None:
+    """The command torchrun in this process; its processes are forks of it, and have imported everything."""
+    os.environ.update(variables)
+    distributed_run.main(["--run-path", "--start-method=fork", *options])
+
+
+@pytest.mark.parametrize("disable_store", ["0", "1"])
+@pytest.mark.parametrize("forks", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["forks", "commands"])
+def test_torchrun_and_its_restart(forks: bool, disable_store: str, tmp_path: Path) -> None:
     """The processes agree, and are then joined, in each start; with the agent's store and without."""
     script = tmp_path / "script.py"
     script.write_text(TORCHRUN_SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
-    command = [*torchrun, "--monitor-interval=0.1", str(script), str(tmp_path)]
+    options = ["--nproc-per-node=2", "--max-restarts=1", "--monitor-interval=0.1", f"--master-port={free_pair()}"]
+    options += [str(script), str(tmp_path)]
     variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": disable_store}
-    answer = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=200)
-    assert answer.returncode == 0, answer.stderr[-3000:]
+    if forks:
+        agent = FORK.Process(target=torchrun, args=(variables, options))
+        agent.start()
+        agent.join(100)
+        assert agent.exitcode == 0
+    else:
+        command = [sys.executable, "-m", "torch.distributed.run", *options]
+        answer = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=200)
+        assert answer.returncode == 0, answer.stderr[-3000:]
     found = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
     assert set(found) >= {"1-0", "0-1", "1-1"}
     (key,) = {key for _, key, _ in found.values()}

@@ -28,6 +28,7 @@ def seen(file: Path) -> dict[int, Counter[int]]:
     return found
 
 
+@pytest.mark.slow  # in every run: the data module under a trainer, in tests/datamodules/test_training_epochs.py
 class TestLayouts:
     """A run of 12 images is stopped in its second epoch after 6 of them, and goes on with another layout."""
 
@@ -35,24 +36,20 @@ class TestLayouts:
         "options",
         [
             ("--data.batch_size=4",),
-            *(
-                pytest.param(options, marks=pytest.mark.slow)
-                for options in (
-                    ("--data.batch_size=1", "--model.backbone.norms=frozen"),
-                    ("--data.batch_size=2", "--trainer.accumulate_grad_batches=2"),
-                    ("--data.batch_size=2", "--data.num_workers=2"),
-                    ("--data.batch_size=3",),
-                    two_processes(),
-                )
-            ),
+            ("--data.batch_size=1", "--model.backbone.norms=frozen"),
+            ("--data.batch_size=2", "--trainer.accumulate_grad_batches=2"),
+            ("--data.batch_size=2", "--data.num_workers=2"),
+            ("--data.batch_size=3",),
+            two_processes(),
         ],
         ids=lambda options: " ".join(option.removeprefix("--") for option in options),
     )
-    @pytest.mark.parametrize("grouped", [pytest.param(False, marks=pytest.mark.slow), True], ids=["", "grouped"])
+    @pytest.mark.parametrize("grouped", [False, True], ids=["", "grouped"])
     def test_the_remaining_images_are_seen_once(
         self, options: tuple[str, ...], grouped: bool, shapes: Path, tmp_path: Path
     ) -> None:
         base = ("--data.batch_size=2", "--trainer.max_epochs=3", f"--data.group_by_orientation={str(grouped).lower()}")
+        base += ("--trainer.limit_val_batches=0",)
         if "--model.backbone.norms=frozen" in options:
             base += ("--model.backbone.norms=frozen",)
         probe = (SEEN, f"--trainer.callbacks.file={tmp_path}/seen")
@@ -245,8 +242,8 @@ class TestCommand:
             message = fails(task, subcommand)
             assert "learnt nothing" in message and str(folder / "checkpoints" / "best.ckpt") in message
         assert (folder / "summary.json").read_text() == summary
-        command(task, "validate", "--ckpt_path=best")
-        command(task, "test", "--ckpt_path=last")
+        command(task, "validate", "--ckpt_path=best", "--trainer.limit_val_batches=1")
+        command(task, "test", "--ckpt_path=last", "--trainer.limit_test_batches=1")
         assert (folder / "summary.validate.json").exists() and (folder / "summary.test.json").exists()
         assert "no " in fails(task, "validate", "--ckpt_path=best", "--name=another")
 

@@ -20,6 +20,17 @@ MOMENTS = {
     "in validation": r"epoch 1 step 6",
     "at the end": r"epoch 3 step 12",
 }
+SHORT = "--trainer.max_epochs=2"
+"""Half as long, for what is tried in every run of the tests."""
+
+
+@pytest.fixture(scope="module")
+def short(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run that nobody disturbs."""
+    runs = tmp_path_factory.mktemp("short")
+    code, output = run("detect", fit_arguments("detect", shapes, runs, "run", SHORT))
+    assert code == 0, output
+    return runs / "detect" / "run"
 
 
 @pytest.fixture(scope="module")
@@ -87,22 +98,23 @@ def stopped_and_continued(
 
 
 def test_sigterm_saves_and_the_continued_run_equals_one_that_nobody_stopped(
-    shapes: Path, tmp_path: Path, whole: Path
+    shapes: Path, tmp_path: Path, short: Path
 ) -> None:
-    code, output = stopped_and_continued(shapes, tmp_path, MOMENTS["in validation"], signal.SIGTERM, True)
+    """As the validation of the first of two epochs begins."""
+    code, output = stopped_and_continued(shapes, tmp_path, r"epoch 0 step 3", signal.SIGTERM, True, SHORT)
     assert code == exit_codes.TERMINATED
     assert output.splitlines()[-1].startswith("continue: python -m tasks.detect fit --config ")
-    require_equal_runs(whole, tmp_path / "detect" / "run")
+    require_equal_runs(short, tmp_path / "detect" / "run")
 
 
-def test_kill_loses_no_more_than_the_steps_since_the_last_save(shapes: Path, tmp_path: Path, whole: Path) -> None:
-    arguments = fit_arguments("detect", shapes, tmp_path, "run", "--save_every_n_steps=2")
+def test_kill_loses_no_more_than_the_steps_since_the_last_save(shapes: Path, tmp_path: Path, short: Path) -> None:
+    arguments = fit_arguments("detect", shapes, tmp_path, "run", SHORT, "--save_every_n_steps=2")
     running = Running("detect", arguments)
     running.wait_for(r"epoch 1 step 5")
     running.kill()
     code, output = run("detect", [*arguments, "--resume=auto"])
     assert code == 0 and "step 4, epoch 1" in output, output
-    require_equal_runs(whole, tmp_path / "detect" / "run")
+    require_equal_runs(short, tmp_path / "detect" / "run")
 
 
 @pytest.mark.slow

@@ -18,9 +18,12 @@ from tasks.detectors.two_stage.detector import TwoStageDetector
 from tasks.detectors.two_stage.mask_head import mask_targets
 from tasks.detectors.two_stage.options import ONE_STAGE, CascadeOptions
 from tasks.losses import sum_losses
+from tests.selection import mostly_slow
 from tests.tasks.detectors.two_stage.small import BOX, BUILDERS, CONVS, MASK, RPN, SMALL, K, small_batch, spread
 
 MASKED = ("mask", "mask_torchvision", "cascade_mask")
+every_part = pytest.mark.parametrize("name", mostly_slow(BUILDERS, {*MASKED, "cascade"}))
+"""In every run all but Faster R-CNN, which is a part of Mask R-CNN."""
 
 
 def names_of_losses(name: str) -> set[str]:
@@ -29,7 +32,7 @@ def names_of_losses(name: str) -> set[str]:
     return {"rpn_classification", "rpn_bbox_regression", *(stage + loss for stage in stages for loss in own)}
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@every_part
 def test_every_parameter_is_trained_and_losses_fall(name: str) -> None:
     torch.manual_seed(0)
     model, batch = BUILDERS[name](), small_batch()
@@ -50,7 +53,7 @@ def test_every_parameter_is_trained_and_losses_fall(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@every_part
 def test_images_without_objects(name: str) -> None:
     """They are all background; every parameter has a gradient, or distributed training would wait for it."""
     torch.manual_seed(0)
@@ -64,7 +67,7 @@ def test_images_without_objects(name: str) -> None:
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@every_part
 def test_detections(name: str) -> None:
     """In original pixels, best first; masks of the original's size, in their boxes."""
     torch.manual_seed(0)

@@ -17,14 +17,14 @@ from tests.tasks.detectors.photographs import photograph_batch
 
 K = 90
 EVERYTHING = 10**6
-RPN = {"samples": EVERYTHING, "candidates_train": 150, "candidates_test": 100, "proposals_train": 120}
+RPN = {"samples": EVERYTHING, "candidates_train": 60, "candidates_test": 50, "proposals_train": 40}
 BOXES = {"samples": EVERYTHING, "positive_fraction": 0.5}
 LIMITS = {"score_threshold": 0.02, "max_detections": 30}
 PEER_LIMITS = {
     "rpn_batch_size_per_image": EVERYTHING,
-    "rpn_pre_nms_top_n_train": 150,
-    "rpn_pre_nms_top_n_test": 100,
-    "rpn_post_nms_top_n_train": 120,
+    "rpn_pre_nms_top_n_train": 60,
+    "rpn_pre_nms_top_n_test": 50,
+    "rpn_post_nms_top_n_train": 40,
     "box_batch_size_per_image": EVERYTHING,
     "box_positive_fraction": 0.5,
     "box_score_thresh": 0.02,
@@ -90,8 +90,8 @@ def compare_masks(peer: nn.Module, ours: Any, batch: dict, images: list[Tensor])
 @pytest.mark.parametrize(
     "name",
     [
-        "mask",
         "mask_v2",
+        pytest.param("mask", marks=pytest.mark.slow),  # in every run: test_published_weights.py
         pytest.param("faster", marks=pytest.mark.slow),
         pytest.param("faster_v2", marks=pytest.mark.slow),
     ],

@@ -1,0 +1,57 @@
+"""`python -m datamodules.check`: options, what it prints, and what it ends with."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from datamodules.check import main
+
+ROOT = Path(__file__).parents[2]
+RECIPES = {"coco": "detect", "ade20k": "segment"}
+
+
+def end(arguments: list[str]) -> int:
+    try:
+        main(arguments)
+    except SystemExit as exit:
+        return int(exit.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("layout", RECIPES)
+def test_a_recipe_names_the_data(layout: str, shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = f"{ROOT}/configs/{RECIPES[layout]}/quickstart.yaml"
+    assert end(["--config", recipe, f"--data.root={shapes / layout}"]) == 0
+    training, *_, validation = (line for line in capsys.readouterr().out.splitlines() if not line.startswith("note"))
+    assert training.startswith("training: 12 images, ") and validation.startswith("validation: 7 images, ")
+    assert end([f"--config={recipe}", "--data.root", str(shapes / layout), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told.keys() == {"training", "validation"} and told["training"]["images"] == 12
+
+
+def test_exit_codes(shared_data: Callable[[str], Path], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    trials = shared_data("trials")
+    assert end(["--data", "COCO", "--data.root", str(trials / "missing_one_image")]) == 2
+    assert "train2017: 1 of 4 files that" in capsys.readouterr().out
+    doubtful = ["--data=COCO", f"--data.root={trials / 'exif_180'}"]
+    assert end(doubtful) == 0
+    assert "warning: " in capsys.readouterr().out
+    assert end([*doubtful, "--data.strict=true"]) == 1
+    capsys.readouterr()
+    assert end(["--data=COCO", f"--data.root={tmp_path}"]) == 2
+    assert capsys.readouterr().err.startswith("error: no COCO annotation file at ")
+    (tmp_path / "run.yaml").write_text("model: 3\n")
+    assert end(["--config", str(tmp_path / "run.yaml")]) == 2
+    assert "is no recipe with `data`" in capsys.readouterr().err
+
+
+def test_help_says_the_exit_codes() -> None:
+    command = [sys.executable, "-m", "datamodules.check", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    words = " ".join(shown.split())
+    assert "Exit code: 0 where a run can start, 2 where none can" in words and "1 where `--data.strict true`" in words
+    assert "--json" in words and "--data CONFIG" in words
