@@ -67,6 +67,8 @@ def exit_code(reports: Sequence[SplitReport], strict: bool) -> int:
 def with_data(arguments: Sequence[str]) -> list[str]:
     """The arguments with the `data` of a recipe, or of a run's `config.yaml`, in the place of `--config FILE`.
 
+    `--data NAME` is `configs/data/NAME.yaml` where there is such a file, as for `python -m tasks.detect`.
+
     Raises:
         DataError: The file cannot be read, or has no `data`.
     """
@@ -74,8 +76,13 @@ def with_data(arguments: Sequence[str]) -> list[str]:
     while rest:
         argument = rest.pop(0)
         name, equals, value = argument.partition("=")
-        if name in ("--config", "-c") and (equals or rest):
-            result += ["--data", _data_of(Path(value if equals else rest.pop(0)))]
+        if name in ("--config", "--data") and (equals or rest):
+            value = value if equals else rest.pop(0)
+            part = Path("configs/data") / f"{value}.yaml"
+            result += [
+                "--data",
+                _data_of(Path(value)) if name == "--config" else str(part if part.is_file() else value),
+            ]
         else:
             result.append(argument)
     return result

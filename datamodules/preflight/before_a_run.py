@@ -24,14 +24,11 @@ def look_through(data: "VisionDataModule", splits: Sequence[Split], whole: bool)
         whole: Read every file. Otherwise of each split some, or none where all were read before and stand as they were.
     """
     reports = [data.look_through(split, whole) for split in splits]
-    for place, split in enumerate(splits):
-        greys = look_at_greys(data.image_files(split), data.largest_grey)
-        reports[place] = replace(reports[place], findings=[*reports[place].findings, *greys])
+    files = [data.image_files(split) for split in splits]
+    more = [look_at_greys(of_split, data.largest_grey) for of_split in files]
     if len(splits) > 1:
-        first, second = (data.image_files(split) for split in splits[:2])
-        twins = look_for_twins(first, second, whole)
-        reports[1] = replace(reports[1], findings=[*reports[1].findings, *twins])
-    return reports
+        more[1] += look_for_twins(files[0], files[1], whole)
+    return [replace(report, findings=[*report.findings, *found]) for report, found in zip(reports, more, strict=True)]
 
 
 def look_before(data: "VisionDataModule", stage: str) -> list[SplitReport]:

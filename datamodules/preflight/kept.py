@@ -1,4 +1,4 @@
-"""Looks into files: into all of them, which is remembered for as long as they stay as they are, or into some."""
+"""Looks into files, all or some of them: what was found is remembered for as long as they stay as they are."""
 
 import json
 import os
@@ -24,12 +24,13 @@ _THREADS = 8
 """Most of a look is waiting for the disk, or decoding, which other threads do not wait for."""
 
 Result = TypeVar("Result")
+Files = Callable[[int], Sequence[Path]]
 
 
 def look_into(
     kind: str,
     about: Sequence[object],
-    files: Callable[[int], Sequence[Path]],
+    files: Files,
     count: int,
     whole: bool,
     look: Callable[[Sequence[int]], Looked],
@@ -41,20 +42,18 @@ def look_into(
         about: All that the findings depend on, apart from the files' content.
         files: The files at each place.
         count: Number of places.
-        whole: Look into all files, and remember what was found.
+        whole: Look into all files.
         look: Looks into the files at some places.
     """
     key = xxhash.xxh3_128_hexdigest("\0".join(map(str, (FORMAT, kind, *about))).encode(errors="surrogateescape"))
     entry = cache_folder() / "looks" / f"{key}.json"
-    if whole or entry.exists():
-        stamps = _stamps(path for place in range(count) for path in files(place))
-        if remembered := _recall(entry, stamps):
-            return remembered
-        if whole:
-            looked = look(range(count))
-            _remember(entry, stamps, looked)
-            return looked
-    return look(sorted(Random(0).sample(range(count), min(count, SAMPLE))))
+    everything = range(count)
+    if whole:
+        return _look_once(entry, files, everything, look)
+    if entry.exists() and (remembered := _recall(entry, _stamps(files, everything))):
+        return remembered
+    some, entry = sorted(Random(0).sample(everything, min(count, SAMPLE))), entry.with_suffix(".some.json")
+    return _look_once(entry, files, some, look)
 
 
 def each(function: Callable[[int], Result], places: Sequence[int]) -> Iterator[Result]:
@@ -63,10 +62,20 @@ def each(function: Callable[[int], Result], places: Sequence[int]) -> Iterator[R
         yield from pool.map(function, places, chunksize=1)
 
 
-def _stamps(paths: Iterator[Path]) -> str:
-    """A hash of size and time of modification of all files."""
-    digest = xxhash.xxh3_128()
-    for path in paths:
+def _look_once(entry: Path, files: Files, places: Sequence[int], look: Callable[[Sequence[int]], Looked]) -> Looked:
+    """Looks, or takes what is remembered where the files are as they were."""
+    stamps = _stamps(files, places)
+    if remembered := _recall(entry, stamps):
+        return remembered
+    looked = look(places)
+    _remember(entry, stamps, looked)
+    return looked
+
+
+def _stamps(files: Files, places: Sequence[int]) -> str:
+    """A hash of places, and of size and time of modification of their files."""
+    digest = xxhash.xxh3_128(f"{len(places)};".encode())
+    for path in (path for place in places for path in files(place)):
         try:
             status = os.stat(path)
             digest.update(f"{status.st_size} {status.st_mtime_ns};".encode())

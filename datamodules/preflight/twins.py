@@ -37,7 +37,7 @@ def look_for_twins(training: ImageFiles, validation: ImageFiles, whole: bool) ->
         validation: The images of the other.
         whole: Compare the files' contents, too.
     """
-    few, many = sorted((set(training.names), validation.names), key=len)
+    few, many = sorted((training.names, validation.names), key=len)
     same = sorted(os.fsdecode(name) for name in set(few).intersection(many))
     where, total = str(validation.folder), len(validation.names)
     if same and training.folder.resolve() == validation.folder.resolve():

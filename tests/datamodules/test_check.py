@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from datamodules.check import main
+from datamodules.check import main, with_data
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {"coco": "detect", "ade20k": "segment"}
@@ -55,3 +55,11 @@ def test_help_says_the_exit_codes() -> None:
     words = " ".join(shown.split())
     assert "Exit code: 0 where a run can start, 2 where none can" in words and "1 where `--data.strict true`" in words
     assert "--json" in words and "--data CONFIG" in words
+
+
+def test_data_sets_go_by_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert with_data(["--data", "ade20k"]) == with_data(["--data=ade20k"]) == ["--data", "configs/data/ade20k.yaml"]
+    recipe = "configs/detect/retinanet_1x.yaml"
+    assert with_data(["--config", recipe, "--json"]) == ["--data", "configs/detect/../data/coco.yaml", "--json"]
+    assert with_data(["--data", "COCO", "--data.root=x"]) == ["--data", "COCO", "--data.root=x"]

@@ -95,7 +95,7 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
     }
     found = {finding.kind: list(finding.examples) for finding in report.findings}
     assert found["missing"] == ["annotations/training/t1.png"] and found["size"] == ["t4.png: 5 x 5 instead of 1 x 3"]
-    assert [re.search(r"t\d", fault).group() for fault in found["unreadable"]] == ["t2", "t3"]  # type: ignore[union-attr]
+    assert [re.search(r"/(t\d)\.png", fault).group(1) for fault in found["unreadable"]] == ["t2", "t3"]  # type: ignore[union-attr]
     assert set(told(training_of(root, on_corrupt="skip"))["missing"]) == {"warning", 1, 12}
     with pytest.raises(DataError, match=r"label 7 found"):
         module(root).setup("fit")
