@@ -1,8 +1,5 @@
 """ADE20K semantic segmentation (the SceneParsing layout), and every data set in the same layout."""
 
-import csv
-import re
-from collections import Counter
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -10,6 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.class_lists import OBJECT_INFO, read_object_info
 from datamodules.errors import DataError
 from datamodules.images import MAX_PIXELS, Orientation
 from datamodules.label_masks import LabelMasks
@@ -110,7 +108,7 @@ class ADE20K(LabelMasks):
     @cached_property
     def listed_names(self) -> list[str] | None:
         """The classes of `objectInfo`; None where there is none and the model's are given."""
-        left_to_model = self._given_class_names is not None and not any(self.root.glob("objectInfo*"))
+        left_to_model = self._given_class_names is not None and not any(self.root.glob(f"{OBJECT_INFO}*"))
         return None if left_to_model else read_class_names(self.root)
 
     @property
@@ -164,20 +162,4 @@ def read_class_names(root: Path) -> list[str]:
             "'1,wall', '2,sky' (docs/data.md); set --data.root, or write the sample data set with: "
             "python -m datamodules.shapes --root data/shapes"
         )
-    path = files[0]
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from None
-    rows = list(csv.DictReader(lines, delimiter="\t" if path.suffix == ".txt" else ","))
-    synonyms = [[part.strip() for part in re.split("[;,]", row.get("Name") or "")] for row in rows]
-    firsts = Counter(first for first, *_ in synonyms)
-    names = [first if firsts[first] == 1 else ", ".join([first, *others]) for first, *others in synonyms]
-    if not names or not all(names):
-        raise DataError(f"{path} has no column Name, or an empty one; expected the columns Idx,...,Name")
-    if any((row.get("Idx", str(number)) or "").strip() != str(number) for number, row in enumerate(rows, start=1)):
-        raise DataError(f"{path}: the column Idx does not count 1, 2, ..., {len(rows)}; sort the lines by label")
-    if len(set(names)) < len(names):
-        repeated = [name for name, count in Counter(names).items() if count > 1]
-        raise DataError(f"{path} names several classes {repeated[:5]}; give every class a name of its own")
-    return names
+    return read_object_info(files[0])

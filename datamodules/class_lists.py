@@ -1,6 +1,8 @@
 """Lists of class names and colours: in text files, and those of MMSegmentation's data sets."""
 
 import csv
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,9 @@ from datamodules.errors import DataError
 
 LIBRARY = "mmseg."
 """What the name of a data set of MMSegmentation's begins with, where a list of classes or colours is asked for."""
+
+OBJECT_INFO = "objectInfo"
+"""What the name of ADE20K's list of classes begins with."""
 
 Colour = tuple[int, int, int]
 
@@ -17,22 +22,48 @@ def read_names(root: Path, source: str) -> list[str]:
 
     Args:
         root: Folder that files are meant from.
-        source: `mmseg.CityscapesDataset` and the like; or a text file: a table with a column `name` (separated by
-            commas or tabs; upper or lower case), else one name on each line.
+        source: `mmseg.CityscapesDataset` and the like; or a text file: ADE20K's `objectInfo*`, a table with a column
+            `name` (separated by commas or tabs; upper or lower case), or one name on each line.
 
     Raises:
         DataError: There is no such file or data set, a name is missing, or two classes have the same.
     """
     if source.startswith(LIBRARY):
         return list(_library(source)["classes"])
+    if Path(source).name.startswith(OBJECT_INFO):
+        return read_object_info(root / source)
     lines = read_lines(root / source)
     rows = _table(lines)
-    names = [row["name"].strip() for row in rows] if rows and "name" in rows[0] else list(map(str.strip, lines))
+    named = [row["name"] or "" for row in rows] if rows and "name" in rows[0] else lines
+    names = list(map(str.strip, named))
     if not names or not all(names):
         raise DataError(f"{root / source} has a class without a name; expected one name on each line, or a column name")
-    if len(set(names)) < len(names):
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"{root / source} names several classes {repeated[:5]}; give every class a name of its own")
+    return _distinct(names, root / source)
+
+
+def read_object_info(path: Path) -> list[str]:
+    """Reads the class names of ADE20K's `objectInfo*.txt` (tabs) or `objectInfo*.csv` (commas).
+
+    Of several synonyms ("building, edifice") the first is kept, or all where two classes share the first.
+
+    Raises:
+        DataError: There is no column Name, or labels and names are not one to one.
+    """
+    rows = list(csv.DictReader(read_lines(path), delimiter="\t" if path.suffix == ".txt" else ","))
+    synonyms = [[part.strip() for part in re.split("[;,]", row.get("Name") or "")] for row in rows]
+    firsts = Counter(first for first, *_ in synonyms)
+    names = [first if firsts[first] == 1 else ", ".join([first, *others]) for first, *others in synonyms]
+    if not names or not all(names):
+        raise DataError(f"{path} has no column Name, or an empty one; expected the columns Idx,...,Name")
+    if any((row.get("Idx", str(number)) or "").strip() != str(number) for number, row in enumerate(rows, start=1)):
+        raise DataError(f"{path}: the column Idx does not count 1, 2, ..., {len(rows)}; sort the lines by label")
+    return _distinct(names, path)
+
+
+def _distinct(names: list[str], path: Path) -> list[str]:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(f"{path} names several classes {repeated[:5]}; give every class a name of its own")
     return names
 
 

@@ -159,6 +159,8 @@ def test_value_map_merges_ignores_and_refuses(tmp_path: Path) -> None:
     data = module(root, values=table)
     assert data.class_names == NAMES and labels(data).tolist() == [[0, 1, 1, 255, 2]]
     assert data.convention().endswith("3 classes, 0 = road, 7, 255 = car, 9 = sky; ignored: 8, 65535")
+    merged = module(root, values={0: "a", 1: "b", 2: "a", 3: "a", 4: "a", 9: "b"})
+    assert "2 classes, 0, 2..4 = a, 1, 9 = b; " in merged.convention()
     del table[8]
     path = re.escape(str(root / "masks" / "one.png"))
     with pytest.raises(

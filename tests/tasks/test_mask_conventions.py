@@ -1,7 +1,8 @@
-"""Commands on masks that are not ADE20K's: the convention in force is said and shown, and classes above 8 bits work."""
+"""Classes above 8 bits from masks to label maps, and the picture that shows what a run takes for which class."""
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,29 +10,33 @@ import torch
 from PIL import Image
 from torchvision.io import read_image
 
-from tasks.drawing import class_colours
+from tasks.callbacks import DetectionPictures, SegmentationPictures
+from tasks.drawing import draw_detections, draw_label_map
+from tasks.segmentation import SegmentationTask
 
 
-def test_convention_is_said_and_shown(
-    command: Callable[..., Path], shapes: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Before the first step, on a folder of masks that number their classes from 0."""
-    data = (
-        *("--data=LabelMasks", f"--data.root={shapes / 'ade20k'}", "--data.batch_size=4", "--data.num_workers=0"),
-        *("--data.train.images=images/training", "--data.train.masks=annotations/training"),
-        *("--data.val.images=images/validation", "--data.val.masks=annotations/validation"),
-        "--data.values={0: other, 1: circle, 2: ellipse, 3: other, 4: other, 5: other, 6: sky, 7: sky, 8: sky, 9: sky}",
-        *("--data.pipeline=RandomRatioCrop", "--data.pipeline.crop=64", "--data.pipeline.shorter=64"),
-    )
-    folder = command("segment", "fit", *data, "--pictures.images=1", "--trainer.max_steps=1")
-    assert (
-        f"masks of {shapes / 'ade20k'}: 4 classes, 0, 3..5 = other, 1 = circle, 2 = ellipse, 6..9 = sky; ignored: 255"
-    ) in caplog.messages
-    picture = read_image(str(folder / "pictures" / "training.png"))
-    assert picture.shape[2] % 64 == 0 and picture.shape[2] >= 384
-    colours = torch.tensor(class_colours(4), dtype=torch.uint8)
-    patches = picture[:, -6, 5]  # of the last line of the legend
-    assert (colours == patches).all(dim=1).any()
+def test_first_picture_is_the_ground_truth_that_the_network_gets(tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (2, 3, 64, 64), generator=random, dtype=torch.uint8)
+    mask = torch.randint(3, (2, 64, 64), generator=random, dtype=torch.uint8)
+    targets = [{"boxes": torch.tensor([[4.0, 6.0, 30.0, 40.0]]), "labels": torch.tensor([2])}] * 2
+    batch = {"image": image, "mask": mask, "size": torch.tensor([[40, 56], [64, 64]]), "targets": targets}
+    names = ["road", "car", "sky"]
+    seen = image[0, :, :40, :56]
+    expected = {
+        SegmentationPictures: draw_label_map(seen, mask[0, :40, :56], names),
+        DetectionPictures: draw_detections(seen, targets[0]["boxes"], targets[0]["labels"], names),
+    }
+    task = SegmentationTask.__new__(SegmentationTask)
+    torch.nn.Module.__init__(task)
+    task.class_names = names
+    for kind, picture in expected.items():
+        for step, number, images in ((1, 0, 8), (0, 1, 8), (0, 0, 0)):
+            trainer = SimpleNamespace(global_step=step, is_global_zero=True, default_root_dir=tmp_path / kind.__name__)
+            kind(images).on_train_batch_start(trainer, task, batch, number)
+        assert not trainer.default_root_dir.exists(), "only before the first step, and where pictures are wanted"
+        kind().on_train_batch_start(trainer, task, batch, 0)
+        assert torch.equal(read_image(str(trainer.default_root_dir / "pictures" / "training.png")), picture)
 
 
 @pytest.mark.slow
