@@ -1,6 +1,6 @@
-"""`python -m datamodules.convert yolo|voc|labelme ...`: writes a COCO file of boxes in another layout.
+r"""`python -m datamodules.convert yolo|voc|labelme ...`: writes a COCO file of boxes in another layout.
 
-    python -m datamodules.convert yolo --images data/y/images/train --labels data/y/labels/train \\
+    python -m datamodules.convert yolo --images data/y/images/train --labels data/y/labels/train \
         --classes data/y/data.yaml --write data/y/train.json
 
 The images stay where they are: `--data.train_images` names their folder. It prints what was left out and why, images,

@@ -1,15 +1,15 @@
-"""LabelMe's labels: a json file for each image with a list of shapes. supervision reads them (`pip install '.[labelme]'`).
+"""LabelMe's labels: a json file for each image with a list of shapes, read by supervision (`pip install '.[labelme]'`).
 
 Rectangles become boxes; polygons become masks and the boxes around them; shapes of one label and `group_id` become one
 object. What supervision gets wrong or does not take over:
 
 - circles, lines, points and LabelMe's own masks are left out: they are counted here;
-- corners of polygons are rounded to whole pixels before they are filled, and a mask has the pixels on its edge, too. The
-  boxes are those of the corners as they stand, in 32 bits;
+- corners of polygons are rounded to whole pixels before they are filled, and a mask has the pixels on its edge, too.
+  The boxes are those of the corners as they stand, in 32 bits;
 - `flags`, `description` and `imageData` (the picture within the json) are not looked at.
 
-supervision holds the masks of all images at once where it is handed a folder, and finds no sub-folders: here it reads one
-file at a time.
+supervision holds the masks of all images at once where it is handed a folder, and finds no sub-folders: here it reads
+one file at a time.
 """
 
 import json

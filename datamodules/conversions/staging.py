@@ -1,4 +1,4 @@
-"""hotcoco reads one flat folder of label files: they are laid out for it under numbers, and called by name again here."""
+"""hotcoco reads one flat folder of label files: they are laid out for it under numbers, and get their names back."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence

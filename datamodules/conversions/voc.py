@@ -12,7 +12,7 @@ xmax - xmin + 1 wide; that is right for VOC, and half of the tools write the edg
 - numbers below 1 give boxes that begin at -1, and sub-folders are not read;
 - classes are numbered among those that occur. Here among those of all label files, or those that are listed.
 
-Refused with the name of the file are objects without `<bndbox>`: rotated boxes (`<robndbox>`) and polygons on their own.
+Refused with the name of the file are objects without `<bndbox>`: rotated boxes (`<robndbox>`) and lone polygons.
 Not taken over are polygons beside a box, the masks of `SegmentationObject`, `pose`, `truncated`, `occluded` and parts
 such as heads and hands. `area` is width by height of the box.
 """
@@ -77,7 +77,7 @@ def read_voc(
     _note(converted, images, labels, paths, sources, sizeless)
     every = [one for picture in pictures for one in picture.objects]
     outside = [picture.path for picture in pictures for one in picture.objects if min(one.box[:2]) < 0]
-    text = "boxes begin before the first pixel: xmin and ymin are no numbers from 1 as VOC has them; try --corners edges"
+    text = "boxes begin before the first pixel: their corners do not count from 1 as VOC's do; try --corners edges"
     converted.note("begins_at_0", labels, outside, len(every), text)
     crowds = [picture.path for picture in pictures for one in picture.objects if one.is_crowd]
     text = "objects are difficult: training leaves them out and the metric ignores them; else --difficult train"
@@ -140,7 +140,8 @@ def _sources(labels: Path, trees: Mapping[Path, Tree], paths: Sequence[Path]) ->
     taken = set(own) & trees.keys()
     others = [[path for path in naming.get(image.name, []) if path not in taken] for image in paths]
     return [
-        path if path in trees else other[0] if len(other) == 1 else None for path, other in zip(own, others, strict=True)
+        path if path in taken else other[0] if len(other) == 1 else None
+        for path, other in zip(own, others, strict=True)
     ]
 
 

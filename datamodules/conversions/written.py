@@ -79,6 +79,6 @@ def _counts(converted: Converted) -> list[str]:
     by_class = converted.objects_by_class()
     crowds = sum(one.is_crowd for picture in converted.pictures for one in picture.objects)
     empty = sum(not picture.objects for picture in converted.pictures)
-    words = [f"{len(converted.pictures)} images", f"{sum(by_class.values())} objects", f"{empty} images without objects"]
-    words += [f"{crowds} crowd regions"] * bool(crowds)
-    return [", ".join(words), "objects: " + ", ".join(f"{name} {count}" for name, count in by_class.items())]
+    words = f"{len(converted.pictures)} images, {sum(by_class.values())} objects, {empty} images without objects"
+    words += f", {crowds} crowd regions" * bool(crowds)
+    return [words, "objects: " + ", ".join(f"{name} {count}" for name, count in by_class.items())]

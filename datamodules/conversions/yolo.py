@@ -87,7 +87,7 @@ def _check_one_each(images: Path, paths: Sequence[Path], sources: Sequence[Path]
     seen: dict[Path, Path] = {}
     for path, source in zip(paths, sources, strict=True):
         if source in seen:
-            raise DataError(f"{images / seen[source]} and {path.name} have one label file, {source}; rename one of them")
+            raise DataError(f"{images / seen[source]} and {path.name} have one label file, {source}; rename one")
         seen[source] = path
 
 
@@ -103,8 +103,8 @@ def _rows(source: Path, num_classes: int) -> list[Row]:
             raise DataError(f"{where}: expected a class in 0..{num_classes - 1}, as many as there are names")
         if len(shares) != 4 and (len(shares) < 6 or len(shares) % 2):
             raise DataError(
-                f"{where} has {1 + len(shares)} numbers, expected `class x y width height`, or a polygon `class x y x y "
-                "x y ...`; a sixth number is the score of a prediction, which is no label"
+                f"{where} has {1 + len(shares)} numbers, expected `class x y width height`, or a polygon `class x y "
+                "x y x y ...`; a sixth number is the score of a prediction, which is no label"
             )
         if not all(-_SLACK <= share <= 1 + _SLACK for share in shares) or (len(shares) == 4 and min(shares[2:]) < 0):
             raise DataError(f"{where}: expected shares of the image's width and height, 0..1; these are pixels?")

@@ -138,7 +138,8 @@ def test_to_another_layout_and_back(root: Path, layout: str) -> None:
 def test_yolo_polygons_keep_their_corners(root: Path) -> None:
     write_yolo(root)
     corners = [0.2, 0.1, 0.9, 0.3, 0.5, 0.8]
-    write(root / "labels" / "a.txt", yolo_line(0, SIZES["a.jpg"], (1, 2, 3, 4)) + "\n1.0 " + " ".join(map(str, corners)))
+    lines = [yolo_line(0, SIZES["a.jpg"], (1, 2, 3, 4)), " ".join(map(str, (1.0, *corners)))]
+    write(root / "labels" / "a.txt", "\n".join(lines))
     content = convert_to(root, "yolo", f"--classes={root / 'data.yaml'}")
     box, polygon = content["annotations"][:2]
     assert "segmentation" not in box and polygon["category_id"] == 2
@@ -215,9 +216,7 @@ def voc_text(file_name: str, size: tuple[int, int] | None, found: str = "") -> s
 
 def write_voc(root: Path) -> None:
     for name, size in SIZES.items():
-        found = "".join(
-            voc_object(label, (x + 1, y + 1, x + w, y + h)) for label, (x, y, w, h) in BOXES.get(name, [])
-        )
+        found = "".join(voc_object(label, (x + 1, y + 1, x + w, y + h)) for label, (x, y, w, h) in BOXES.get(name, []))
         write(root / "labels" / Path(name).with_suffix(".xml"), voc_text(name, size, found))
 
 
