@@ -103,11 +103,12 @@ def _goals(path: str, folder: str, rounds: int) -> Iterator[Goal]:
 def _growth_goals(small: str, folder: str, rounds: int) -> Iterator[Goal]:
     os.environ["ATTNDENSE_CACHE"] = f"{folder}/cache"
     large = f"{folder}/million.json"
-    write_annotations(Path(large), *MILLION)
     more = MILLION[1] / len(AnnotationFile(Path(small)).boxes)
     seconds: dict[str, list[float]] = {small: [], large: []}
     memory = {}
     for path, values in seconds.items():
+        if path == large:
+            write_annotations(Path(large), *MILLION)
         with tempfile.TemporaryDirectory(dir=folder) as cache:
             values += [fresh_seconds(MODULE, "load_first", path, f"{cache}/{turn}").cpu for turn in range(rounds)]
         with tempfile.TemporaryDirectory(dir=folder) as cache:
