@@ -67,7 +67,8 @@ def read_voc(
 
     paths = find_images(images, names)
     sources = _sources(labels, trees, paths)
-    pictures, sizeless = [], []
+    pictures: list[Picture] = []
+    sizeless: list[str] = []
     for path, source in zip(paths, sources, strict=True):
         if source is not None:
             size, is_told = _size(images / path, source, trees[source])

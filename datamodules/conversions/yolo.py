@@ -118,8 +118,8 @@ def _objects(
     with staged(sources) as folder:
         (folder / "images").mkdir()
         (folder / "data.yaml").write_text(f"names: [{', '.join(map(str, range(len(class_names))))}]\n")
-        for place, (size, found) in enumerate(zip(sizes, rows, strict=True)):
-            lines = (" ".join(map(repr, (label, *_upright(shares)))) for label, shares in found)
+        for place, (size, of_image) in enumerate(zip(sizes, rows, strict=True)):
+            lines = (" ".join(map(repr, (label, *_upright(shares)))) for label, shares in of_image)
             (folder / f"{NUMBER.format(place)}.txt").write_text("\n".join(lines))
             # hotcoco asks Pillow for the size, which reads it from the first line of this: a picture without pixels.
             (folder / "images" / f"{NUMBER.format(place)}.png").write_bytes(b"P5 %d %d 255\n" % size[::-1])
