@@ -1,0 +1,1 @@
+"""Other layouts of boxes, read into COCO's: one file each."""
