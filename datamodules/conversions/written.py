@@ -43,7 +43,8 @@ def write_coco(converted: Converted, target: Path) -> list[str]:
 
 def _content(converted: Converted) -> dict[str, Any]:
     numbers = {name: number for number, name in enumerate(converted.class_names, start=1)}
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id, picture in enumerate(converted.pictures, start=1):
         height, width = picture.size
         images.append({"id": image_id, "file_name": picture.path.as_posix(), "height": height, "width": width})
