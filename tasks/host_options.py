@@ -24,7 +24,8 @@ class HostOptions:
     Attributes:
         start: `pretrained_host`: `weights` are those of the network without the inserted attention, and a refinement
             starts as the identity (`attention.IdentityStart`), so that step 0 computes what the pretrained network
-            does; `pretrained`: `weights` hold the attention, too; `scratch`: random weights, whatever `weights` says.
+            does; `pretrained`: `weights` hold the attention, too; `scratch`: random weights, whatever `weights` says,
+            and nothing of the host is frozen, stages nor norms, unless the command line asks for it.
         weights: What the backbone starts from, see `backbones.load_weights`: `imagenet` the newest published weights,
             `imagenet_v1` those behind the published baselines, a name of torchvision's or timm's, or a file.
         frozen_stages: Stages of the host that do not learn; attention that was inserted into them does.
@@ -57,6 +58,8 @@ class HostOptions:
         return {option: value for option, value in asked.items() if value is not None}
 
 
+LEARNING = {"frozen_stages": 0, "norms": "train"}
+"""What a network of random weights gets in place of what a recipe freezes of a pretrained one, as in torchvision."""
 NOTHING_TO_CHOOSE = ("norms", "drop_path", "last_conv", "tap_expansion")
 """A backbone without these has no batch normalisation, no residual branch that is dropped, no such convolution, and no
 expansion."""
@@ -81,6 +84,8 @@ def complete_backbone(
     for option, value in asked.asked_of(class_path.rpartition(".")[2]).items():
         if option in written and not _is_commanded(option, arguments):
             continue
+        if asked.start == "scratch" and not _is_commanded(option, arguments):
+            value = LEARNING.get(option, value)
         if option in options:
             options[option] = written[option] = value
         elif option not in NOTHING_TO_CHOOSE:

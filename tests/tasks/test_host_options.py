@@ -77,6 +77,16 @@ def test_maps_inside_blocks_are_asked_of_all_or_of_some_that_have_them() -> None
         assert "tap_expansion" not in complete(HostOptions(tap_expansion=asked), {})  # a ResNet has none
 
 
+def test_random_weights_are_not_frozen_unless_the_command_line_says_so() -> None:
+    asked = HostOptions(start="scratch", weights="imagenet", frozen_stages=2, norms="eval")
+    options = complete(asked, {})
+    assert (options["weights"], options["frozen_stages"], options["norms"]) == (None, 0, "train")
+    options = complete(asked, {}, "--host.start=scratch", "--host.frozen_stages=2")
+    assert (options["frozen_stages"], options["norms"]) == (2, "train")
+    options = complete(HostOptions(start="pretrained_host", frozen_stages=2, norms="eval"), {})
+    assert (options["frozen_stages"], options["norms"]) == (2, "eval")
+
+
 @pytest.mark.parametrize(
     ("start", "weights", "wraps"),
     [("pretrained_host", "imagenet", True), ("pretrained", "file.pth", False), ("scratch", "imagenet", False)],
