@@ -36,7 +36,7 @@ def examples() -> list[Example]:
     following = [*blocks[1:], ("", "")]
     pairs = [(text, after) for (kind, text), after in zip(blocks, following, strict=True) if kind == "bash"]
     return [
-        Example(shlex.split(text.replace("\\\n", " ")), after if kind == "text" else "")
+        Example([*map(shlex.split, text.replace("\\\n", " ").splitlines())], after if kind == "text" else "")
         for text, (kind, after) in pairs
     ]
 
@@ -211,7 +211,7 @@ def test_every_data_set_of_the_page_is_made_and_every_preset_named() -> None:
 @pytest.mark.parametrize(
     "example",
     [
-        pytest.param(example, id=example.root, marks=[pytest.mark.slow] * (example.root != "data/mine"))
+        pytest.param(example, id=example.root, marks=[pytest.mark.slow] * (example.root not in IN_CI))
         for example in EXAMPLES
     ],
 )
