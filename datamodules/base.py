@@ -105,6 +105,10 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         self._given_class_names = class_names
         self._progress = EpochProgress(self._trainer_epoch, self._trainer_steps)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the trainer: a worker that is not forked gets a copy, to collate with."""
+        return self.__dict__ | {"trainer": None}
+
     @property
     def class_names(self) -> list[str]:
         """Names of the classes, position = label."""
