@@ -180,9 +180,13 @@ class VisionDataModule(pl.LightningDataModule, ABC):
     def setup(self, stage: str) -> None:
         """Looks through the splits, and whether the batches that the workers prefetch fit into shared memory.
 
+        Not where a callback of the trainer says by an attribute `reads_no_data` that it ends the run before.
+
         Raises:
             DataError: Nothing sensible can be trained or scored, or batches do not fit.
         """
+        if self.trainer and any(getattr(callback, "reads_no_data", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            return
         self.reports = look_before(self, stage)
         batches = self.val_batch_size * self.sample_bytes(training=False)
         if stage == "fit":

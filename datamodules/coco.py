@@ -266,16 +266,6 @@ class COCO(VisionDataModule):
             return self._training
         return (self._test if split == "test" else None) or self._validation
 
-    def setup(self, stage: str) -> None:
-        """Looks for missing masks in both splits, and whether batches fit into memory, before any step.
-
-        Raises:
-            DataError: A mask is missing, or batches do not fit.
-        """
-        if self.masks and stage == "fit":
-            _ = self._training, self._validation
-        super().setup(stage)
-
     def sample_bytes(self, training: bool) -> float:
         """Bytes of a sample of a typical size; with masks, of so many objects as all prefetched ones have at most.
 

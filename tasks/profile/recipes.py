@@ -30,6 +30,8 @@ _built: list[LightningModule] = []
 class EndWhenBuilt(Callback):
     """Keeps the task that a command has built, and ends the command before any image is read."""
 
+    reads_no_data = True
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Ends it."""
         _built.append(pl_module)

@@ -87,7 +87,7 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
         (
             "--model.backbone.depht=1",
             "--model.backbone.depht is no option of backbones.MobileNetV2; known: width, attention, output_stride, "
-            "last_conv, tap_expansion, frozen_stages, norms, checkpointing, weights",
+            "dilation, last_conv, tap_expansion, frozen_stages, norms, checkpointing, weights",
         ),
         ("--model.backbone=RestNet", "--model.backbone RestNet cannot be found; did you mean ResNet?"),
         (

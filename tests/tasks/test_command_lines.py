@@ -48,6 +48,7 @@ def test_run_folder_stands_alone(task: str, command: Command) -> None:
     assert {path.name for path in folder.iterdir()} == {
         "checkpoints",
         "config.fit.yaml",
+        "data.json",
         "metrics.csv",
         "pictures",
         "run.json",

@@ -115,6 +115,7 @@ class TestFormats:
         found = options["detector"]["init_args"]
         assert {name: found.pop(name) for name in new} == new
         found["extra_levels"] = 0
+        assert options["backbone"]["init_args"].pop("dilation") == "a_trous"
         assert {"_instantiator": FORMAT_1["_instantiator"], **options} == FORMAT_1 | {
             "headline": None,
             "parameter_rules": FORMAT_1["parameter_rules"] | {"decay_biases": False},

@@ -13,13 +13,14 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import expand_boxes, paste_masks_in_image
 
 from tasks.detectors import instance_masks
-from tasks.detectors.instance_masks import Convention, encode_masks
+from tasks.detectors.instance_masks import encode_masks
+from tasks.detectors.two_stage.convention import ConventionName
 from tasks.metrics.rle import EncodedMask
 
-CONVENTIONS: tuple[Convention, Convention] = ("mmdetection", "torchvision")
+CONVENTIONS: tuple[ConventionName, ConventionName] = ("mmdetection", "torchvision")
 
 
-def paste_slowly(maps: Tensor, boxes: Tensor, size: tuple[int, int], convention: Convention) -> Tensor:
+def paste_slowly(maps: Tensor, boxes: Tensor, size: tuple[int, int], convention: ConventionName) -> Tensor:
     """All masks (N, H, W) at full size."""
     if convention == "torchvision":
         masks = torch.zeros(len(maps), *size, dtype=torch.bool)
@@ -61,7 +62,7 @@ def some_boxes(seed: int, count: int, cells: int, size: tuple[int, int]) -> tupl
 @pytest.mark.parametrize("convention", CONVENTIONS)
 @pytest.mark.parametrize(("size", "cells"), [((61, 83), 14), ((120, 47), 28)])
 def test_masks_are_those_of_whole_images(
-    convention: Convention, size: tuple[int, int], cells: int, monkeypatch: pytest.MonkeyPatch
+    convention: ConventionName, size: tuple[int, int], cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     maps, boxes = some_boxes(cells, 60, cells, size)
     masks = paste_slowly(maps, boxes, size, convention)
@@ -77,7 +78,7 @@ def test_masks_are_those_of_whole_images(
 
 
 @pytest.mark.parametrize(("convention", "belongs"), zip(CONVENTIONS, (True, False), strict=True))
-def test_one_half_is_decided_by_the_convention(convention: Convention, belongs: bool) -> None:
+def test_one_half_is_decided_by_the_convention(convention: ConventionName, belongs: bool) -> None:
     box = torch.tensor([[2.0, 3.0, 8.0, 7.0]])
     (mask,) = encode_masks(torch.full((1, 4, 4), 0.5), box, (9, 12), convention)
     assert bool(coco_mask.decode(mask)[5, 5]) is belongs
@@ -101,7 +102,7 @@ def test_what_is_handed_in() -> None:
 
 
 @pytest.mark.parametrize("convention", CONVENTIONS)
-def test_memory_is_not_that_of_n_images(convention: Convention) -> None:
+def test_memory_is_not_that_of_n_images(convention: ConventionName) -> None:
     """60 boxes of 540,000 pixels would be 130 MB of probabilities and 32 MB of masks."""
     maps, boxes = torch.ones(60, 28, 28), torch.tensor([[0.0, 0.0, 900.0, 600.0]]).repeat(60, 1)
     encode_masks(maps[:2], boxes[:2], (600, 900), convention)
