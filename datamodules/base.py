@@ -185,7 +185,7 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         Raises:
             DataError: Nothing sensible can be trained or scored, or batches do not fit.
         """
-        if self.trainer and any(getattr(callback, "reads_no_data", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+        if self.trainer and any(getattr(callback, "reads_no_data", False) for callback in self.trainer.callbacks):
             return
         self.reports = look_before(self, stage)
         batches = self.val_batch_size * self.sample_bytes(training=False)
