@@ -1,4 +1,4 @@
-"""`python -m tasks.compare RUNS...`: one table of what runs cost and what they reached, from their summaries."""
+"""`python -m tasks.compare RUNS...`: what runs have reached, and what they cost, as a table or as a report."""
 
 import json
 import re
@@ -8,57 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.comparison import tables
+from tasks.comparison.runs import find_runs
+from tasks.comparison.sections import Section, in_sections
 from tasks.errors import TaskError
-from tasks.run.summary_file import SUMMARY, read_summary, shown_scores
 
 MARKS = re.compile(r"(<!-- runs -->\n).*?(<!-- /runs -->)", re.DOTALL)
-COLUMNS = ("task", "backbone", "attention", "model", "parameters", "MACs", "score", "seconds", "run")
 
 
-def find_summaries(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """Reads `summary.json` of every run at or below the folders, ordered by task and from best to worst.
-
-    Raises:
-        TaskError: There is none, or one that cannot be compared.
-    """
-    files = sorted({file for folder in folders for file in folder.rglob(SUMMARY)})
-    if not files:
-        raise TaskError(
-            f"no {SUMMARY} below {', '.join(map(str, folders))}; expected run folders such as runs/detect/NAME"
-        )
-    return sorted(map(read_summary, files), key=_rank)
-
-
-def _rank(summary: dict[str, Any]) -> tuple[Any, ...]:
-    value = summary.get(summary["headline"])
-    if value is None:  # not defined, or nothing was scored
-        return summary["task"], summary["headline"], 1, 0.0
-    return summary["task"], summary["headline"], 0, value if summary["direction"] == "min" else -value
-
-
-def table_row(summary: dict[str, Any]) -> list[str]:
-    """The cells of one run, in the order of `COLUMNS`."""
-    cells = summary | {
-        "model": summary["head"],
-        "parameters": f"{summary['parameters']:,}",
-        "MACs": f"{summary['MACs']:,} @ {summary['image_size']}",
-        "score": shown_scores(summary),
-        "seconds": f"{summary['seconds']:.0f}",
-    }
-    return [str(cells[column]) for column in COLUMNS]
-
-
-def format_table(summaries: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table with aligned columns, one row per run."""
-    lines = [list(COLUMNS), *map(table_row, summaries)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
-
-
-def replace_table(document: str, summaries: Sequence[dict[str, Any]]) -> str:
+def replace_table(document: str, sections: Sequence[Section]) -> str:
     """Puts the table of some runs between the marks of a document.
 
     Raises:
@@ -66,7 +24,42 @@ def replace_table(document: str, summaries: Sequence[dict[str, Any]]) -> str:
     """
     if MARKS.search(document) is None:
         raise TaskError("the document has no <!-- runs --> and <!-- /runs --> around its table")
-    return MARKS.sub(lambda marks: f"{marks[1]}{format_table(summaries)}\n{marks[2]}", document)
+    return MARKS.sub(lambda marks: f"{marks[1]}{tables.markdown(sections)}\n{marks[2]}", document)
+
+
+def as_json(sections: Sequence[Section]) -> str:
+    """The summaries of all runs, each with its state and the section that it is ranked in."""
+    content: list[dict[str, Any]] = [
+        {**run.summary, "run": run.name, "state": run.state, "reason": run.reason, "section": section.title}
+        for section in sections
+        for run in section.runs
+    ]
+    return json.dumps(content, indent=2)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="python -m tasks.compare",
+        description="Compares runs: a table on the terminal, seeds folded into mean ± standard deviation, or a report "
+        "in one HTML file. Runs on different data, or scored in different ways, are never ranked together.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write the report into this folder, as index.html"
+    )
+    parser.add_argument("--write", type=Path, help="put the table into this document, between <!-- runs --> marks")
+    parser.add_argument(
+        "--by",
+        nargs="+",
+        metavar="KEY",
+        help="fold runs that agree in these, such as attention; default: all in which their configurations differ",
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_const", const="json", dest="form", help="print the summaries as JSON")
+    form.add_argument("--csv", action="store_const", const="csv", dest="form", help="print all scores of every group")
+    form.add_argument("--markdown", action="store_const", const="markdown", dest="form", help="print the usual table")
+    form.add_argument("--latex", action="store_const", const="latex", dest="form", help="print the table for booktabs")
+    return parser
 
 
 def main(args: list[str] | None = None) -> None:
@@ -75,22 +68,26 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    parser = ArgumentParser(
-        prog="python -m tasks.compare",
-        description="Prints a table of runs: task, backbone, attention, cost, best score, seconds, folder.",
-    )
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
-    parser.add_argument("--write", type=Path, help="put the table into this document, between <!-- runs --> marks")
-    parser.add_argument("--json", action="store_true", help="print the summaries as JSON instead")
-    options = parser.parse_args(args)
+    options = _parser().parse_args(args)
     try:
-        summaries = find_summaries(options.runs)
+        sections = in_sections(find_runs(options.runs))
+        if options.write:
+            options.write.write_text(replace_table(options.write.read_text(), sections))
+            return
+        if options.output:
+            from tasks.comparison.report import write_report  # takes seconds
+
+            print(write_report(sections, options.output))  # noqa: T201
+            return
+        print(_table(sections, options.form, options.by))  # noqa: T201
     except TaskError as error:
         sys.exit(f"error: {error}")
-    if options.write:
-        options.write.write_text(replace_table(options.write.read_text(), summaries))
-        return
-    print(json.dumps(summaries, indent=2) if options.json else format_table(summaries))  # noqa: T201
+
+
+def _table(sections: Sequence[Section], form: str | None, by: Sequence[str] | None) -> str:
+    if form == "json":
+        return as_json(sections)
+    return {"csv": tables.as_csv, "latex": tables.latex}.get(form or "", tables.markdown)(sections, by)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,145 @@
+"""A training run as it lies in its folder: what it is, what it reached, and whether it may be counted."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from tasks.errors import TaskError
+from tasks.run.summary_file import SUMMARY, read_summary
+
+RECORD, CONFIG, DATA = "run.json", "config.fit.yaml", "data.json"
+COUNTS = ("images", "classes")
+"""Numbers beside the scores that are none."""
+State = Literal["finished", "unfinished", "broken"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says.
+
+    Attributes:
+        folder: The folder.
+        state: `finished`; `unfinished`: it runs, was stopped or killed, and can go on; `broken`: it failed, or its
+            files cannot be read.
+        reason: Why it is not finished; empty where it is.
+        summary: Content of `summary.json`, empty where there is none that can be read.
+        data: Content of `data.json`, what is known of the splits.
+        options: Resolved options by their dotted names, a class under the name of the option.
+        command: The command line that started it.
+    """
+
+    folder: Path
+    state: State
+    reason: str = ""
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
+    command: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called: the folder that it was written to."""
+        return str(self.summary.get("run", self.folder))
+
+    @property
+    def seed(self) -> int | None:
+        """Its seed, where that is known."""
+        return self.summary.get("seed")
+
+    @property
+    def score(self) -> float | None:
+        """The number that it is compared by; None where it is not defined."""
+        return self.summary.get(self.summary["headline"]) if self.summary else None
+
+    @cached_property
+    def scores(self) -> dict[str, float | None]:
+        """All numbers of its best evaluation as they stand in the summary, `mAP_small`, `AP/person`, by their names."""
+        split = self.summary["headline"].partition("/")[0] + "/" if self.summary else "/"
+        return {name.removeprefix(split): value for name, value in self.summary.items() if name.startswith(split)}
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that it is scored by, in their order."""
+        return list(dict.fromkeys(name.partition("/")[2] for name in self.scores if "/" in name))
+
+    def rank(self) -> float:
+        """Smaller is better; what is not defined comes last."""
+        if self.score is None:
+            return math.inf
+        return self.score if self.summary["direction"] == "min" else -self.score
+
+
+def find_runs(folders: Sequence[Path]) -> list[Run]:
+    """Reads every run at or below some folders, in the order of their names.
+
+    Raises:
+        TaskError: There is none.
+    """
+    found = {file.parent for folder in folders for name in (SUMMARY, RECORD) for file in folder.rglob(name)}
+    if not found:
+        raise TaskError(
+            f"no {SUMMARY} below {', '.join(map(str, folders))}; expected run folders such as runs/detect/NAME"
+        )
+    return [read_run(folder) for folder in sorted(found)]
+
+
+def read_run(folder: Path) -> Run:
+    """Reads a run folder; what cannot be read makes it broken, with the reason."""
+    record: dict[str, Any] = _read_json(folder / RECORD)
+    state, reason = _state(record)
+    summary: dict[str, Any] = {}
+    if (folder / SUMMARY).exists():
+        try:
+            summary = read_summary(folder / SUMMARY)
+        except TaskError as error:
+            state, reason = "broken", str(error)
+    elif state == "finished":
+        state, reason = "broken", f"it has no {SUMMARY}: no epoch was scored"
+    options = _flat(_read_yaml(folder / CONFIG))
+    return Run(folder, state, reason, summary, _read_json(folder / DATA), options, record.get("command", ()))
+
+
+def _state(record: Mapping[str, Any]) -> tuple[State, str]:
+    status, saved = record.get("status", "finished"), f"saved at step {record.get('step', 0)}"
+    if status == "finished":
+        return "finished", ""
+    if status == "failed":
+        return "broken", f"failed: {record.get('reason') or 'without a word'}; {saved}"
+    if status == "stopped":
+        return "unfinished", f"{record.get('reason') or 'stopped'}; {saved}"
+    return "unfinished", f"running, or killed; {saved}"
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Its content; empty where there is no such file, or one that is no object."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(file.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Options by their dotted names: `model.backbone` is the class, `model.backbone.width` an option of it."""
+    flat: dict[str, str] = {}
+    for name, value in content.items():
+        path = prefix.removesuffix(".") if name in ("class_path", "init_args") else f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{path}.")
+        elif value is not None:
+            flat[path] = value if isinstance(value, str) else json.dumps(value)
+    return flat

@@ -1,0 +1,101 @@
+"""Which runs may be ranked together: those with the same ground truth, scored in the same way."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from tasks.comparison.runs import Run
+
+EVALUATION = re.compile(r"limit_val_batches|max_images|\.inference\b|\.test_|boundary_width|detections_per_image")
+"""Options that decide what is scored, and how: part of the images, windows, several scales."""
+LOOKS = ("annotations", "folder", "findings", "missing files", "headers read", "masks read")
+"""Facts of a split that say where it lies and how closely it was looked at, not what it is."""
+UNKNOWN = "not known"
+SHORT = 60
+"""Characters of a fact that are shown."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Runs that may be ranked together.
+
+    Attributes:
+        facts: What they have in common, by what it is.
+        differs: Those of the facts in which other sections differ.
+        runs: Finished runs from best to worst, then the others.
+    """
+
+    facts: dict[str, str]
+    differs: tuple[str, ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def title(self) -> str:
+        """What tells it from the other sections, in a line."""
+        task, score, *more = dict.fromkeys(("task", "score", *self.differs))
+        words = (f"{name} {shortened(self.facts[name])}" for name in more)
+        return ", ".join([self.facts[task], self.facts[score], *words])
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """The runs that count."""
+        return tuple(run for run in self.runs if run.state == "finished")
+
+    @property
+    def others(self) -> tuple[Run, ...]:
+        """The runs that are shown, and are in no number."""
+        return tuple(run for run in self.runs if run.state != "finished")
+
+
+def ranked_together(run: Run) -> dict[str, str]:
+    """What two runs must agree in to be ranked together, by what it is.
+
+    Returns:
+        Task and score, classes, the ground truth as far as the run has written that down, number of images scored, and
+        the options of the evaluation.
+    """
+    if not run.summary:
+        return {"task": UNKNOWN, "score": UNKNOWN}
+    split, score = run.summary["headline"].split("/", 1)
+    classes = run.classes
+    images = run.scores.get("images")
+    return {
+        "task": str(run.summary["task"]),
+        "score": score,
+        "classes": f"{len(classes)} ({', '.join(classes)})" if classes else UNKNOWN,
+        "ground truth": _ground_truth(run.data.get("validation" if split == "val" else split, {})),
+        "images scored": UNKNOWN if images is None else f"{images:.0f}",
+        "evaluation": ", ".join(
+            f"{name} {value}" for name, value in sorted(run.options.items()) if EVALUATION.search(name)
+        )
+        or "the usual one",
+    }
+
+
+def shortened(text: str) -> str:
+    """The beginning of a long text, and digits that tell it from others with the same beginning."""
+    if len(text) <= SHORT:
+        return text
+    return f"{text[:SHORT].rpartition(',')[0]}, ... [{sha256(text.encode()).hexdigest()[:6]}]"
+
+
+def _ground_truth(split: dict[str, Any]) -> str:
+    return ", ".join(f"{value} {name}" for name, value in split.items() if name not in LOOKS) or UNKNOWN
+
+
+def in_sections(runs: Sequence[Run]) -> list[Section]:
+    """Divides runs into those that may be ranked together, by task and score, the largest of them first."""
+    together: dict[tuple[str, ...], list[Run]] = {}
+    facts = [ranked_together(run) for run in runs]
+    for run, known in zip(runs, facts, strict=True):
+        together.setdefault(tuple(known.values()), []).append(run)
+    sections = []
+    for members in together.values():
+        own = ranked_together(members[0])
+        rivals = [other for other in facts if (other["task"], other["score"]) == (own["task"], own["score"])]
+        differs = tuple(name for name in own if any(other[name] != own[name] for other in rivals))
+        ordered = sorted(members, key=lambda run: (run.state != "finished", run.rank(), run.name))
+        sections.append(Section(own, differs, tuple(ordered)))
+    return sorted(sections, key=lambda section: (section.facts["task"], section.facts["score"], -len(section.runs)))
