@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tasks.comparison import tables
-from tasks.comparison.runs import find_runs
-from tasks.comparison.sections import Section, in_sections
 from tasks.errors import TaskError
+from tasks.report import tables
+from tasks.report.runs import find_runs
+from tasks.report.sections import Section, in_sections
 
 MARKS = re.compile(r"(<!-- runs -->\n).*?(<!-- /runs -->)", re.DOTALL)
 
@@ -47,6 +47,12 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="write the report into this folder, as index.html"
     )
+    parser.add_argument(
+        "--resamples",
+        type=int,
+        default=1000,
+        help="resamples of the images for the report's intervals, half a second to minutes for each run; 0: none",
+    )
     parser.add_argument("--write", type=Path, help="put the table into this document, between <!-- runs --> marks")
     parser.add_argument(
         "--by",
@@ -75,9 +81,9 @@ def main(args: list[str] | None = None) -> None:
             options.write.write_text(replace_table(options.write.read_text(), sections))
             return
         if options.output:
-            from tasks.comparison.report import write_report  # takes seconds
+            from tasks.report.writing import write_report  # takes seconds
 
-            print(write_report(sections, options.output))  # noqa: T201
+            print(write_report(sections, options.output, options.resamples))  # noqa: T201
             return
         print(_table(sections, options.form, options.by))  # noqa: T201
     except TaskError as error:

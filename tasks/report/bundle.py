@@ -1,4 +1,4 @@
-"""`python -m tasks.comparison.bundle`: writes the code that draws the charts of a report, a part of the package.
+"""`python -m tasks.report.bundle`: writes the code that draws the charts of a report, a part of the package.
 
 It holds Vega, Vega-Lite and Vega-Embed with all that they need, so that a report asks no server for it. It is made with
 `vl-convert-python`, which is installed for development only. The licences of what is in it stand in
@@ -23,7 +23,7 @@ def bundle() -> str:
 
 def main() -> None:
     """Writes it into the package."""
-    write_text(Path(str(files("tasks.comparison") / "page" / "vega.js")), bundle())
+    write_text(Path(str(files("tasks.report") / "page" / "vega.js")), bundle())
 
 
 if __name__ == "__main__":

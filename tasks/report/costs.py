@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tasks.comparison.runs import Run
+from tasks.report.runs import Run
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from tasks.comparison.runs import Run
+from tasks.report.runs import Run
 
 NAMED = ("backbone", "attention", "head")
 """Keys that every table shows."""
@@ -36,17 +36,15 @@ class Keys:
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
-        described = [run for run in runs if run.summary]
-        self._values = {run.folder: _facts(run) for run in runs}
-        self.shown = [*NAMED, *(name for name in FACTS if self._differs(described, name))]
-        self.shown += [name for name in _differing_options(described) if not self._is_covered(described, name)]
-        self.offered = [
-            name for name in (*FACTS, *OFFERED) if name not in self.shown and self._is_known(described, name)
-        ]
+        facts = [_facts(run) for run in runs]
+        self.shown = [*NAMED, *(name for name in FACTS if len({known.get(name, "") for known in facts}) > 1)]
+        self.shown += [name for name in _differing_options(runs) if not _is_covered(runs, name)]
+        known = {name for of_run in facts for name in of_run}
+        self.offered = [name for name in (*FACTS, *OFFERED) if name in known and name not in self.shown]
 
     def of(self, run: Run) -> dict[str, str]:
         """The values of a run, empty where it has none."""
-        facts = self._values[run.folder]
+        facts = _facts(run)
         return {name: facts.get(name, run.options.get(name, "")) for name in (*self.shown, *self.offered)}
 
     def label(self, name: str) -> str:
@@ -57,22 +55,6 @@ class Keys:
             if all(other[-length:] != parts[-length:] for other in others):
                 return ".".join(parts[-length:])
         return name
-
-    def _differs(self, runs: Sequence[Run], name: str) -> bool:
-        return len({self._values[run.folder].get(name, "") for run in runs}) > 1
-
-    def _is_known(self, runs: Sequence[Run], name: str) -> bool:
-        return any(self._values[run.folder].get(name) for run in runs)
-
-    def _is_covered(self, runs: Sequence[Run], option: str) -> bool:
-        """Whether the value of an option follows from the keys that name its part."""
-        for part, names in COVERED.items():
-            if option == part or option.startswith(f"{part}."):
-                pairs = {
-                    (*(self._values[run.folder].get(name) for name in names), run.options.get(option)) for run in runs
-                }
-                return len(pairs) == len({pair[:-1] for pair in pairs})
-        return False
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -96,3 +78,12 @@ def _differing_options(runs: Sequence[Run]) -> list[str]:
     names = sorted({name for run in runs for name in run.options if not UNRELATED.fullmatch(name)})
     known = [run for run in runs if run.options]
     return [name for name in names if len({run.options.get(name) for run in known}) > 1]
+
+
+def _is_covered(runs: Sequence[Run], option: str) -> bool:
+    """Whether the value of an option follows from the keys that name its part."""
+    for part, names in COVERED.items():
+        if option == part or option.startswith(f"{part}."):
+            pairs = {(tuple(run.summary.get(name) for name in names), run.options.get(option)) for run in runs}
+            return len(pairs) == len({named for named, _ in pairs})
+    return False

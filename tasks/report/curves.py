@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.comparison.runs import COUNTS, Run
+from tasks.report.runs import COUNTS, Run
 from tasks.run.table import DamagedTable, read_table
 
 Curve = list[tuple[int, float]]
@@ -32,7 +32,9 @@ def images_per_step(run: Run) -> int | None:
     batch = run.options.get("data.batch_size")
     if batch is None:
         return None
-    return int(batch) * int(run.summary.get("processes", 1)) * int(run.options.get("trainer.accumulate_grad_batches", 1))
+    return (
+        int(batch) * int(run.summary.get("processes", 1)) * int(run.options.get("trainer.accumulate_grad_batches", 1))
+    )
 
 
 def thinned(curve: Sequence[tuple[int, float]], points: int) -> Curve:

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tasks.comparison.keys import Keys
-from tasks.comparison.runs import Run
+from tasks.report.keys import Keys
+from tasks.report.runs import Run
 
 
 @dataclass(frozen=True)

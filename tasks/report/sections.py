@@ -1,12 +1,13 @@
 """Which runs may be ranked together: those with the same ground truth, scored in the same way."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from tasks.comparison.runs import Run
+from tasks.report.runs import Run
 
 EVALUATION = re.compile(r"limit_val_batches|max_images|\.inference\b|\.test_|boundary_width|detections_per_image")
 """Options that decide what is scored, and how: part of the images, windows, several scales."""
@@ -22,21 +23,21 @@ class Section:
     """Runs that may be ranked together.
 
     Attributes:
+        title: What tells it from the other sections, in a line.
         facts: What they have in common, by what it is.
         differs: Those of the facts in which other sections differ.
         runs: Finished runs from best to worst, then the others.
     """
 
+    title: str
     facts: dict[str, str]
     differs: tuple[str, ...]
     runs: tuple[Run, ...]
 
     @property
-    def title(self) -> str:
-        """What tells it from the other sections, in a line."""
-        task, score, *more = dict.fromkeys(("task", "score", *self.differs))
-        words = (f"{name} {shortened(self.facts[name])}" for name in more)
-        return ", ".join([self.facts[task], self.facts[score], *words])
+    def is_scored(self) -> bool:
+        """Whether its runs have a summary."""
+        return bool(self.runs[0].summary)
 
     @property
     def finished(self) -> tuple[Run, ...]:
@@ -91,11 +92,23 @@ def in_sections(runs: Sequence[Run]) -> list[Section]:
     facts = [ranked_together(run) for run in runs]
     for run, known in zip(runs, facts, strict=True):
         together.setdefault(tuple(known.values()), []).append(run)
-    sections = []
-    for members in together.values():
+    sections: list[Section] = []
+    titles: Counter[str] = Counter()
+    for members in sorted(together.values(), key=len, reverse=True):
         own = ranked_together(members[0])
         rivals = [other for other in facts if (other["task"], other["score"]) == (own["task"], own["score"])]
         differs = tuple(name for name in own if any(other[name] != own[name] for other in rivals))
         ordered = sorted(members, key=lambda run: (run.state != "finished", run.rank(), run.name))
-        sections.append(Section(own, differs, tuple(ordered)))
-    return sorted(sections, key=lambda section: (section.facts["task"], section.facts["score"], -len(section.runs)))
+        title = _title(own, differs)
+        titles[title] += 1
+        numbered = title if titles[title] == 1 else f"{title} ({titles[title]})"
+        sections.append(Section(numbered, own, differs, tuple(ordered)))
+    return sorted(sections, key=lambda section: (section.facts["task"], section.facts["score"]))
+
+
+def _title(facts: dict[str, str], differs: Sequence[str]) -> str:
+    """Task, score and the beginning of what differs."""
+    if "classes" not in facts:
+        return "not scored"
+    told = [f"{name} {re.split(' [(]|, ', facts[name])[0]}" for name in differs if facts[name] != UNKNOWN]
+    return ", ".join([facts["task"], facts["score"], *told])

@@ -74,7 +74,9 @@ function groupsOf(section, by) {
     for (const name of Object.keys(runs[0].scores)) scores[name] = spread(runs.map((run) => run.scores[name]));
     const costs = {};
     for (const { name } of section.costs) costs[name] = spread(runs.map((run) => run.costs[name]));
-    return { runs, keys, scores, costs, remark: remarkOn(section, runs), label: "" };
+    const names = runs.map((run) => run.name).join("\n");
+    const arm = section.differences ? section.differences.arms.findIndex((one) => one.runs.join("\n") === names) : -1;
+    return { runs, keys, scores, costs, arm, remark: remarkOn(section, runs), label: "" };
   });
   const varying = by.filter((name) => new Set(groups.map((group) => group.keys[name])).size > 1);
   for (const group of groups) {
@@ -105,6 +107,8 @@ class Section {
     this.section = section;
     this.id = `section-${number}`;
     this.by = section.keys.filter((key) => key.shown).map((key) => key.name);
+    this.configurations = groupsOf(section, this.by).filter((group) => group.arm >= 0);
+    this.baseline = (this.configurations.find((group) => group.keys.attention === "none") || this.configurations[0] || {}).arm;
     this.text = "";
     this.only = {};
     this.sorting = { column: section.headline, down: section.direction === "max" };
@@ -128,7 +132,7 @@ class Section {
       facts.append(make("div", { class: differs ? "differs" : null }, make("dt", {}, name), make("dd", {}, value)));
     }
     const parts = [card("table", "Scores and costs")];
-    if (section.differences) parts.push(card("difference", "Difference from a baseline"));
+    if (this.configurations.length > 1) parts.push(card("difference", "Difference from a baseline"));
     if (this.cost) parts.push(card("cost", "Score against cost"));
     if (section.runs.some((run) => Object.keys(run.curves).length)) parts.push(card("curves", "Curves"));
     if (section.runs.some((run) => Object.keys(run.pictures).length)) parts.push(card("pictures", "The same image in every run"));
@@ -204,6 +208,11 @@ class Section {
       number(name, name, (group) => (group.scores[name] || { mean: null }).mean, (group) => spreadCell(group.scores[name])));
     const costs = section.costs.map(({ name, label }) =>
       number(name, label, (group) => (group.costs[name] || { mean: null }).mean, (group) => costCell(group.costs[name])));
+    if (this.groups.some((group) => group.arm >= 0)) {
+      const interval = (group) => (group.arm < 0 ? null : section.differences.arms[group.arm].interval);
+      scores.splice(1, 0, number("interval", `95 % interval of ${section.headline}`, (group) => interval(group) && interval(group)[0],
+        (group) => make("td", { class: "number" }, interval(group) ? `${interval(group).map(score).join(" to ")}${section.differences.arms[group.arm].seeds ? "" : " *"}` : "–")));
+    }
     const runs = number("runs", "runs", (group) => group.runs.length, (group) => make("td", { class: "number" }, String(group.runs.length)));
     return [...section.keys.filter((one) => this.by.includes(one.name)).map(key), ...scores, runs, ...costs];
   }
@@ -243,6 +252,9 @@ class Section {
     const notes = [];
     const single = this.groups.filter((group) => group.runs.length === 1).length;
     if (single) notes.push(make("p", { class: "note" }, `${single === this.groups.length ? "Every row is" : `${single} rows are`} one run: how much another seed would change it is not known.`));
+    const left = this.section.differences ? this.section.differences.left_out : [];
+    if (this.groups.some((group) => group.arm >= 0 && group.runs.length === 1)) notes.push(make("p", { class: "note" }, "* of the images alone: the seed is not in it."));
+    for (const words of left) notes.push(make("p", { class: "note unfinished" }, `Without an interval: ${words}`));
     const others = this.section.runs.filter((run) => run.state !== "finished");
     if (others.length) notes.push(make("p", { class: "note" }, "In no number:"), stateTable(others, (run) => score(run.scores[this.section.headline]), this.section.headline));
     return notes;
@@ -362,9 +374,13 @@ function drawCost(part) {
   });
   const values = all.filter((group) => part.shown.includes(group)).map((group) => {
     const { mean, deviation, count } = group.scores[part.costScore];
+    const arm = section.differences && part.costScore === section.headline ? section.differences.arms[group.arm] : null;
+    const [low, high] = arm && arm.interval[0] !== null ? arm.interval : [mean - (deviation || 0), mean + (deviation || 0)];
+    const shares = section.differences && arm ? section.differences.front[part.cost] : null;
     return {
-      group: group.label, cost: group.costs[part.cost].mean, score: mean, low: mean - (deviation || 0), high: mean + (deviation || 0),
-      front: isBeaten(group) ? "beaten" : "on the front", runs: count, spread: deviation === null ? "one run" : `± ${score(deviation)}`,
+      group: group.label, cost: group.costs[part.cost].mean, score: mean, low, high, runs: count, interval: arm !== null && arm !== undefined,
+      front: isBeaten(group) ? "beaten" : "on the front", share: shares && shares[group.arm] !== null ? `${Math.round(100 * shares[group.arm])} %` : "–",
+      spread: deviation === null ? "one run" : `± ${score(deviation)}`,
     };
   });
   const range = values.map(({ cost }) => cost);
@@ -372,6 +388,7 @@ function drawCost(part) {
   const tooltip = [
     { field: "group", title: "group" }, { field: "score", title: part.costScore, format: ".4f" }, { field: "spread", title: "spread" },
     { field: "runs", title: "runs" }, { field: "cost", title: label, format: ",.6~g" }, { field: "front", title: "front" },
+    { field: "share", title: "on it in" },
   ];
   const x = { field: "cost", type: "quantitative", title: label, scale, axis: { format: "~s", tickCount: 6 } };
   const { text, quiet } = colours();
@@ -386,7 +403,9 @@ function drawCost(part) {
   if (values.length <= 14) {
     layer.push({ mark: { type: "text", align: "left", dx: 9, dy: -8, color: text, fontSize: 11.5, limit: 200 }, encoding: { text: { field: "group" }, color: { value: text } } });
   }
-  view.note.textContent = `Bars: ± standard deviation over the runs of a point; points of one run have none. Dashed, diamonds: no other point is as good and as cheap, of all ${all.length} points.`;
+  const intervals = values.some(({ interval }) => interval);
+  const meaning = intervals ? "Bars: 95 % interval of the mean, from images and seeds (of the images alone where there is one run). \"On it in\": share of the resamples in which the point is on the front." : "Bars: ± standard deviation over the runs of a point; points of one run have none.";
+  view.note.textContent = `${meaning} Dashed, diamonds: no other point is as good and as cheap, of all ${all.length} points.`;
   if (!values.length) return place.replaceChildren(make("p", { class: "note" }, "No group with a score is shown."));
   draw(place, `${part.costScore} against ${label} of ${values.length} groups`, {
     data: { values },
@@ -450,6 +469,66 @@ function drawCurves(part) {
 
 function isVisible(part, run, group) {
   return group ? part.shown.includes(group) : part.isShown(run);
+}
+
+function drawDifference(part) {
+  const { section, configurations } = part;
+  const { pairs, corrected, classes, arms } = section.differences;
+  const view = part.views.difference;
+  const named = configurations.map((group) => [String(group.arm), group.label]);
+  const focused = view.contains(document.activeElement) ? document.activeElement.id : null;
+  const shown = configurations.filter((group) => group.arm !== part.baseline && group.runs.some((run) => part.isShown(run)));
+  const label = configurations.find((group) => group.arm === part.baseline).label;
+  // A pair is kept once; the other way round it has the other sign.
+  const flip = ([value, low, high, ...more]) => [value && -value, high && -high, low && -low, ...more];
+  const against = (arm) => {
+    if (part.baseline < arm) return pairs[part.baseline][arm - part.baseline - 1];
+    const [value, low, high, above, p, seeds, ofClasses] = pairs[arm][part.baseline - arm - 1];
+    return [...flip([value, low, high]), above === null ? null : 1 - above, p, seeds, ofClasses.map(flip)];
+  };
+  const rows = shown.map((group) => ({ group, found: against(group.arm), holm: corrected[part.baseline][group.arm] }));
+  rows.sort((a, b) => b.found[0] - a.found[0]);
+  const probability = (value) => (value === null ? "–" : value > 0.9995 ? "> 0.999" : value < 0.0005 ? "< 0.001" : value.toFixed(3));
+  const number = (text, value) => make("td", { class: "number", "data-value": value }, text);
+  const body = rows.map(({ group, found: [value, low, high, above, p, seeds], holm }) => make("tr", { "data-group": group.label }, make("th", { scope: "row" }, group.label),
+    number(signed(value), value), number(low === null ? "–" : `${signed(low)} to ${signed(high)}`), number(probability(above), above), number(probability(p), p), number(probability(holm), holm),
+    number(`${arms[part.baseline].runs.length} and ${group.runs.length}`),
+    make("td", { class: "long" }, seeds ? "" : "of these runs, not of the methods: the seed is not in it")));
+  const titles = ["candidate", `difference of ${section.headline}`, "95 % interval", "P(better)", "p", "p, Holm", "runs", "remark"];
+  const head = make("tr", {}, ...titles.map((title, place) => make("th", { scope: "col", class: place > 0 && place < 7 ? "number" : null }, title)));
+  const table = make("table", { class: "differences" }, make("caption", {}, `Candidates minus ${label}, on the same images; p corrected over all ${configurations.length - 1} candidates.`), make("thead", {}, head), make("tbody", {}, ...body));
+  const selectBase = choice("Baseline", named, String(part.baseline), (value) => { part.baseline = Number(value); drawDifference(part); });
+  selectBase.querySelector("select").id = `${part.id}-baseline`;
+  const chartPlace = make("div", { class: "chart", role: "figure" });
+  const classPlace = make("div", { class: "chart", role: "figure" });
+  part.candidate = shown.some((group) => group.arm === part.candidate) ? part.candidate : (rows[0] ? rows[0].group.arm : null);
+  const selectCandidate = choice("By class, candidate", named.filter(([value]) => shown.some((group) => String(group.arm) === value)), String(part.candidate), (value) => { part.candidate = Number(value); drawDifference(part); });
+  selectCandidate.querySelector("select").id = `${part.id}-candidate`;
+  view.replaceChildren(make("div", { class: "controls" }, selectBase, selectCandidate), scrolling(table, "Differences"),
+    make("div", { class: "columns" }, chartPlace, classPlace),
+    make("p", { class: "note" }, "Bars: 95 % interval from images and seeds. An interval that holds 0 does not show that there is no difference. By class: p corrected over the classes in the tooltip."));
+  if (focused && document.getElementById(focused)) document.getElementById(focused).focus();
+  if (!rows.length) return;
+  const bars = rows.filter(({ found }) => found[1] !== null).map(({ group, found, holm }) => ({ name: group.label, value: found[0], low: found[1], high: found[2], p: holm }));
+  drawIntervals(chartPlace, bars, `difference of ${section.headline} from ${label}`);
+  const candidate = rows.find(({ group }) => group.arm === part.candidate);
+  const byClass = candidate.found[6].map(([value, low, high, p], place) => ({ name: classes[place], value, low, high, p })).filter(({ low }) => low !== null);
+  drawIntervals(classPlace, byClass, `difference by class, ${candidate.group.label}`);
+}
+
+function drawIntervals(place, values, title) {
+  if (!values.length) return;
+  const { quiet, marks } = colours();
+  const y = { field: "name", type: "nominal", title: null, sort: { field: "value", order: "descending" }, axis: { labelLimit: 170 } };
+  draw(place, title, {
+    height: Math.max(90, 22 * values.length), data: { values },
+    encoding: { y, tooltip: [{ field: "name", title: "of" }, { field: "value", title: "difference", format: "+.4f" }, { field: "low", format: "+.4f" }, { field: "high", format: "+.4f" }, { field: "p", title: "p corrected", format: ".3f" }] },
+    layer: [
+      { data: { values: [{}] }, mark: { type: "rule", color: quiet, strokeDash: [3, 3] }, encoding: { x: { datum: 0, type: "quantitative" }, y: null, tooltip: null } },
+      { mark: { type: "rule", strokeWidth: 2.5, color: marks[0] }, encoding: { x: { field: "low", type: "quantitative", title, axis: { format: "+~g", tickCount: 6 } }, x2: { field: "high" } } },
+      { mark: { type: "point", filled: true, size: 70, opacity: 1, color: marks[0] }, encoding: { x: { field: "value", type: "quantitative" } } },
+    ],
+  });
 }
 
 function drawPictures(part) {

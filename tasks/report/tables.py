@@ -5,11 +5,11 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tasks.comparison.costs import COSTS
-from tasks.comparison.groups import Group, in_groups, spread_of
-from tasks.comparison.keys import Keys
-from tasks.comparison.runs import COUNTS
-from tasks.comparison.sections import Section
+from tasks.report.costs import COSTS
+from tasks.report.groups import Group, in_groups, spread_of
+from tasks.report.keys import Keys
+from tasks.report.runs import COUNTS
+from tasks.report.sections import Section
 
 NUMBERS = ("parameters", "MACs", "score", "seconds", "run", "remark")
 """The last columns of a table, in their order."""

@@ -1,0 +1,1 @@
+"""What `python -m tasks.compare` shows: which runs may be ranked together, tables of them, and the report."""

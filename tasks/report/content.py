@@ -1,0 +1,83 @@
+"""The numbers of a report, as its page reads them."""
+
+import shutil
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tasks.report.costs import COSTS
+from tasks.report.curves import Curve, fitting, images_per_step, read_curves
+from tasks.report.differences import differences
+from tasks.report.groups import in_groups
+from tasks.report.keys import Keys
+from tasks.report.runs import COUNTS, Run
+from tasks.report.sections import Section, shortened
+
+POINTS = 16_000
+"""Points of all curves together: about 300 kB."""
+PICTURES = 8
+"""Pictures that are taken over from a run."""
+TRAINING = "training.png"
+
+
+def report_content(sections: Sequence[Section], folder: Path, resamples: int) -> dict[str, Any]:
+    """Collects all numbers, and puts the pictures of the runs beside the page.
+
+    Args:
+        sections: The runs.
+        folder: Folder of the page.
+        resamples: Resamples of the images for differences; 0 leaves them out.
+    """
+    curves = fitting({run.folder: read_curves(run.folder) for part in sections for run in part.runs}, POINTS)
+    return {
+        "made": datetime.now().astimezone().isoformat(timespec="minutes"),
+        "sections": [_section(part, curves, folder, resamples) for part in sections if part.is_scored],
+        "unscored": [_state(run) for part in sections if not part.is_scored for run in part.runs],
+    }
+
+
+def _section(section: Section, curves: dict[Path, dict[str, Curve]], folder: Path, resamples: int) -> dict[str, Any]:
+    keys = Keys(section.finished)
+    groups = in_groups(section.runs, keys, keys.shown)
+    first = section.runs[0].summary
+    names = [*keys.shown, *keys.offered]
+    return {
+        "title": section.title,
+        "facts": [[name, shortened(value), name in section.differs] for name, value in section.facts.items()],
+        "headline": section.facts["score"],
+        "beside": [name.partition("/")[2] for name in first["beside"]],
+        "direction": first["direction"],
+        "keys": [{"name": name, "label": keys.label(name), "shown": name in keys.shown} for name in names],
+        "costs": [{"name": cost.name, "label": cost.label} for cost in COSTS],
+        "runs": [_run(run, keys, curves[run.folder], folder) for run in section.runs],
+        "differences": differences(groups, resamples) if resamples and len(groups) > 1 else None,
+    }
+
+
+def _run(run: Run, keys: Keys, curves: dict[str, Curve], folder: Path) -> dict[str, Any]:
+    return _state(run) | {
+        "seed": run.seed,
+        "keys": keys.of(run),
+        "scores": {name: value for name, value in run.scores.items() if name not in COUNTS},
+        "costs": {cost.name: cost.of(run) for cost in COSTS},
+        "images_per_step": images_per_step(run),
+        "curves": curves,
+        "pictures": _copy_pictures(run, folder),
+    }
+
+
+def _state(run: Run) -> dict[str, Any]:
+    return {"name": run.name, "state": run.state, "reason": run.reason}
+
+
+def _copy_pictures(run: Run, folder: Path) -> dict[str, str]:
+    """Puts the pictures of a run beside the page; gives their places by their names."""
+    taken = {}
+    pictures = sorted((run.folder / "pictures").glob("*.png"), key=lambda file: (len(file.name), file.name))
+    for picture in [picture for picture in pictures if picture.name != TRAINING][:PICTURES]:
+        place = Path("pictures") / run.name.strip("/").replace("/", "-") / picture.name
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(picture, folder / place)
+        taken[picture.stem] = place.as_posix()
+    return taken

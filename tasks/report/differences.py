@@ -1,0 +1,105 @@
+"""What the configurations of a section score more or less than each other, for every choice of the baseline."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.comparison import (
+    Arm,
+    Estimate,
+    build_arm,
+    compare,
+    estimate_mean,
+    read_run,
+    require_same_data,
+    share_on_front,
+)
+from tasks.errors import TaskError
+from tasks.report.costs import COSTS
+from tasks.report.groups import Group, spread_of
+
+DIGITS = 6
+
+
+def differences(groups: Sequence[Group], resamples: int) -> dict[str, Any]:
+    """Compares groups pair by pair, by the headline.
+
+    Args:
+        groups: Seeds of one configuration each, which may be ranked together.
+        resamples: Resamples of the images.
+
+    Returns:
+        `arms`: names of the runs of each group that could be compared, the 95 % interval of its mean, and whether the
+        seeds are in it. `classes`: names. `pairs`: for each baseline, the later groups as [difference, low, high,
+        probability of being better, p value, seeds are in it, [[difference, low, high, p value corrected over the
+        classes] of each class]]; the other way round they have the other sign. `corrected`: (A, A) p values by baseline
+        and candidate, corrected over the candidates. `front`: how often each group is on the front of a cost.
+        `left_out`: why runs could not be compared, in words.
+    """
+    arms, classes, kept, left_out = _arms(groups, resamples)
+    found = [compare(arm, [other for other in arms if other is not arm]) for arm in arms] if len(arms) > 1 else []
+    means = [estimate_mean(arm) for arm in arms]
+    return {
+        "arms": [
+            {"runs": [run.name for run in group.runs], "interval": _interval(mean, 0), "seeds": mean.with_seeds}
+            for group, mean in zip(kept, means, strict=True)
+        ],
+        "classes": classes,
+        "pairs": [
+            [_pair(one.estimate, one.class_p_corrected) for one in rivals[place:]] for place, rivals in enumerate(found)
+        ],
+        "corrected": [
+            [None if one is None else _rounded(one.p_corrected) for one in (*rivals[:place], None, *rivals[place:])]
+            for place, rivals in enumerate(found)
+        ],
+        "front": _fronts(kept, arms),
+        "left_out": left_out,
+    }
+
+
+def _arms(groups: Sequence[Group], resamples: int) -> tuple[list[Arm], list[str], list[Group], list[str]]:
+    """Groups whose evaluations can be read, as arms, with the names of the classes, and why others cannot."""
+    arms: list[Arm] = []
+    kept: list[Group] = []
+    left_out = []
+    first = None
+    for group in groups:
+        try:
+            scores = [read_run(run.folder) for run in group.runs]
+            first = first or scores[0]
+            require_same_data([first, *scores])
+            arms.append(build_arm(group.runs[0].name, scores, resamples))
+            kept.append(group)
+        except TaskError as error:
+            left_out.append(str(error))
+    return arms, list(first.class_names) if first else [], kept, left_out
+
+
+def _pair(estimate: Estimate, class_p_values: Sequence[float]) -> list[Any]:
+    classes = [
+        [_rounded(estimate.value[place + 1]), *_interval(estimate, place + 1), _rounded(p_value)]
+        for place, p_value in enumerate(class_p_values)
+    ]
+    numbers = (estimate.value[0], *_interval(estimate, 0), estimate.above_zero[0], estimate.p_value[0])
+    return [*map(_rounded, numbers), estimate.with_seeds, classes]
+
+
+def _interval(estimate: Estimate, column: int) -> list[float | None]:
+    return [_rounded(end[column]) for end in estimate.interval()]
+
+
+def _rounded(value: float | None) -> float | None:
+    """With the digits that are shown; None of what is not defined."""
+    return None if value is None or value != value else round(float(value), DIGITS)
+
+
+def _fronts(groups: Sequence[Group], arms: Sequence[Arm]) -> dict[str, list[float | None]]:
+    fronts = {}
+    for cost in COSTS:
+        spreads = [spread_of(map(cost.of, group.runs)) for group in groups]
+        known = [place for place, spread in enumerate(spreads) if spread is not None]
+        if len(known) > 1:
+            means = [spread.mean for spread in spreads if spread is not None]
+            shares = share_on_front([arms[place] for place in known], means)
+            by_place = dict(zip(known, map(_rounded, shares), strict=True))
+            fronts[cost.name] = [by_place.get(place) for place in range(len(groups))]
+    return fronts

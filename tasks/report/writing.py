@@ -1,0 +1,48 @@
+"""The report: one HTML file that holds all numbers, the code that shows them, and asks no server for anything.
+
+What is computed over runs is computed here or follows from the numbers of all runs, never of those that a filter shows.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import TaskError
+from tasks.report.content import report_content
+from tasks.report.sections import Section
+from tasks.run.files import write_text
+
+PAGE = files("tasks.report") / "page"
+PARTS = ("page.css", "page.js", "licences.txt", "vega.js")
+
+
+def write_report(sections: Sequence[Section], folder: Path, resamples: int = 1000) -> Path:
+    """Writes `index.html`, and the pictures of the runs beside it.
+
+    Args:
+        sections: The runs.
+        folder: Where to; what is there of an earlier report is replaced.
+        resamples: Resamples of the images for differences; 0 leaves them out.
+
+    Returns:
+        The page.
+
+    Raises:
+        TaskError: The bundle of the charts has not been built.
+    """
+    if not (PAGE / "vega.js").is_file():
+        raise TaskError("the code of the charts is missing; make it with: python -m tasks.report.bundle")
+    write_text(folder / "index.html", assemble(report_content(sections, folder, resamples)))
+    return folder / "index.html"
+
+
+def assemble(content: Mapping[str, Any]) -> str:
+    """The page around its numbers."""
+    page = (PAGE / "page.html").read_text()
+    for part in PARTS:
+        page = page.replace(f"/* {part} */", (PAGE / part).read_text())
+    # `<` could end the script element that holds the numbers.
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    return page.replace("/* data.json */", data)
