@@ -313,7 +313,7 @@ class VisionCLI(LightningCLI):
         if not config.trainer.fast_dev_run:
             continues = self.run_start is not None and self.run_start.start.continues
             callbacks.append(SavedConfig(self.saved_config, self.subcommand, continues))
-            callbacks.append(RunSummary(self.name, self.subcommand, seed))
+            callbacks.append(RunSummary(self.name, self.subcommand, seed, config.keep_evaluation))
             callbacks += [*(config[name] for name in self.reports), *config.reports]
         if self.subcommand != "fit":
             return callbacks

@@ -37,10 +37,11 @@ class RunSummary(Callback):
         task: `detect` or `segment`.
         subcommand: `fit`, `validate` or `test`.
         seed: Seed of the run.
+        keep_evaluation: Whether to write `evaluation.npz`.
     """
 
-    def __init__(self, task: str, subcommand: str, seed: int | None) -> None:
-        self.task, self.subcommand, self.seed = task, subcommand, seed
+    def __init__(self, task: str, subcommand: str, seed: int | None, keep_evaluation: bool = True) -> None:
+        self.task, self.subcommand, self.seed, self.keep_evaluation = task, subcommand, seed, keep_evaluation
         self.best: dict[str, float] = {}
         self.seconds_before = 0.0
         self.started = 0.0
@@ -124,7 +125,7 @@ class RunSummary(Callback):
 
     @rank_zero_only
     def _write_evaluation(self, trainer: Trainer, task: VisionTask) -> None:
-        if task.evaluation is not None:
+        if task.evaluation is not None and self.keep_evaluation:
             task.evaluation.write(Path(trainer.default_root_dir) / self._named(EVALUATION))
 
     def _named(self, file: str) -> str:
