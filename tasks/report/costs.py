@@ -27,6 +27,6 @@ def _fact(name: str) -> Callable[[Run], float | None]:
 
 COSTS = (
     Cost("parameters", "parameters", _fact("parameters")),
-    Cost("MACs", "MACs of an image", _fact("MACs")),
-    Cost("seconds", "training time in s", _fact("seconds")),
+    Cost("MACs", "MACs", _fact("MACs")),
+    Cost("seconds", "training time, s", _fact("seconds")),
 )

@@ -69,19 +69,20 @@ function groupsOf(section, by) {
     members.get(key).push(run);
   }
   const groups = [...members.values()].map((runs) => {
+    runs.sort((a, b) => a.seed - b.seed || a.name.localeCompare(b.name));
     const keys = Object.fromEntries(by.map((name) => [name, runs[0].keys[name]]));
     const scores = {};
     for (const name of Object.keys(runs[0].scores)) scores[name] = spread(runs.map((run) => run.scores[name]));
     const costs = {};
     for (const { name } of section.costs) costs[name] = spread(runs.map((run) => run.costs[name]));
-    const names = runs.map((run) => run.name).join("\n");
-    const arm = section.differences ? section.differences.arms.findIndex((one) => one.runs.join("\n") === names) : -1;
+    const names = runs.map((run) => run.name).sort().join("\n");
+    const arm = section.differences ? section.differences.arms.findIndex((one) => [...one.runs].sort().join("\n") === names) : -1;
     return { runs, keys, scores, costs, arm, remark: remarkOn(section, runs), label: "" };
   });
   const varying = by.filter((name) => new Set(groups.map((group) => group.keys[name])).size > 1);
   for (const group of groups) {
     const told = varying.length ? varying : by.slice(0, 2);
-    group.label = told.map((name) => group.keys[name] || "–").join(", ") || "all runs";
+    group.label = told.map((name) => named(section, name, group.keys[name])).join(", ") || "all runs";
     if (group.runs[0].seed === null && groups.length > 1) group.label += ` (${group.runs[0].name})`;
   }
   const worst = (group) => (group.scores[section.headline] ? 0 : 1);
@@ -90,6 +91,12 @@ function groupsOf(section, by) {
   groups.sort((a, b) => worst(a) - worst(b) || sign * (mean(a) - mean(b)));
   groups.forEach((group, place) => (group.place = place));
   return groups;
+}
+
+/** A value that can stand alone; with the name of its key where it would not be understood. */
+function named(section, name, value) {
+  const { label } = section.keys.find((key) => key.name === name);
+  return ["backbone", "attention", "head", "recipe"].includes(name) ? value || `no ${label}` : `${label} ${value || "–"}`;
 }
 
 function remarkOn(section, runs) {
@@ -210,11 +217,16 @@ class Section {
       number(name, label, (group) => (group.costs[name] || { mean: null }).mean, (group) => costCell(group.costs[name])));
     if (this.groups.some((group) => group.arm >= 0)) {
       const interval = (group) => (group.arm < 0 ? null : section.differences.arms[group.arm].interval);
-      scores.splice(1, 0, number("interval", `95 % interval of ${section.headline}`, (group) => interval(group) && interval(group)[0],
+      scores.splice(1, 0, number("interval", "95 % interval", (group) => interval(group) && interval(group)[0],
         (group) => make("td", { class: "number" }, interval(group) ? `${interval(group).map(score).join(" to ")}${section.differences.arms[group.arm].seeds ? "" : " *"}` : "–")));
     }
     const runs = number("runs", "runs", (group) => group.runs.length, (group) => make("td", { class: "number" }, String(group.runs.length)));
-    return [...section.keys.filter((one) => this.by.includes(one.name)).map(key), ...scores, runs, ...costs];
+    return [...section.keys.filter((one) => this.by.includes(one.name) && !this.isConstant(one.name)).map(key), ...scores, runs, ...costs];
+  }
+
+  /** Keys in which no two rows differ stand in the caption. */
+  isConstant(name) {
+    return this.groups.length > 1 && new Set(this.groups.map((group) => group.keys[name])).size === 1;
   }
 
   drawTable() {
@@ -239,7 +251,9 @@ class Section {
       if (remarks) cells.push(make("td", { class: "long unfinished" }, group.remark));
       body.append(make("tr", { "data-group": group.label }, make("td", {}, button), ...cells), more);
     }
-    const title = `Best evaluation of every run${this.groups.some((group) => group.runs.length > 1) ? ", mean ± standard deviation over the runs of a row" : ""}.`;
+    const constant = this.by.filter((name) => this.isConstant(name)).map((name) => named(section, name, this.groups[0].keys[name]));
+    const folded = this.groups.some((group) => group.runs.length > 1) ? ", mean ± standard deviation over the runs of a row" : "";
+    const title = `Best evaluation of every run${folded}.${constant.length ? ` All: ${constant.join(", ")}.` : ""}`;
     const table = make("table", { class: "scores" }, make("caption", {}, title),
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, make("span", { "aria-label": "All scores" })), ...heads, remarks ? make("th", { scope: "col" }, "remark") : null)), body);
     const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.column : null;
@@ -251,7 +265,7 @@ class Section {
   notes() {
     const notes = [];
     const single = this.groups.filter((group) => group.runs.length === 1).length;
-    if (single) notes.push(make("p", { class: "note" }, `${single === this.groups.length ? "Every row is" : `${single} rows are`} one run: how much another seed would change it is not known.`));
+    if (single) notes.push(make("p", { class: "note" }, `${single === this.groups.length ? "Every row is" : single === 1 ? "One row is" : `${single} rows are`} of one run: how much another seed would change it is not known.`));
     const left = this.section.differences ? this.section.differences.left_out : [];
     if (this.groups.some((group) => group.arm >= 0 && group.runs.length === 1)) notes.push(make("p", { class: "note" }, "* of the images alone: the seed is not in it."));
     for (const words of left) notes.push(make("p", { class: "note unfinished" }, `Without an interval: ${words}`));
@@ -449,7 +463,7 @@ function drawCurves(part) {
   }
   const drawn = scale.domain.map((label, place) => [label, scale.range[place]]).filter(([label]) => values.some((value) => value.group === label));
   const color = { field: "group", type: "nominal", title: null, scale: { domain: drawn.map(([label]) => label), range: drawn.map(([, colour]) => colour) } };
-  const strokeDash = { field: "group", type: "nominal", legend: null, scale: { domain: scale.domain, range: scale.domain.map((_, place) => DASHES[Math.floor(place / marks.length) % DASHES.length]) } };
+  const strokeDash = { field: "group", type: "nominal", title: null, scale: { domain: drawn.map(([label]) => label), range: drawn.map(([label]) => DASHES[Math.floor(scale.domain.indexOf(label) / marks.length) % DASHES.length]) } };
   const tooltip = [{ field: "group" }, { field: "seed" }, { field: "x", title, format: ",.6~g" }, { field: "value", title: part.curve, format: ".5~g" }, { field: "run" }];
   const few = values.length < 600;
   view.note.textContent = "A line for every run, runs of a group in one colour. Training losses are those of single steps.";
