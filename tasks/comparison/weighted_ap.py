@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from tasks.metrics.matches import IOUS, Matches
 
+ALL_IOUS = slice(None)
 RECALLS = np.linspace(0, 1, 101)
 Weights = NDArray[np.int64]
 """(I,) how often each image counts."""
@@ -28,10 +29,11 @@ class WeightedAP:
     Args:
         matches: What a detector has found.
         num_images: I.
+        ious: Which of the 10 IoUs `scores` takes the mean of.
     """
 
-    def __init__(self, matches: Matches, num_images: int) -> None:
-        self.num_images, self.num_classes = num_images, len(matches.starts) - 1
+    def __init__(self, matches: Matches, num_images: int, ious: slice = ALL_IOUS) -> None:
+        self.num_images, self.num_classes, self.ious = num_images, len(matches.starts) - 1, ious
         self._images = matches.images
         counts = matches.truth_images, matches.truth_labels, matches.truth_counts
         self._truth_images, self._truth_labels, self._truth_counts = counts
@@ -76,7 +78,7 @@ class WeightedAP:
 
     def scores(self, weights: Weights) -> NDArray[np.float64]:
         """(1 + K,) mAP, then the AP of each class; nan where no ground truth is left."""
-        classes = self.table(weights).mean(axis=1)
+        classes = self.table(weights)[:, self.ious].mean(axis=1)
         defined = classes[~np.isnan(classes)]
         return np.append(defined.mean() if len(defined) else np.nan, classes)
 

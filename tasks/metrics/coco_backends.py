@@ -110,7 +110,7 @@ def matched_images(
 
     Returns:
         The dicts of COCOeval's `evalImgs`: `image_id` and `category_id`, both from 1, `dtScores` from the highest on,
-        `dtMatches` and `dtIgnore` at 10 IoUs, `gtIgnore`. Class by class, and in a class image by image.
+        `dtMatches` and `dtIgnore` at 10 IoUs, `gtIgnore`. Those of a class come image by image.
     """
     with _without_collector():
         if backend == "hotcoco":

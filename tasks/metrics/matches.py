@@ -67,14 +67,15 @@ def match(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, b
     labels, score = np.repeat(label, detections), np.array(scores, np.float64)
     order = np.lexsort((-score, labels))  # stable
     order = order[kept[order]]
-    has_truth = counted_truths > 0
+    with_truth = np.lexsort((image, label))
+    with_truth = with_truth[counted_truths[with_truth] > 0]
     return Matches(
         np.searchsorted(labels[order], np.arange(num_classes + 1)),
         score[order],
         np.repeat(image, detections)[order],
         np.array(matched, np.int64)[:, order] != 0,
         np.array(ignored, np.bool_)[:, order],
-        image[has_truth],
-        label[has_truth],
-        counted_truths[has_truth],
+        image[with_truth],
+        label[with_truth],
+        counted_truths[with_truth],
     )

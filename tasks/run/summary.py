@@ -19,7 +19,7 @@ from tasks.base import VisionTask
 from tasks.profile.counting import count_macs
 from tasks.run.evaluation_file import EVALUATION
 from tasks.run.files import write_text
-from tasks.run.summary_file import SUMMARY
+from tasks.run.summary_file import SUMMARY, of_command
 from tasks.run.wandb_run import WandbRun
 
 
@@ -129,9 +129,7 @@ class RunSummary(Callback):
             task.evaluation.write(Path(trainer.default_root_dir) / self._named(EVALUATION))
 
     def _named(self, file: str) -> str:
-        """The name of a file of this command: that of another one than `fit` stands in it."""
-        stem, _, ending = file.partition(".")
-        return file if self.subcommand == "fit" else f"{stem}.{self.subcommand}.{ending}"
+        return of_command(file, self.subcommand)
 
     @rank_zero_only
     def _write(self, trainer: Trainer, results: dict[str, float]) -> None:
