@@ -135,7 +135,9 @@ def require_same_data(runs: Sequence[RunScores]) -> None:
             if one != two:
                 raise TaskError(f"{first.folder} and {other.folder} {what}: {_first_difference(one, two)}")
         if not np.array_equal(first.truth, other.truth):
-            raise TaskError(f"{first.folder} and {other.folder} were scored on different ground truth of the same images")
+            raise TaskError(
+                f"{first.folder} and {other.folder} were scored on different ground truth of the same images"
+            )
 
 
 def _first_difference(one: Any, other: Any) -> str:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.report.costs import COSTS
-from tasks.report.curves import Curve, fitting, images_per_step, read_curves
+from tasks.report.curves import Curve, fitting
 from tasks.report.differences import differences
 from tasks.report.groups import in_groups
 from tasks.report.keys import Keys
-from tasks.report.runs import COUNTS, Run
+from tasks.report.runs import Run
 from tasks.report.sections import Section, shortened
 
 POINTS = 16_000
@@ -29,7 +29,7 @@ def report_content(sections: Sequence[Section], folder: Path, resamples: int) ->
         folder: Folder of the page.
         resamples: Resamples of the images for differences; 0 leaves them out.
     """
-    curves = fitting({run.folder: read_curves(run.folder) for part in sections for run in part.runs}, POINTS)
+    curves = fitting({run.folder: run.curves for part in sections for run in part.runs}, POINTS)
     return {
         "made": datetime.now().astimezone().isoformat(timespec="minutes"),
         "sections": [_section(part, curves, folder, resamples) for part in sections if part.is_scored],
@@ -49,7 +49,7 @@ def _section(section: Section, curves: dict[Path, dict[str, Curve]], folder: Pat
         "beside": [name.partition("/")[2] for name in first["beside"]],
         "direction": first["direction"],
         "keys": [{"name": name, "label": keys.label(name), "shown": name in keys.shown} for name in names],
-        "costs": [{"name": cost.name, "label": cost.label} for cost in COSTS],
+        "costs": [{"name": cost.name, "label": cost.label} for cost in COSTS if any(map(cost.is_known, section.runs))],
         "runs": [_run(run, keys, curves[run.folder], folder) for run in section.runs],
         "differences": differences(groups, resamples) if resamples and len(groups) > 1 else None,
     }
@@ -59,9 +59,9 @@ def _run(run: Run, keys: Keys, curves: dict[str, Curve], folder: Path) -> dict[s
     return _state(run) | {
         "seed": run.seed,
         "keys": keys.of(run),
-        "scores": {name: value for name, value in run.scores.items() if name not in COUNTS},
+        "scores": run.scores,
         "costs": {cost.name: cost.of(run) for cost in COSTS},
-        "images_per_step": images_per_step(run),
+        "images_per_step": run.images_per_step,
         "curves": curves,
         "pictures": _copy_pictures(run, folder),
     }

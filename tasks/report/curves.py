@@ -4,12 +4,13 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.report.runs import COUNTS, Run
-from tasks.run.table import DamagedTable, read_table
+from tasks.run.table_file import DamagedTable, read_table
 
 Curve = list[tuple[int, float]]
 """Steps that were done, and the number then."""
 TABLE = "metrics.csv"
+COUNTS = ("images", "classes")
+"""Numbers of an evaluation that are no scores."""
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
@@ -25,16 +26,6 @@ def read_curves(folder: Path) -> dict[str, Curve]:
         if points and name.partition("/")[2] not in COUNTS and name not in ("step", "epoch"):
             curves[name] = [(step, value) for step, value in points if math.isfinite(value)]
     return {name: curve for name, curve in curves.items() if curve}
-
-
-def images_per_step(run: Run) -> int | None:
-    """Images of an optimiser step; None where the options of the run are not known."""
-    batch = run.options.get("data.batch_size")
-    if batch is None:
-        return None
-    return (
-        int(batch) * int(run.summary.get("processes", 1)) * int(run.options.get("trainer.accumulate_grad_batches", 1))
-    )
 
 
 def thinned(curve: Sequence[tuple[int, float]], points: int) -> Curve:

@@ -11,11 +11,10 @@ from typing import Any, Literal
 import yaml
 
 from tasks.errors import TaskError
+from tasks.report.curves import COUNTS, Curve, read_curves
 from tasks.run.summary_file import SUMMARY, read_summary
 
 RECORD, CONFIG, DATA = "run.json", "config.fit.yaml", "data.json"
-COUNTS = ("images", "classes")
-"""Numbers beside the scores that are none."""
 State = Literal["finished", "unfinished", "broken"]
 
 
@@ -59,9 +58,24 @@ class Run:
 
     @cached_property
     def scores(self) -> dict[str, float | None]:
-        """All numbers of its best evaluation as they stand in the summary, `mAP_small`, `AP/person`, by their names."""
+        """All scores of its best evaluation as they stand in the summary, `mAP_small`, `AP/person`, by their names."""
         split = self.summary["headline"].partition("/")[0] + "/" if self.summary else "/"
-        return {name.removeprefix(split): value for name, value in self.summary.items() if name.startswith(split)}
+        found = {name.removeprefix(split): value for name, value in self.summary.items() if name.startswith(split)}
+        return {name: value for name, value in found.items() if name not in COUNTS}
+
+    @cached_property
+    def curves(self) -> dict[str, Curve]:
+        """What it has logged."""
+        return read_curves(self.folder)
+
+    @property
+    def images_per_step(self) -> int | None:
+        """Images of an optimiser step; None where its options are not known."""
+        batch = self.options.get("data.batch_size")
+        if batch is None:
+            return None
+        accumulated = int(self.options.get("trainer.accumulate_grad_batches", 1))
+        return int(batch) * int(self.summary.get("processes", 1)) * accumulated
 
     @property
     def classes(self) -> list[str]:

@@ -61,7 +61,7 @@ def ranked_together(run: Run) -> dict[str, str]:
         return {"task": UNKNOWN, "score": UNKNOWN}
     split, score = run.summary["headline"].split("/", 1)
     classes = run.classes
-    images = run.scores.get("images")
+    images = run.summary.get(f"{split}/images")
     return {
         "task": str(run.summary["task"]),
         "score": score,

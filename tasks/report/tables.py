@@ -8,7 +8,6 @@ from typing import Any
 from tasks.report.costs import COSTS
 from tasks.report.groups import Group, in_groups, spread_of
 from tasks.report.keys import Keys
-from tasks.report.runs import COUNTS
 from tasks.report.sections import Section
 
 NUMBERS = ("parameters", "MACs", "score", "seconds", "run", "remark")
@@ -91,7 +90,7 @@ def as_csv(sections: Sequence[Section], by: Sequence[str] | None = None) -> str:
             row: dict[str, object] = {"section": section.title} | {keys.label(name): group.keys[name] for name in names}
             row["runs"] = len(group.runs)
             for score in group.runs[0].scores:
-                if score not in COUNTS and (spread := group.spread(score)):
+                if spread := group.spread(score):
                     row |= {score: spread.mean, f"{score} sd": "" if spread.deviation is None else spread.deviation}
             costs = {cost.name: spread_of(map(cost.of, group.runs)) for cost in COSTS}
             rows.append(row | {name: spread.mean for name, spread in costs.items() if spread})

@@ -254,7 +254,7 @@ class Section {
     const constant = this.by.filter((name) => this.isConstant(name)).map((name) => named(section, name, this.groups[0].keys[name]));
     const folded = this.groups.some((group) => group.runs.length > 1) ? ", mean ± standard deviation over the runs of a row" : "";
     const title = `Best evaluation of every run${folded}.${constant.length ? ` All: ${constant.join(", ")}.` : ""}`;
-    const table = make("table", { class: "scores" }, make("caption", {}, title),
+    const table = make("table", { class: "scores" }, caption(title),
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, make("span", { "aria-label": "All scores" })), ...heads, remarks ? make("th", { scope: "col" }, "remark") : null)), body);
     const focused = document.activeElement && document.activeElement.dataset ? document.activeElement.dataset.column : null;
     this.views.table.replaceChildren(scrolling(table, `Scores and costs, ${section.title}`), ...this.notes());
@@ -317,6 +317,11 @@ class Section {
   }
 }
 
+/** No wider than the screen, where its table is. */
+function caption(text) {
+  return make("caption", {}, make("span", {}, text));
+}
+
 function costCell(found) {
   return make("td", { class: "number", "data-value": found ? found.mean : null, title: found ? found.mean.toLocaleString("en") : null }, short(found && found.mean));
 }
@@ -329,7 +334,7 @@ function stateTable(runs, value, headline) {
   const rows = runs.map((run) => make("tr", {}, make("th", { scope: "row" }, run.name),
     make("td", {}, make("span", { class: `state ${run.state}` }, run.state)), make("td", { class: "number" }, value(run)), make("td", { class: "long" }, run.reason)));
   const head = make("tr", {}, ...["run", "state", headline || "score", "why"].map((title) => make("th", { scope: "col" }, title)));
-  return scrolling(make("table", { class: "states" }, make("caption", {}, "Runs that are not finished"), make("thead", {}, head), make("tbody", {}, ...rows)), "Runs that are not finished");
+  return scrolling(make("table", { class: "states" }, caption("Runs that are not finished"), make("thead", {}, head), make("tbody", {}, ...rows)), "Runs that are not finished");
 }
 
 // Charts.
@@ -506,35 +511,35 @@ function drawDifference(part) {
   const number = (text, value) => make("td", { class: "number", "data-value": value }, text);
   const body = rows.map(({ group, found: [value, low, high, above, p, seeds], holm }) => make("tr", { "data-group": group.label }, make("th", { scope: "row" }, group.label),
     number(signed(value), value), number(low === null ? "–" : `${signed(low)} to ${signed(high)}`), number(probability(above), above), number(probability(p), p), number(probability(holm), holm),
-    number(`${arms[part.baseline].runs.length} and ${group.runs.length}`),
-    make("td", { class: "long" }, seeds ? "" : "of these runs, not of the methods: the seed is not in it")));
-  const titles = ["candidate", `difference of ${section.headline}`, "95 % interval", "P(better)", "p", "p, Holm", "runs", "remark"];
-  const head = make("tr", {}, ...titles.map((title, place) => make("th", { scope: "col", class: place > 0 && place < 7 ? "number" : null }, title)));
-  const table = make("table", { class: "differences" }, make("caption", {}, `Candidates minus ${label}, on the same images; p corrected over all ${configurations.length - 1} candidates.`), make("thead", {}, head), make("tbody", {}, ...body));
+    number(`${arms[part.baseline].runs.length} and ${group.runs.length}${seeds ? "" : " *"}`)));
+  const titles = ["candidate", section.headline, "95 % interval", "P(better)", "p", "p, Holm", "runs"];
+  const head = make("tr", {}, ...titles.map((title, place) => make("th", { scope: "col", class: place > 0 ? "number" : null }, title)));
+  const table = make("table", { class: "differences" }, caption(`Candidates minus ${label}, on the same images; p corrected over all ${configurations.length - 1} candidates.`), make("thead", {}, head), make("tbody", {}, ...body));
   const selectBase = choice("Baseline", named, String(part.baseline), (value) => { part.baseline = Number(value); drawDifference(part); });
   selectBase.querySelector("select").id = `${part.id}-baseline`;
-  const chartPlace = make("div", { class: "chart", role: "figure" });
-  const classPlace = make("div", { class: "chart", role: "figure" });
+  const chartPlace = make("div", { class: "intervals", role: "figure" });
+  const classPlace = make("div", { class: "intervals", role: "figure" });
+  const oneSeed = rows.some(({ found }) => !found[5]) ? "* of these runs, not of the methods: the seed is not in it. " : "";
   part.candidate = shown.some((group) => group.arm === part.candidate) ? part.candidate : (rows[0] ? rows[0].group.arm : null);
   const selectCandidate = choice("By class, candidate", named.filter(([value]) => shown.some((group) => String(group.arm) === value)), String(part.candidate), (value) => { part.candidate = Number(value); drawDifference(part); });
   selectCandidate.querySelector("select").id = `${part.id}-candidate`;
   view.replaceChildren(make("div", { class: "controls" }, selectBase, selectCandidate), scrolling(table, "Differences"),
     make("div", { class: "columns" }, chartPlace, classPlace),
-    make("p", { class: "note" }, "Bars: 95 % interval from images and seeds. An interval that holds 0 does not show that there is no difference. By class: p corrected over the classes in the tooltip."));
+    make("p", { class: "note" }, oneSeed + "Bars: 95 % interval from images and seeds. An interval that holds 0 does not show that there is no difference. By class: p corrected over the classes in the tooltip."));
   if (focused && document.getElementById(focused)) document.getElementById(focused).focus();
   if (!rows.length) return;
   const bars = rows.filter(({ found }) => found[1] !== null).map(({ group, found, holm }) => ({ name: group.label, value: found[0], low: found[1], high: found[2], p: holm }));
-  drawIntervals(chartPlace, bars, `difference of ${section.headline} from ${label}`);
+  drawIntervals(chartPlace, bars, `difference of ${section.headline}`, `Difference of ${section.headline} of ${bars.length} candidates from ${label}`);
   const candidate = rows.find(({ group }) => group.arm === part.candidate);
   const byClass = candidate.found[6].map(([value, low, high, p], place) => ({ name: classes[place], value, low, high, p })).filter(({ low }) => low !== null);
-  drawIntervals(classPlace, byClass, `difference by class, ${candidate.group.label}`);
+  drawIntervals(classPlace, byClass, "difference by class", `Difference of ${candidate.group.label} from ${label} by class`);
 }
 
-function drawIntervals(place, values, title) {
+function drawIntervals(place, values, title, label) {
   if (!values.length) return;
   const { quiet, marks } = colours();
-  const y = { field: "name", type: "nominal", title: null, sort: { field: "value", order: "descending" }, axis: { labelLimit: 170 } };
-  draw(place, title, {
+  const y = { field: "name", type: "nominal", title: null, sort: { field: "value", order: "descending" }, axis: { labelLimit: innerWidth < 700 ? 130 : 240 } };
+  draw(place, label, {
     height: Math.max(90, 22 * values.length), data: { values },
     encoding: { y, tooltip: [{ field: "name", title: "of" }, { field: "value", title: "difference", format: "+.4f" }, { field: "low", format: "+.4f" }, { field: "high", format: "+.4f" }, { field: "p", title: "p corrected", format: ".3f" }] },
     layer: [

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tasks.run import set_aside, table
-from tasks.run.table import CSVMetrics, DamagedTable, read_table
+from tasks.run.table import CSVMetrics
+from tasks.run.table_file import DamagedTable, read_table
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
