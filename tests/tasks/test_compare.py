@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tasks import compare
+from tasks.report.runs import find_runs
+from tasks.report.sections import in_sections
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,8 +58,8 @@ def test_the_run_names_its_score_and_direction(tmp_path: Path, capsys: pytest.Ca
     assert {row[3] for row in rows} == {"Plane"}
 
 
-def test_summaries_that_name_no_score(tmp_path: Path) -> None:
-    """Those of the version before are read, others refused in one line."""
+def test_summaries_that_name_no_score(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of the version before are read, others shown as broken, with the reason."""
     old = {"headline": None, "direction": None, "head": None}
     write_summary(tmp_path / "a", **{"val/mAP": 0.1})
     write_summary(tmp_path / "b", **{"val/mIoU": 0.2, "task": "segment", "segmentor": "UPerHead"})
@@ -66,16 +68,17 @@ def test_summaries_that_name_no_score(tmp_path: Path) -> None:
         path.write_text(
             json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in old})
         )
-    rows = [compare.table_row(summary) for summary in compare.find_summaries([tmp_path])]
+    compare.main([str(tmp_path)])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()[2:]]
     assert [(row[3], row[6]) for row in rows] == [("FCOS", "mAP 0.100"), ("UPerHead", "mIoU 0.200")]
     path.write_text(json.dumps({"task": "depth"}))
-    with pytest.raises(SystemExit) as error:
-        compare.main([str(tmp_path)])
+    compare.main([str(tmp_path)])
     words = "does not say which number runs of 'depth' are compared by: it has no `headline`"
-    assert str(error.value) == f"error: {path} {words}"
+    assert capsys.readouterr().out.splitlines()[3:] == ["", f"broken: {tmp_path / 'b'}: {path} {words}"]
     path.write_text("[]")
-    with pytest.raises(SystemExit, match=r"summary\.json is not the summary of a run"):
-        compare.main([str(tmp_path)])
+    compare.main([str(tmp_path)])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"broken: {tmp_path / 'b'}: {path} is not the summary of a run (TypeError)"
 
 
 def test_no_run_is_an_error(tmp_path: Path) -> None:
@@ -98,4 +101,4 @@ def test_write_replaces_the_table_of_a_document(tmp_path: Path) -> None:
 )
 def test_documents_hold_the_committed_results(document: str, results: str) -> None:
     text = (ROOT / document).read_text()
-    assert compare.replace_table(text, compare.find_summaries([ROOT / results])) == text
+    assert compare.replace_table(text, in_sections(find_runs([ROOT / results]))) == text
