@@ -21,10 +21,17 @@ function make(tag, properties = {}, ...children) {
   return made;
 }
 
-function choice(label, options, chosen, change) {
-  const list = make("select", { onchange: (event) => change(event.target.value) });
+function choice(label, options, chosen, change, id = null) {
+  const list = make("select", { id, onchange: (event) => change(event.target.value) });
   for (const [value, text] of options) list.append(make("option", { value, selected: value === chosen }, text));
-  return make("label", {}, make("span", {}, label), list);
+  return labelled(label, list);
+}
+
+let numbers = 0;
+
+function labelled(label, control) {
+  if (!control.id) control.id = `control-${(numbers += 1)}`;
+  return make("div", { class: "control" }, make("label", { for: control.id }, label), control);
 }
 
 // Numbers.
@@ -155,7 +162,7 @@ class Section {
       grouping.append(make("label", { title: name }, box, label));
     }
     const search = make("input", { type: "search", oninput: (event) => this.filter(() => (this.text = event.target.value.toLowerCase())) });
-    const filters = [make("label", {}, make("span", {}, "Rows that contain"), search)];
+    const filters = [labelled("Rows that contain", search)];
     for (const { name, label } of section.keys) {
       const values = [...new Set(section.runs.map((run) => run.keys[name]))].sort();
       if (values.length < 2 || values.length > 60) continue;
@@ -515,14 +522,12 @@ function drawDifference(part) {
   const titles = ["candidate", section.headline, "95 % interval", "P(better)", "p", "p, Holm", "runs"];
   const head = make("tr", {}, ...titles.map((title, place) => make("th", { scope: "col", class: place > 0 ? "number" : null }, title)));
   const table = make("table", { class: "differences" }, caption(`Candidates minus ${label}, on the same images; p corrected over all ${configurations.length - 1} candidates.`), make("thead", {}, head), make("tbody", {}, ...body));
-  const selectBase = choice("Baseline", named, String(part.baseline), (value) => { part.baseline = Number(value); drawDifference(part); });
-  selectBase.querySelector("select").id = `${part.id}-baseline`;
+  const selectBase = choice("Baseline", named, String(part.baseline), (value) => { part.baseline = Number(value); drawDifference(part); }, `${part.id}-baseline`);
   const chartPlace = make("div", { class: "intervals", role: "figure" });
   const classPlace = make("div", { class: "intervals", role: "figure" });
   const oneSeed = rows.some(({ found }) => !found[5]) ? "* of these runs, not of the methods: the seed is not in it. " : "";
   part.candidate = shown.some((group) => group.arm === part.candidate) ? part.candidate : (rows[0] ? rows[0].group.arm : null);
-  const selectCandidate = choice("By class, candidate", named.filter(([value]) => shown.some((group) => String(group.arm) === value)), String(part.candidate), (value) => { part.candidate = Number(value); drawDifference(part); });
-  selectCandidate.querySelector("select").id = `${part.id}-candidate`;
+  const selectCandidate = choice("By class, candidate", named.filter(([value]) => shown.some((group) => String(group.arm) === value)), String(part.candidate), (value) => { part.candidate = Number(value); drawDifference(part); }, `${part.id}-candidate`);
   view.replaceChildren(make("div", { class: "controls" }, selectBase, selectCandidate), scrolling(table, "Differences"),
     make("div", { class: "columns" }, chartPlace, classPlace),
     make("p", { class: "note" }, oneSeed + "Bars: 95 % interval from images and seeds. An interval that holds 0 does not show that there is no difference. By class: p corrected over the classes in the tooltip."));

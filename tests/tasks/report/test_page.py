@@ -1,4 +1,4 @@
-"""The report in a browser: its numbers equal the summaries, it sorts, filters and groups, and asks nobody for anything."""
+"""The report in a browser: its numbers equal the summaries, it sorts, filters, groups, and asks nobody for anything."""
 
 import statistics
 from collections.abc import Iterator
