@@ -61,8 +61,9 @@ def read_run(folder: Path, score: str | None = None) -> RunScores:
     Raises:
         TaskError: A file is missing or damaged, the two do not belong together, or the score cannot be resampled.
     """
-    commands = [command for command in _COMMANDS if (folder / of_command(SUMMARY, command)).is_file()]
-    command = commands[0] if commands else "fit"
+    command = next((command for command in _COMMANDS if (folder / of_command(SUMMARY, command)).is_file()), None)
+    if command is None:
+        raise TaskError(f"{folder} has no {SUMMARY}; expected a run folder such as runs/detect/NAME")
     path = folder / of_command(EVALUATION, command)
     summary = read_summary(folder / of_command(SUMMARY, command))
     split, _, headline = str(summary["headline"]).partition("/")
@@ -135,7 +136,9 @@ def require_same_data(runs: Sequence[RunScores]) -> None:
             if one != two:
                 raise TaskError(f"{first.folder} and {other.folder} {what}: {_first_difference(one, two)}")
         if not np.array_equal(first.truth, other.truth):
-            raise TaskError(f"{first.folder} and {other.folder} were scored on different ground truth of the same images")
+            raise TaskError(
+                f"{first.folder} and {other.folder} were scored on different ground truth of the same images"
+            )
 
 
 def _first_difference(one: Any, other: Any) -> str:

@@ -282,9 +282,7 @@ def _evaluate_with_dicts(
     return tables
 
 
-def _prepare_dicts(
-    records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName
-) -> Any:
+def _prepare_dicts(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName) -> Any:
     """An evaluation by the other backends, which nothing has been asked yet."""
     if backend == "faster_coco_eval":
         from faster_coco_eval.core.coco import COCO
