@@ -14,7 +14,7 @@ SEED_NOISE = {"small": 0.02, "large": 0.3}  # that of the images is 0.06 in a me
 
 
 def coverage(runs: int, seed_noise: float, repetitions: int, seed: int) -> tuple[float, float]:
-    """Share of repetitions in which the interval holds the true difference, and in which p is below 0.05 without one."""
+    """Share of repetitions whose interval holds the true difference, and of those with p < 0.05 without one."""
     random, weights = np.random.default_rng(seed), shared_weights()
     baseline = simulated_arm(random, runs, seed_noise, repetitions, weights)
     candidate = simulated_arm(random, runs, seed_noise, repetitions, weights, TRUE)

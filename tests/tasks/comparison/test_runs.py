@@ -16,13 +16,14 @@ from tasks.run.detection_file import ScoredDetections
 from tasks.run.evaluation_file import SegmentationEvaluation
 from tests.tasks.metrics.test_metric_coco import random_problem
 
+PROBLEM = random_problem(3, segm=True)
+
 
 def write_detector(folder: Path, seed: int = 0, command: str = "", without: int = 0, **summary: Any) -> Path:
     """A run of a detector: boxes and masks, scores of its own."""
-    names, predictions, targets = random_problem(3, segm=True)
+    names, found, targets = PROBLEM
     random = np.random.default_rng(seed)
-    for prediction in predictions:
-        prediction["scores"] = random.random(len(prediction["scores"]), np.float32)
+    predictions = [one | {"scores": random.random(len(one["scores"]), np.float32)} for one in found]
     metric = COCODetectionMetric(names, "both")
     metric.update(predictions[without:], targets[without:])
     logged = {f"val/{name}": None if value != value else value for name, value in metric.compute().items()}
@@ -110,7 +111,7 @@ def test_runs_of_other_data_are_refused(tmp_path: Path) -> None:
             ("3", targets, "abdc", 1),
         )
     )
-    with pytest.raises(TaskError, match="1 and .*2 were scored on different ground truth of the same images"):
+    with pytest.raises(TaskError, match=r"1 and .*2 were scored on different ground truth of the same images"):
         build_arm("", [one, other])
     with pytest.raises(TaskError, match="different classes: number 3 is c and d"):
         require_same_data([one, named])
@@ -118,7 +119,7 @@ def test_runs_of_other_data_are_refused(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     folder = write_detector(tmp_path / "run")
-    with pytest.raises(TaskError, match="run cannot be compared by AR100, expected one of mAP, .*, mask_mAP75$"):
+    with pytest.raises(TaskError, match=r"run cannot be compared by AR100, expected one of mAP, .*, mask_mAP75$"):
         read_run(folder, "AR100")
     write_detector(tmp_path / "other", 1)
     (folder / "evaluation.npz").write_bytes((tmp_path / "other" / "evaluation.npz").read_bytes())

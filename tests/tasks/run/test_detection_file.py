@@ -86,8 +86,8 @@ def test_what_is_no_evaluation_of_a_detector_is_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for content in (b"", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(TaskError, match="cannot be read as an evaluation .* of a run of tasks.detect"):
+        with pytest.raises(TaskError, match=r"cannot be read as an evaluation .* of a run of tasks.detect"):
             DetectionEvaluation.read(path)
     np.savez(path, format=1, class_names=["a"], images=["x"], intersection=[[1]])
-    with pytest.raises(TaskError, match="bbox_starts.* of a run of tasks.detect"):
+    with pytest.raises(TaskError, match=r"bbox_starts.* of a run of tasks.detect"):
         DetectionEvaluation.read(path)
