@@ -43,7 +43,7 @@ def _parser() -> ArgumentParser:
         description="Compares runs: a table on the terminal, seeds folded into mean ± standard deviation, or a report "
         "in one HTML file. Runs on different data, or scored in different ways, are never ranked together.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders above them")
     parser.add_argument(
         "--output", type=Path, metavar="FOLDER", help="write the report into this folder, as index.html"
     )
@@ -59,6 +59,14 @@ def _parser() -> ArgumentParser:
         nargs="+",
         metavar="KEY",
         help="fold runs that agree in these, such as attention; default: all in which their configurations differ",
+    )
+    parser.add_argument(
+        "--plan",
+        nargs=2,
+        type=float,
+        metavar=("DEVIATION", "DIFFERENCE"),
+        help="print how many seeds each of two methods needs so that this difference of their scores is found with a "
+        "probability of 80 %% at a level of 5 %%, where runs of one method have this standard deviation",
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_const", const="json", dest="form", help="print the summaries as JSON")
@@ -76,6 +84,11 @@ def main(args: list[str] | None = None) -> None:
     """
     options = _parser().parse_args(args)
     try:
+        if options.plan:
+            from tasks.comparison.plan import runs_needed  # takes seconds
+
+            print(f"{runs_needed(*options.plan)} runs of each method")  # noqa: T201
+            return
         sections = in_sections(find_runs(options.runs))
         if options.write:
             options.write.write_text(replace_table(options.write.read_text(), sections))

@@ -5,8 +5,8 @@ runs shows. Both are added, and the degrees of freedom of the sum are Satterthwa
 
     V = V_images + sum_a s_a^2 / m_a,   df = V^2 / (V_images^2 / (N - 1) + sum_a (s_a^2 / m_a)^2 / (m_a - 1))
 
-with N images and m_a runs of arm a, whose scores have the variance s_a^2. Resampling images alone, or Welch's t over the
-seeds' scores alone, covers the true difference far too seldom where the other source is the larger one.
+with N images and m_a runs of arm a, whose scores have the variance s_a^2. Resampling images alone, or Welch's t over
+the seeds' scores alone, covers the true difference far too seldom where the other source is the larger one.
 """
 
 from collections.abc import Sequence
@@ -56,8 +56,8 @@ class Estimate:
         value: The estimate.
         standard_error: Its standard error.
         freedom: Degrees of freedom of the standard error.
-        with_seeds: Whether the standard error has the seeds in it. If not (an arm has one run), interval and p value are
-            those of these runs and not of the methods.
+        with_seeds: Whether the standard error has the seeds in it. If not (an arm has one run), interval and p value
+            are those of these runs and not of the methods.
     """
 
     value: Values

@@ -61,8 +61,9 @@ def read_run(folder: Path, score: str | None = None) -> RunScores:
     Raises:
         TaskError: A file is missing or damaged, the two do not belong together, or the score cannot be resampled.
     """
-    commands = [command for command in _COMMANDS if (folder / of_command(SUMMARY, command)).is_file()]
-    command = commands[0] if commands else "fit"
+    command = next((command for command in _COMMANDS if (folder / of_command(SUMMARY, command)).is_file()), None)
+    if command is None:
+        raise TaskError(f"{folder} has no {SUMMARY}; expected a run folder such as runs/detect/NAME")
     path = folder / of_command(EVALUATION, command)
     summary = read_summary(folder / of_command(SUMMARY, command))
     split, _, headline = str(summary["headline"]).partition("/")

@@ -57,9 +57,8 @@ class WeightedAP:
         Args:
             weights: How often each image counts.
         """
-        truths = np.bincount(
-            self._truth_labels, weights[self._truth_images] * self._truth_counts, minlength=self.num_classes
-        )
+        counts = weights[self._truth_images] * self._truth_counts
+        truths = np.bincount(self._truth_labels, counts, self.num_classes).astype(np.float64)
         table = np.zeros((self.num_classes * IOUS, len(RECALLS)))
         if len(self._places):
             detections = _sums_before(weights[self._images])

@@ -1,4 +1,4 @@
-"""mIoU of any resample of the images, exactly: areas of classes are summed with the images' weights and divided once."""
+"""mIoU of any resample of the images, exactly: areas of classes are summed with the weights and divided once."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -248,7 +248,7 @@ def _evaluate_group(
 def _prepare_group(
     images: list[dict[str, Any]], labels: NDArray[np.int64], some_truths: _Chosen, some_detections: _Chosen
 ) -> Any:
-    """hotcoco's evaluation of some classes, which nothing has been asked yet."""
+    """An evaluation of some classes by hotcoco, which nothing has been asked yet."""
     import hotcoco
 
     image, truths, masks = some_truths

@@ -38,6 +38,6 @@ COSTS = (
     Cost("parameters", "parameters", _fact("parameters")),
     Cost("MACs", "MACs", _fact("MACs")),
     Cost("step", "step, ms", _logged("perf/step_p50", median, 1000)),
-    Cost("memory", "peak memory, MB", _logged("perf/peak_memory_MB", max)),
+    Cost("memory", "peak memory, MB", _fact("peak_memory_MB")),
     Cost("seconds", "training time, s", _fact("seconds")),
 )

@@ -9,9 +9,9 @@ from tasks.report.runs import Run
 
 NAMED = ("backbone", "attention", "head")
 """Keys that every table shows."""
-FACTS = ("recipe", "image_size", "processes")
+FACTS = ("recipe", "start", "image_size", "processes")
 """Keys that a table shows where they differ, beside the options that differ."""
-OFFERED = ("seed", "git", "torch")
+OFFERED = ("seed", "device", "git", "torch", "versions")
 """Keys by which no table is grouped unless it is asked for: runs that differ in nothing else are folded."""
 UNRELATED = re.compile(
     r"seed_everything|name|runs|resume|new_schedule|ckpt_path|weights_only|check_every_step|stop_within|save_every_.*|"
@@ -58,14 +58,9 @@ class Keys:
 
 
 def _facts(run: Run) -> dict[str, str]:
-    facts = {
-        name: str(run.summary[name]) for name in (*NAMED, "image_size", *OFFERED) if run.summary.get(name) is not None
-    }
-    if run.summary.get("processes", 1) != 1:
-        facts["processes"] = str(run.summary["processes"])
-    if recipe := _recipe(run.command):
-        facts["recipe"] = recipe
-    return facts
+    names = (*NAMED, *FACTS, *OFFERED)
+    facts = {name: str(run.summary[name]) for name in names if run.summary.get(name) is not None}
+    return {"recipe": recipe, **facts} if (recipe := _recipe(run.command)) else facts
 
 
 def _recipe(command: Sequence[str]) -> str:

@@ -97,9 +97,8 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
     """
     found = {file.parent for folder in folders for name in (SUMMARY, RECORD) for file in folder.rglob(name)}
     if not found:
-        raise TaskError(
-            f"no {SUMMARY} below {', '.join(map(str, folders))}; expected run folders such as runs/detect/NAME"
-        )
+        places = ", ".join(map(str, folders)) or "nothing"
+        raise TaskError(f"no {SUMMARY} below {places}; expected run folders such as runs/detect/NAME")
     return [read_run(folder) for folder in sorted(found)]
 
 

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 from tasks.report.runs import Run
 
@@ -66,7 +65,7 @@ def ranked_together(run: Run) -> dict[str, str]:
         "task": str(run.summary["task"]),
         "score": score,
         "classes": f"{len(classes)} ({', '.join(classes)})" if classes else UNKNOWN,
-        "ground truth": _ground_truth(run.data.get("validation" if split == "val" else split, {})),
+        "ground truth": _ground_truth(run, split),
         "images scored": UNKNOWN if images is None else f"{images:.0f}",
         "evaluation": ", ".join(
             f"{name} {value}" for name, value in sorted(run.options.items()) if EVALUATION.search(name)
@@ -82,8 +81,12 @@ def shortened(text: str) -> str:
     return f"{text[:SHORT].rpartition(',')[0]}, ... [{sha256(text.encode()).hexdigest()[:6]}]"
 
 
-def _ground_truth(split: dict[str, Any]) -> str:
-    return ", ".join(f"{value} {name}" for name, value in split.items() if name not in LOOKS) or UNKNOWN
+def _ground_truth(run: Run, split: str) -> str:
+    """The hash of what was scored; of runs that have none, what was known of the split."""
+    facts = run.data.get("validation" if split == "val" else split, {})
+    if "data_hash" in run.summary:
+        return f"{facts.get('images', UNKNOWN)} images, hash {run.summary['data_hash']}"
+    return ", ".join(f"{value} {name}" for name, value in facts.items() if name not in LOOKS) or UNKNOWN
 
 
 def in_sections(runs: Sequence[Run]) -> list[Section]:

@@ -113,9 +113,9 @@ def _narrow(values: NDArray[Any]) -> NDArray[Any]:
 
 def _widen(content: Mapping[str, NDArray[Any]]) -> Matches:
     scores = content["scores"].astype(np.float64)
-    flags = {
+    flags: dict[str, Any] = {
         name: np.unpackbits(content[name], axis=1, count=len(scores)).astype(np.bool_)
         for name in ("matched", "ignored")
     }
-    rest = {name: content[name].astype(np.int64) for name in _NAMES if name not in (*flags, "scores")}
+    rest: dict[str, Any] = {name: content[name].astype(np.int64) for name in _NAMES if name not in (*flags, "scores")}
     return Matches(scores=scores, **flags, **rest)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.comparison import Arm, compare, estimate_difference, estimate_mean, holm, image_weights
+from tasks.comparison import Arm, compare, estimate_difference, estimate_mean, holm
 from tests.tasks.comparison.arms import IMAGES, shared_weights, simulated_arm
 
 TRUE = 0.17
@@ -14,7 +14,7 @@ SEED_NOISE = {"small": 0.02, "large": 0.3}  # that of the images is 0.06 in a me
 
 
 def coverage(runs: int, seed_noise: float, repetitions: int, seed: int) -> tuple[float, float]:
-    """Share of repetitions in which the interval holds the true difference, and in which p is below 0.05 without one."""
+    """Share of repetitions whose interval holds the true difference, and of those with p < 0.05 without one."""
     random, weights = np.random.default_rng(seed), shared_weights()
     baseline = simulated_arm(random, runs, seed_noise, repetitions, weights)
     candidate = simulated_arm(random, runs, seed_noise, repetitions, weights, TRUE)
@@ -26,18 +26,10 @@ def coverage(runs: int, seed_noise: float, repetitions: int, seed: int) -> tuple
 
 
 @pytest.mark.parametrize("seed_noise", SEED_NOISE)
-@pytest.mark.parametrize("runs", [2, 4])
+@pytest.mark.parametrize("runs", [2, 3, 4, 7, 10])
 def test_the_interval_covers_the_true_difference(runs: int, seed_noise: str) -> None:
     covered, false_alarms = coverage(runs, SEED_NOISE[seed_noise], repetitions=2000, seed=runs)
     assert 0.9 <= covered <= 0.985 and false_alarms == pytest.approx(1 - covered, abs=1e-12)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed_noise", SEED_NOISE)
-@pytest.mark.parametrize("runs", [2, 3, 4, 7, 10])
-def test_the_interval_covers_for_any_number_of_seeds(runs: int, seed_noise: str) -> None:
-    for seed in range(3):
-        assert 0.9 <= coverage(runs, SEED_NOISE[seed_noise], repetitions=2000, seed=seed)[0] <= 0.985
 
 
 def test_one_source_of_chance_alone_covers_too_seldom() -> None:
@@ -133,8 +125,3 @@ def test_candidates_are_corrected_for_their_number() -> None:
     assert found[1].p_corrected > found[1].estimate.p_value[0]
     for one in found:
         np.testing.assert_array_equal(one.class_p_corrected, holm(one.estimate.p_value[1:]))
-
-
-def test_the_same_seed_draws_the_same_images() -> None:
-    once, again = ([*image_weights(20, 3, seed=4)] for _ in range(2))
-    np.testing.assert_array_equal(once, again)

@@ -79,10 +79,12 @@ def write_run(
         "seed": seed,
         "git": "0123456789ab",
         "torch": "2.14.1",
+        "device": "a processor",
         "processes": 1,
         **{f"val/{score}": value for score, value in scores.items()},
         "epoch": EPOCHS - 1,
         "step": EPOCHS * STEPS,
+        "peak_memory_MB": 900.5,
         "seconds": 30.0 + seed,
         "run": str(folder),
     }

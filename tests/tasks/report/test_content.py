@@ -39,9 +39,8 @@ def test_numbers_equal_the_summaries(study: Study, content: dict[str, Any]) -> N
         }
         assert runs[name]["scores"] == scores and runs[name]["seed"] == summary["seed"]
         costs = {name: summary[name] for name in ("parameters", "MACs", "seconds")}
-        assert {key: value for key, value in runs[name]["costs"].items() if value is not None} == costs | {
-            "step": 100.0
-        }
+        costs |= {"step": 100.0, "memory": summary["peak_memory_MB"]}
+        assert {key: value for key, value in runs[name]["costs"].items() if value is not None} == costs
 
 
 def test_unscored_and_unfinished_runs(content: dict[str, Any]) -> None:
@@ -80,7 +79,13 @@ def test_differences_are_those_of_the_statistics(study: Study, content: dict[str
                 assert [value, low, high, above, p_value] == pytest.approx(numbers, abs=1e-6) and seeds
                 assert [one[0] for one in classes] == pytest.approx(list(estimate.value[1:]), abs=1e-6)
                 assert [one[3] for one in classes] == pytest.approx(list(expected.class_p_corrected), abs=1e-6)
-    assert found["corrected"][0][0] is None and set(found["front"]) == {"parameters", "MACs", "step", "seconds"}
+    assert found["corrected"][0][0] is None and set(found["front"]) == {
+        "parameters",
+        "MACs",
+        "step",
+        "memory",
+        "seconds",
+    }
     assert all(0 <= share <= 1 for shares in found["front"].values() for share in shares)
 
 

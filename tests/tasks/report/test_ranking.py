@@ -121,7 +121,9 @@ def test_seeds_are_folded_by_hand(study: Study) -> None:
     assert keys.shown == ["backbone", "attention", "head"] and keys.offered == [
         "recipe",
         "image_size",
+        "processes",
         "seed",
+        "device",
         "git",
         "torch",
     ]
