@@ -24,9 +24,8 @@ def find_summaries(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """
     files = sorted({file for folder in folders for file in folder.rglob(SUMMARY)})
     if not files:
-        raise TaskError(
-            f"no {SUMMARY} below {', '.join(map(str, folders)) or 'nothing'}; expected run folders such as runs/detect/NAME"
-        )
+        places = ", ".join(map(str, folders)) or "nothing"
+        raise TaskError(f"no {SUMMARY} below {places}; expected run folders such as runs/detect/NAME")
     return sorted(map(read_summary, files), key=_rank)
 
 
