@@ -109,6 +109,9 @@ class RunSummary(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self.started = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes where the run is taken up again, which is known from here on."""
         if self._goes_on:
             self.resumed_at.append(trainer.global_step)
 
