@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.base import VisionDataModule
-from datamodules.class_lists import LIBRARY, Colour, read_colours, read_names
+from datamodules.class_lists import LIBRARY, Colour, published_colours, read_colours, read_names
 from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.collate import collate_images, pad_images
 from datamodules.errors import DataError
@@ -40,7 +40,8 @@ class LabelMasks(VisionDataModule):
       resolution. With more than 254 classes int16, in which -1 is ignored;
     - `repeated`: (B,) bool, True where a sample only fills up the last step of a distributed run;
     - `keys`: B `SampleKey`s, from which `batch_of` makes a training batch again;
-    - `views`: in evaluation in several sizes (`RandomRatioCrop(test_ratios=...)`) B lists of uint8 images (3, h, w);
+    - `views`: in evaluation in several sizes (`RandomRatioCrop(test_ratios=...)`) B lists of uint8 images (3, h, w), of
+      which `image` has the largest;
     - `targets`: B dictionaries with `image_id`, `file_name` (the path), `original_size` (2,) height and width.
 
     Args:
@@ -234,6 +235,19 @@ class LabelMasks(VisionDataModule):
         if both:
             raise DataError(f"value {both[0]} is ignored and a class; take it out of ignored or of values")
         return given
+
+    @cached_property
+    def class_colours(self) -> list[Colour] | None:
+        """RGB colours of the classes 0..K-1 of the model, where any are known: the masks', or those of the library."""
+        source = self.colours
+        if source is None and isinstance(self.classes, str) and self.classes.startswith(LIBRARY):
+            source = self.classes
+        is_there = not isinstance(source, str) or source.startswith(LIBRARY) or (self.root / source).is_file()
+        if source is None or self.listed_names is None or not is_there:
+            return published_colours(tuple(self.class_names))
+        of_data_set = read_colours(self.root, source) if isinstance(source, str) else source
+        of_label = dict(zip(self._labels.tolist(), of_data_set, strict=True))
+        return [of_label[label] for label in range(len(of_label))]
 
     def train_dataset(self) -> Dataset[Sample]:
         """The training split, augmented."""
