@@ -24,6 +24,7 @@ from datamodules.pipelines import RandomRatioCrop, SegmentationPipeline
 from datamodules.preflight.label_masks import look_through_masks
 from datamodules.preflight.report import Split, SplitReport
 from datamodules.preflight.twins import ImageFiles
+from datamodules.rare_classes import RareClassDataset, RareClasses, class_pixels
 
 Values = dict[int, str | None] | list[int | str]
 
@@ -80,6 +81,8 @@ class LabelMasks(VisionDataModule):
         strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
         on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
             for another one that follows from the seed. Of validation it stops the run always: the score would lie.
+        rare_classes: Draw training images by the classes that they hold, rare ones oftener. Default: every image once
+            in an epoch.
     """
 
     bytes_per_pixel = 4  # and the mask
@@ -114,6 +117,7 @@ class LabelMasks(VisionDataModule):
         seed: int = 42,
         strict: bool = False,
         on_corrupt: Literal["stop", "skip"] = "stop",
+        rare_classes: RareClasses | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -140,7 +144,7 @@ class LabelMasks(VisionDataModule):
         self.train, self.val, self.test = train, val, test
         self.classes, self.first_value, self.values = classes, first_value, values
         self.colours, self.ignored, self.others = colours, ignored, others
-        self.pipeline = pipeline or RandomRatioCrop()
+        self.pipeline, self.rare_classes = pipeline or RandomRatioCrop(), rare_classes
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -251,7 +255,11 @@ class LabelMasks(VisionDataModule):
 
     def train_dataset(self) -> Dataset[Sample]:
         """The training split, augmented."""
-        return self._split(self.train, self.pipeline.training(), training=True)
+        dataset = self._split(self.train, self.pipeline.training(), training=True)
+        if self.rare_classes is None:
+            return dataset
+        pixels = class_pixels(dataset, len(self.class_names))
+        return RareClassDataset(dataset, pixels, self.rare_classes, self.seed)
 
     def val_dataset(self) -> Dataset[Sample]:
         """The validation split with its masks at original resolution."""
