@@ -2,8 +2,8 @@
 
 One file per content: ``<digest of the annotation file>-<format>.columns`` in the cache folder. It is written beside its
 place and renamed into it, so that no process ever sees half of it. Every start compares the checksum of the whole file
-(`piece_checksum.py`), in 0.04 s for train2017. Processes that start at once each build it and the last rename wins: that
-costs some seconds of one start, where a lock on a network drive could cost the run.
+(`piece_checksum.py`), in 0.04 s for train2017. Processes that start at once each build it and the last rename wins:
+that costs some seconds of one start, where a lock on a network drive could cost the run.
 
     magic | column | column | ... | table of contents (json) | length of the table | checksum of all before | magic
 """
