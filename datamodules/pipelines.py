@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import albumentations as A
 
 from datamodules.errors import DataError
-from datamodules.geometry import RatioCrop, ResizeOrCropAndResize, ResizeShorterSide, ScaleJitterCrop
+from datamodules.geometry import RatioCrop, ResizeByRatio, ResizeOrCropAndResize, ResizeShorterSide, ScaleJitterCrop
 from datamodules.photometric import PhotoMetricDistortion
 from datamodules.resampling import Size
 from datamodules.zoom_and_crop import ZoomAndCrop
@@ -209,13 +209,16 @@ class RandomRatioCrop(SegmentationPipeline):
         longest: Limit of the longer side in pixels, at ratio 1.
         shorter: Length of the shorter side in pixels, at ratio 1.
         ratio: Range of the random ratio.
-        crop: Side of the square training input in pixels; smaller images are padded with ignored pixels.
+        crop: Height and width of the training input in pixels, or one number for a square; smaller images are padded
+            with ignored pixels.
         max_share: Largest share of one class in a crop (`cat_max_ratio`); 1 takes every crop.
         flip: Probability of a horizontal flip in training.
         photometric: Distort brightness, contrast and colour in training.
         test_ratios: Sizes, relative to the one of evaluation, in which the network looks at an image in evaluation;
             their probabilities are averaged. Published multi-scale scores are those of [0.5, 0.75, 1, 1.25, 1.5, 1.75]
             and `flip` of the segmentor's inference.
+        test_resize: Resize images in evaluation to `shorter` and `longest`; otherwise they keep their own size, which
+            large ones need windows for (`SlideInference`).
     """
 
     def __init__(
@@ -223,21 +226,23 @@ class RandomRatioCrop(SegmentationPipeline):
         longest: int = 2048,
         shorter: int = 512,
         ratio: tuple[float, float] = (0.5, 2.0),
-        crop: int = 512,
+        crop: int | tuple[int, int] = 512,
         max_share: float = 0.75,
         flip: float = 0.5,
         photometric: bool = True,
         test_ratios: tuple[float, ...] = (1.0,),
+        test_resize: bool = True,
     ) -> None:
-        _check_positive(longest=longest, shorter=shorter, crop=crop)
+        frame = (crop, crop) if isinstance(crop, int) else crop
+        _check_positive(longest=longest, shorter=shorter, crop=min(frame))
         if not test_ratios or not 0 < min(test_ratios) <= max(test_ratios) < float("inf"):
             raise DataError(f"test_ratios is {test_ratios}, expected one positive number or more, such as 0.5, 1, 1.5")
         _check_range("ratio", ratio)
         _check_share("flip", flip)
         _check_share("max_share", max_share)
         self.longest, self.shorter, self.ratio, self.max_share = longest, shorter, ratio, max_share
-        self.flip, self.photometric, self.test_ratios = flip, photometric, test_ratios
-        self.frame = self.image_size = (crop, crop)
+        self.flip, self.photometric, self.test_ratios, self.test_resize = flip, photometric, test_ratios, test_resize
+        self.frame = self.image_size = frame
 
     def training(self) -> list[A.BasicTransform]:
         """Resize and crop, flip, colour."""
@@ -245,15 +250,18 @@ class RandomRatioCrop(SegmentationPipeline):
         return [RatioCrop(scale, self.ratio, self.image_size, self.max_share, None, self.flip, colour)]
 
     def evaluation(self) -> list[A.BasicTransform]:
-        """Resize with the aspect ratio kept."""
-        return [ResizeShorterSide([self.shorter], self.longest)]
+        """Resize with the aspect ratio kept, if at all."""
+        return [self._resized(1.0)] if self.test_resize else []
 
     def views(self) -> list[A.BasicTransform]:
         """The same resize to every ratio."""
-        if tuple(self.test_ratios) == (1.0,):
-            return []
-        sides = [[int(side * ratio + 0.5) for side in (self.shorter, self.longest)] for ratio in self.test_ratios]
-        return [ResizeShorterSide([max(1, shorter)], max(1, longest)) for shorter, longest in sides]
+        return [] if tuple(self.test_ratios) == (1.0,) else [self._resized(ratio) for ratio in self.test_ratios]
+
+    def _resized(self, ratio: float) -> A.BasicTransform:
+        if not self.test_resize:
+            return ResizeByRatio(ratio)
+        shorter, longest = (max(1, int(side * ratio + 0.5)) for side in (self.shorter, self.longest))
+        return ResizeShorterSide([shorter], longest)
 
 
 def _colour(wanted: bool) -> PhotoMetricDistortion | None:
