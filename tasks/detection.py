@@ -55,7 +55,7 @@ class DetectionTask(VisionTask):
         objects = self.metrics.metrics.get("objects")
         if not isinstance(objects, COCODetectionMetric):  # a task of a user's own
             return None
-        file_of = dict(self.metrics.gathered_images())
+        file_of = {int(number): file for number, file in self.metrics.gathered_images()}
         files = [file_of[record.image_id] for record in objects.scored]
         kinds = tuple(objects.kinds.values())
         return ScoredDetections(objects.class_names, objects.scored, files, kinds, objects.backend)

@@ -1,6 +1,6 @@
 """What the configurations of a section score more or less than each other, for every choice of the baseline."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tasks.comparison import (
@@ -74,7 +74,7 @@ def _arms(groups: Sequence[Group], resamples: int) -> tuple[list[Arm], list[str]
     return arms, list(first.class_names) if first else [], kept, left_out
 
 
-def _pair(estimate: Estimate, class_p_values: Sequence[float]) -> list[Any]:
+def _pair(estimate: Estimate, class_p_values: Iterable[float]) -> list[Any]:
     classes = [
         [_rounded(estimate.value[place + 1]), *_interval(estimate, place + 1), _rounded(p_value)]
         for place, p_value in enumerate(class_p_values)

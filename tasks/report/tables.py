@@ -87,8 +87,8 @@ def as_csv(sections: Sequence[Section], by: Sequence[str] | None = None) -> str:
         keys = Keys(section.finished)
         names = choose_keys(keys, by)
         for group in in_groups(section.finished, keys, names):
-            row: dict[str, object] = {"section": section.title} | {keys.label(name): group.keys[name] for name in names}
-            row["runs"] = len(group.runs)
+            named = {keys.label(name): group.keys[name] for name in names}
+            row: dict[str, object] = {"section": section.title, **named, "runs": len(group.runs)}
             for score in group.runs[0].scores:
                 if spread := group.spread(score):
                     row |= {score: spread.mean, f"{score} sd": "" if spread.deviation is None else spread.deviation}

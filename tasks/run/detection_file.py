@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tasks.metrics.coco_backends import BackendName, IoUType
 from tasks.metrics.matches import Matches, match
 from tasks.metrics.packed_images import ImageRecord
-from tasks.run.evaluation_file import FORMAT, below_common_folder, reading
+from tasks.run.evaluation_file import FORMAT, below_common_folder, hash_of, reading
 from tasks.run.files import write_whole
 
 
@@ -92,6 +92,13 @@ class ScoredDetections:
         matches = {kind: match(self.records, num_classes, kind, self.backend) for kind in self.kinds}
         image_ids = tuple(record.image_id for record in self.records)
         return DetectionEvaluation(self.class_names, below_common_folder(self.files), image_ids, matches)
+
+    def data_hash(self) -> str:
+        """Hash of the classes' and images' names, and of sizes and annotated boxes, areas, classes and crowds."""
+        sizes = np.array([record.size for record in self.records], np.int64)
+        counts = np.array([len(record.ground_truths) for record in self.records], np.int64)
+        truths = [record.ground_truths for record in self.records]
+        return hash_of(self.class_names, below_common_folder(self.files), sizes, counts, *truths)
 
     def write(self, path: Path) -> None:
         """Matches, and writes the file."""

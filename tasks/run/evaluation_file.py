@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,6 +35,9 @@ class Evaluation(Protocol):
 
     def write(self, path: Path) -> None:
         """Writes it, whole or not at all."""
+
+    def data_hash(self) -> str:
+        """Hash of images, classes and ground truth, without anything that was predicted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +92,10 @@ class SegmentationEvaluation:
         areas = self.areas if images is None else self.areas.take(images)
         names = [f"IoU/{name}" for name in self.class_names]
         return areas.scores() | dict(zip(names, areas.class_iou().tolist(), strict=True))
+
+    def data_hash(self) -> str:
+        """Hash of the classes' and images' names, and of the pixels of every class in each image."""
+        return hash_of(self.class_names, self.images, self.areas.truth)
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all; NumPy reads it without this library."""
@@ -147,6 +155,14 @@ def reading(path: str | Path, task: str) -> Iterator[Mapping[str, NDArray[Any]]]
         raise TaskError(
             f"{path} cannot be read as an evaluation ({error}); expected {EVALUATION} of a run of tasks.{task}"
         ) from error
+
+
+def hash_of(class_names: Sequence[str], images: Sequence[str], *truth: NDArray[Any]) -> str:
+    """64 bits (XXH3) of a data set's content, as hexadecimal digits."""
+    digest = xxhash.xxh3_64("\0".join([*class_names, "", *images]).encode())
+    for values in truth:
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def _narrow(areas: NDArray[np.int64]) -> NDArray[np.uint32] | NDArray[np.int64]:
