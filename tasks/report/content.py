@@ -15,7 +15,7 @@ from tasks.report.runs import Run
 from tasks.report.sections import Section, shortened
 
 POINTS = 16_000
-"""Points of all curves together: about 300 kB."""
+"""Points of all curves together: about 250 kB."""
 PICTURES = 8
 """Pictures that are taken over from a run."""
 TRAINING = "training.png"

@@ -7,7 +7,7 @@ from pathlib import Path
 from tasks.run.table_file import DamagedTable, read_table
 
 Curve = list[tuple[int, float]]
-"""Steps that were done, and the number then."""
+"""Steps that were done, and the number then, with six digits."""
 TABLE = "metrics.csv"
 COUNTS = ("images", "classes")
 """Numbers of an evaluation that are no scores."""
@@ -24,7 +24,7 @@ def read_curves(folder: Path) -> dict[str, Curve]:
         # A row's step is the one before it was done, as Lightning counts.
         points = [(step + 1, float(row[name])) for step, row in rows.items() if name in row]
         if points and name.partition("/")[2] not in COUNTS and name not in ("step", "epoch"):
-            curves[name] = [(step, value) for step, value in points if math.isfinite(value)]
+            curves[name] = [(step, float(f"{value:.6g}")) for step, value in points if math.isfinite(value)]
     return {name: curve for name, curve in curves.items() if curve}
 
 

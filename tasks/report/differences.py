@@ -17,7 +17,8 @@ from tasks.errors import TaskError
 from tasks.report.costs import COSTS
 from tasks.report.groups import Group, spread_of
 
-DIGITS = 6
+DIGITS, CLASS_DIGITS = 6, 5
+"""Decimal places of what is kept of a score, and of that of a class: there are hundreds of those."""
 
 
 def differences(groups: Sequence[Group], resamples: int) -> dict[str, Any]:
@@ -30,9 +31,9 @@ def differences(groups: Sequence[Group], resamples: int) -> dict[str, Any]:
     Returns:
         `arms`: names of the runs of each group that could be compared, the 95 % interval of its mean, and whether the
         seeds are in it. `classes`: names. `pairs`: for each baseline, the later groups as [difference, low, high,
-        probability of being better, p value, seeds are in it, [[difference, low, high, p value corrected over the
-        classes] of each class]]; the other way round they have the other sign. `corrected`: (A, A) p values by baseline
-        and candidate, corrected over the candidates. `front`: how often each group is on the front of a cost.
+        probability of being better, p value, seeds are in it, [[difference, half of the interval, p value corrected
+        over the classes] of each class]]; the other way round they have the other sign. `corrected`: (A, A) p values by
+        baseline and candidate, corrected over the candidates. `front`: how often each group is on the front of a cost.
         `left_out`: why runs could not be compared, in words.
     """
     arms, classes, kept, left_out = _arms(groups, resamples)
@@ -75,10 +76,10 @@ def _arms(groups: Sequence[Group], resamples: int) -> tuple[list[Arm], list[str]
 
 
 def _pair(estimate: Estimate, class_p_values: Iterable[float]) -> list[Any]:
-    classes = [
-        [_rounded(estimate.value[place + 1]), *_interval(estimate, place + 1), _rounded(p_value)]
-        for place, p_value in enumerate(class_p_values)
-    ]
+    low, high = estimate.interval()
+    halves = (high - low) / 2
+    columns = zip(estimate.value[1:], halves[1:], class_p_values, strict=True)
+    classes = [[_rounded(number, CLASS_DIGITS) for number in column] for column in columns]
     numbers = (estimate.value[0], *_interval(estimate, 0), estimate.above_zero[0], estimate.p_value[0])
     return [*map(_rounded, numbers), estimate.with_seeds, classes]
 
@@ -87,9 +88,9 @@ def _interval(estimate: Estimate, column: int) -> list[float | None]:
     return [_rounded(end[column]) for end in estimate.interval()]
 
 
-def _rounded(value: float | None) -> float | None:
-    """With the digits that are shown; None of what is not defined."""
-    return None if value is None or value != value else round(float(value), DIGITS)
+def _rounded(value: float | None, digits: int = DIGITS) -> float | None:
+    """As many digits as are kept; None of what is not defined."""
+    return None if value is None or value != value else round(float(value), digits)
 
 
 def _fronts(groups: Sequence[Group], arms: Sequence[Arm]) -> dict[str, list[float | None]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks import compare
+from tasks.comparison import runs_needed
 from tasks.report.runs import find_runs
 from tasks.report.sections import in_sections
 
@@ -107,6 +108,8 @@ def test_documents_hold_the_committed_results(document: str, results: str) -> No
 def test_a_plan_says_how_many_runs(capsys: pytest.CaptureFixture[str]) -> None:
     compare.main(["--plan", "0.2", "0.3"])
     assert capsys.readouterr().out == "7 runs of each method\n"
+    page = (ROOT / "docs/comparing.md").read_text()
+    assert f"takes {runs_needed(0.2, 0.3)} runs of each method" in page and f"AP takes {runs_needed(0.2, 0.5)}." in page
     with pytest.raises(SystemExit) as error:
         compare.main(["--plan", "0.2", "0"])
     assert str(error.value) == "error: the wanted difference is 0, expected a number other than 0"

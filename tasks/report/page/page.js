@@ -275,7 +275,10 @@ class Section {
     if (single) notes.push(make("p", { class: "note" }, `${single === this.groups.length ? "Every row is" : single === 1 ? "One row is" : `${single} rows are`} of one run: how much another seed would change it is not known.`));
     const left = this.section.differences ? this.section.differences.left_out : [];
     if (this.groups.some((group) => group.arm >= 0 && group.runs.length === 1)) notes.push(make("p", { class: "note" }, "* of the images alone: the seed is not in it."));
-    for (const words of left) notes.push(make("p", { class: "note unfinished" }, `Without an interval: ${words}`));
+    if (left.length) {
+      const list = make("ul", {}, ...left.map((words) => make("li", {}, words)));
+      notes.push(make("details", { class: "note", open: left.length < 4 }, make("summary", { class: "unfinished" }, "Rows without an interval"), list));
+    }
     const others = this.section.runs.filter((run) => run.state !== "finished");
     if (others.length) notes.push(make("p", { class: "note" }, "In no number:"), stateTable(others, (run) => score(run.scores[this.section.headline]), this.section.headline));
     return notes;
@@ -506,11 +509,11 @@ function drawDifference(part) {
   const shown = configurations.filter((group) => group.arm !== part.baseline && group.runs.some((run) => part.isShown(run)));
   const label = configurations.find((group) => group.arm === part.baseline).label;
   // A pair is kept once; the other way round it has the other sign.
-  const flip = ([value, low, high, ...more]) => [value && -value, high && -high, low && -low, ...more];
+  const flip = ([value, low, high]) => [value && -value, high && -high, low && -low];
   const against = (arm) => {
     if (part.baseline < arm) return pairs[part.baseline][arm - part.baseline - 1];
     const [value, low, high, above, p, seeds, ofClasses] = pairs[arm][part.baseline - arm - 1];
-    return [...flip([value, low, high]), above === null ? null : 1 - above, p, seeds, ofClasses.map(flip)];
+    return [...flip([value, low, high]), above === null ? null : 1 - above, p, seeds, ofClasses.map(([gain, ...more]) => [gain && -gain, ...more])];
   };
   const rows = shown.map((group) => ({ group, found: against(group.arm), holm: corrected[part.baseline][group.arm] }));
   rows.sort((a, b) => b.found[0] - a.found[0]);
@@ -536,7 +539,7 @@ function drawDifference(part) {
   const bars = rows.filter(({ found }) => found[1] !== null).map(({ group, found, holm }) => ({ name: group.label, value: found[0], low: found[1], high: found[2], p: holm }));
   drawIntervals(chartPlace, bars, `difference of ${section.headline}`, `Difference of ${section.headline} of ${bars.length} candidates from ${label}`);
   const candidate = rows.find(({ group }) => group.arm === part.candidate);
-  const byClass = candidate.found[6].map(([value, low, high, p], place) => ({ name: classes[place], value, low, high, p })).filter(({ low }) => low !== null);
+  const byClass = candidate.found[6].map(([value, half, p], place) => ({ name: classes[place], value, half, low: value - half, high: value + half, p })).filter(({ half }) => half !== null);
   drawIntervals(classPlace, byClass, "difference by class", `Difference of ${candidate.group.label} from ${label} by class`);
 }
 
