@@ -14,8 +14,8 @@ from tasks.report.keys import Keys
 from tasks.report.runs import Run
 from tasks.report.sections import Section, shortened
 
-POINTS = 16_000
-"""Points of all curves together: about 250 kB."""
+POINTS = 8_000
+"""Points of all curves together: about 130 kB."""
 PICTURES = 8
 """Pictures that are taken over from a run."""
 TRAINING = "training.png"

@@ -17,7 +17,7 @@ from tasks.errors import TaskError
 from tasks.report.costs import COSTS
 from tasks.report.groups import Group, spread_of
 
-DIGITS, CLASS_DIGITS = 6, 5
+DIGITS, CLASS_DIGITS = 6, 4
 """Decimal places of what is kept of a score, and of that of a class: there are hundreds of those."""
 
 

@@ -527,7 +527,7 @@ function drawDifference(part) {
   const table = make("table", { class: "differences" }, caption(`Candidates minus ${label}, on the same images; p corrected over all ${configurations.length - 1} candidates.`), make("thead", {}, head), make("tbody", {}, ...body));
   const selectBase = choice("Baseline", named, String(part.baseline), (value) => { part.baseline = Number(value); drawDifference(part); }, `${part.id}-baseline`);
   const chartPlace = make("div", { class: "intervals", role: "figure" });
-  const classPlace = make("div", { class: "intervals", role: "figure" });
+  const classPlace = make("div", { class: "intervals", role: "figure", tabindex: "0" });
   const oneSeed = rows.some(({ found }) => !found[5]) ? "* of these runs, not of the methods: the seed is not in it. " : "";
   part.candidate = shown.some((group) => group.arm === part.candidate) ? part.candidate : (rows[0] ? rows[0].group.arm : null);
   const selectCandidate = choice("By class, candidate", named.filter(([value]) => shown.some((group) => String(group.arm) === value)), String(part.candidate), (value) => { part.candidate = Number(value); drawDifference(part); }, `${part.id}-candidate`);
