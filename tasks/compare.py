@@ -98,6 +98,7 @@ def main(args: list[str] | None = None) -> None:
 
             print(write_report(sections, options.output, options.resamples))  # noqa: T201
             return
+        tables.require_keys(sections, options.by or ())
         print(_table(sections, options.form, options.by))  # noqa: T201
     except TaskError as error:
         sys.exit(f"error: {error}")

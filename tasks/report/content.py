@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from tasks.report.keys import Keys
 from tasks.report.runs import Run
 from tasks.report.sections import Section, shortened
 
-POINTS = 8_000
-"""Points of all curves together: about 130 kB."""
+POINTS = 6_000
+"""Points of all curves together: about 100 kB."""
 PICTURES = 8
 """Pictures that are taken over from a run."""
 TRAINING = "training.png"
@@ -68,7 +69,7 @@ def _run(run: Run, keys: Keys, curves: dict[str, Curve], folder: Path) -> dict[s
 
 
 def _state(run: Run) -> dict[str, Any]:
-    return {"name": run.name, "state": run.state, "reason": run.reason}
+    return {"id": str(run.folder), "name": run.name, "state": run.state, "reason": run.reason}
 
 
 def _copy_pictures(run: Run, folder: Path) -> dict[str, str]:
@@ -76,7 +77,7 @@ def _copy_pictures(run: Run, folder: Path) -> dict[str, str]:
     taken = {}
     pictures = sorted((run.folder / "pictures").glob("*.png"), key=lambda file: (len(file.name), file.name))
     for picture in [picture for picture in pictures if picture.name != TRAINING][:PICTURES]:
-        place = Path("pictures") / run.name.strip("/").replace("/", "-") / picture.name
+        place = Path("pictures") / sha256(str(run.folder).encode()).hexdigest()[:12] / picture.name
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(picture, folder / place)
         taken[picture.stem] = place.as_posix()

@@ -29,7 +29,7 @@ def differences(groups: Sequence[Group], resamples: int) -> dict[str, Any]:
         resamples: Resamples of the images.
 
     Returns:
-        `arms`: names of the runs of each group that could be compared, the 95 % interval of its mean, and whether the
+        `arms`: folders of the runs of each group that could be compared, the 95 % interval of its mean, and whether the
         seeds are in it. `classes`: names. `pairs`: for each baseline, the later groups as [difference, low, high,
         probability of being better, p value, seeds are in it, [[difference, half of the interval, p value corrected
         over the classes] of each class]]; the other way round they have the other sign. `corrected`: (A, A) p values by
@@ -41,7 +41,7 @@ def differences(groups: Sequence[Group], resamples: int) -> dict[str, Any]:
     means = [estimate_mean(arm) for arm in arms]
     return {
         "arms": [
-            {"runs": [run.name for run in group.runs], "interval": _interval(mean, 0), "seeds": mean.with_seeds}
+            {"runs": [str(run.folder) for run in group.runs], "interval": _interval(mean, 0), "seeds": mean.with_seeds}
             for group, mean in zip(kept, means, strict=True)
         ],
         "classes": classes,

@@ -5,6 +5,8 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tasks.errors import TaskError
+from tasks.near_names import instead
 from tasks.report.costs import COSTS
 from tasks.report.groups import Group, in_groups, spread_of
 from tasks.report.keys import Keys
@@ -15,6 +17,19 @@ NUMBERS = ("parameters", "MACs", "score", "seconds", "run", "remark")
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"} | {"±": r"$\pm$", "~": r"\textasciitilde{}"}
 )
+
+
+def require_keys(sections: Sequence[Section], by: Sequence[str]) -> None:
+    """Refuses keys that no section knows.
+
+    Raises:
+        TaskError: There is one.
+    """
+    every = [Keys(section.finished) for section in sections]
+    known = {name for keys in every for key in (*keys.shown, *keys.offered) for name in (key, keys.label(key))}
+    for name in by:
+        if name not in known:
+            raise TaskError(f"--by {name} is no key of these runs{instead(name, sorted(known))}")
 
 
 def choose_keys(keys: Keys, by: Sequence[str] | None) -> list[str]:

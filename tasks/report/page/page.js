@@ -34,6 +34,15 @@ function labelled(label, control) {
   return make("div", { class: "control" }, make("label", { for: control.id }, label), control);
 }
 
+// Runs are called by what their folders do not have in common.
+
+const everyRun = [...content.sections.flatMap((section) => section.runs), ...content.unscored];
+const shared = everyRun.map((run) => run.name.split("/").slice(0, -1)).reduce((common, parts) => {
+  const end = common.findIndex((part, place) => part !== parts[place]);
+  return end < 0 ? common : common.slice(0, end);
+});
+const brief = (run) => run.name.split("/").slice(shared.length).join("/");
+
 // Numbers.
 
 const score = (value) => (value === null || value === undefined ? "–" : value.toFixed(4));
@@ -71,7 +80,7 @@ function groupsOf(section, by) {
   const members = new Map();
   for (const run of section.runs) {
     if (run.state !== "finished") continue;
-    const key = JSON.stringify([...by.map((name) => run.keys[name]), run.seed === null ? run.name : ""]);
+    const key = JSON.stringify([...by.map((name) => run.keys[name]), run.seed === null ? run.id : ""]);
     if (!members.has(key)) members.set(key, []);
     members.get(key).push(run);
   }
@@ -82,7 +91,7 @@ function groupsOf(section, by) {
     for (const name of Object.keys(runs[0].scores)) scores[name] = spread(runs.map((run) => run.scores[name]));
     const costs = {};
     for (const { name } of section.costs) costs[name] = spread(runs.map((run) => run.costs[name]));
-    const names = runs.map((run) => run.name).sort().join("\n");
+    const names = runs.map((run) => run.id).sort().join("\n");
     const arm = section.differences ? section.differences.arms.findIndex((one) => [...one.runs].sort().join("\n") === names) : -1;
     return { runs, keys, scores, costs, arm, remark: remarkOn(section, runs), label: "" };
   });
@@ -90,7 +99,7 @@ function groupsOf(section, by) {
   for (const group of groups) {
     const told = varying.length ? varying : by.slice(0, 2);
     group.label = told.map((name) => named(section, name, group.keys[name])).join(", ") || "all runs";
-    if (group.runs[0].seed === null && groups.length > 1) group.label += ` (${group.runs[0].name})`;
+    if (group.runs[0].seed === null && groups.length > 1) group.label += ` (${brief(group.runs[0])})`;
   }
   const worst = (group) => (group.scores[section.headline] ? 0 : 1);
   const sign = section.direction === "max" ? -1 : 1;
@@ -247,7 +256,7 @@ class Section {
     const remarks = this.shown.some((group) => group.remark);
     const body = make("tbody");
     for (const group of this.ordered(columns)) {
-      const key = JSON.stringify(Object.values(group.keys)) + group.runs[0].name;
+      const key = JSON.stringify(Object.values(group.keys)) + group.runs[0].id;
       const more = this.detail(group, columns.length + 1 + remarks);
       const button = make("button", {
         type: "button", "aria-expanded": String(this.open.has(key)), "aria-label": `All scores of ${group.label}`,
@@ -321,7 +330,7 @@ class Section {
         rows(classes, (name) => kinds.map((kind) => spreadCell(group.scores[`${kind}/${name}`] || null)))));
     }
     side.append(make("table", { class: "runs" }, make("caption", {}, "Runs"), head("run", "seed", this.section.headline),
-      make("tbody", {}, ...group.runs.map((run) => make("tr", {}, make("th", { scope: "row" }, run.name),
+      make("tbody", {}, ...group.runs.map((run) => make("tr", {}, make("th", { scope: "row", title: run.name }, brief(run)),
         make("td", { class: "number" }, run.seed === null ? "–" : String(run.seed)), make("td", { class: "number", "data-value": run.scores[this.section.headline] }, score(run.scores[this.section.headline])))))));
     return make("tr", { class: "more" }, make("td", { colspan: width }, side));
   }
@@ -341,7 +350,7 @@ function scrolling(table, label) {
 }
 
 function stateTable(runs, value, headline) {
-  const rows = runs.map((run) => make("tr", {}, make("th", { scope: "row" }, run.name),
+  const rows = runs.map((run) => make("tr", {}, make("th", { scope: "row", title: run.name }, brief(run)),
     make("td", {}, make("span", { class: `state ${run.state}` }, run.state)), make("td", { class: "number" }, value(run)), make("td", { class: "long" }, run.reason)));
   const head = make("tr", {}, ...["run", "state", headline || "score", "why"].map((title) => make("th", { scope: "col" }, title)));
   return scrolling(make("table", { class: "states" }, caption("Runs that are not finished"), make("thead", {}, head), make("tbody", {}, ...rows)), "Runs that are not finished");
@@ -467,8 +476,8 @@ function drawCurves(part) {
   for (const run of section.runs) {
     const group = groupOf.get(run);
     if (!run.curves[part.curve] || !factor(run) || !isVisible(part, run, group)) continue;
-    const label = group ? group.label : `${run.name} (${run.state})`;
-    for (const [step, value] of run.curves[part.curve]) values.push({ x: step * factor(run), value, group: label, run: run.name, seed: run.seed === null ? "–" : run.seed, state: run.state });
+    const label = group ? group.label : `${brief(run)} (${run.state})`;
+    for (const [step, value] of run.curves[part.curve]) values.push({ x: step * factor(run), value, group: label, run: brief(run), id: run.id, seed: run.seed === null ? "–" : run.seed, state: run.state });
   }
   const title = axes.find(([name]) => name === part.axis)[1];
   const { marks } = colours();
@@ -482,12 +491,12 @@ function drawCurves(part) {
   const tooltip = [{ field: "group" }, { field: "seed" }, { field: "x", title, format: ",.6~g" }, { field: "value", title: part.curve, format: ".5~g" }, { field: "run" }];
   const few = values.length < 600;
   view.note.textContent = "A line for every run, runs of a group in one colour. Training losses are those of single steps.";
-  draw(place, `${part.curve} over ${title}, a line for each of ${new Set(values.map((value) => value.run)).size} runs`, {
+  draw(place, `${part.curve} over ${title}, a line for each of ${new Set(values.map((value) => value.id)).size} runs`, {
     data: { values },
     encoding: {
       x: { field: "x", type: "quantitative", title, axis: { format: "~s", tickCount: 6 } },
       y: { field: "value", type: "quantitative", title: part.curve, scale: { zero: false } },
-      color, detail: { field: "run" },
+      color, detail: { field: "id" },
     },
     layer: [
       { mark: { type: "line", strokeWidth: 1.8, opacity: 0.85 }, encoding: { strokeDash } },
@@ -580,8 +589,7 @@ function drawPictures(part) {
 // The page.
 
 const finished = content.sections.reduce((sum, section) => sum + section.runs.filter((run) => run.state === "finished").length, 0);
-const all = content.sections.reduce((sum, section) => sum + section.runs.length, 0) + content.unscored.length;
-document.getElementById("made").textContent = `${finished} finished of ${all} runs, ${content.made.replace("T", " ")}`;
+document.getElementById("made").textContent = `${finished} finished of ${everyRun.length} runs, ${content.made.replace("T", " ")}`;
 const main = document.getElementById("content");
 const parts = content.sections.map((section, number) => new Section(section, number + 1));
 const links = make("ul");

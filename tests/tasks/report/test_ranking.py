@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tasks import compare
 from tasks.report import tables
 from tasks.report.groups import Spread, in_groups, spread_of
 from tasks.report.keys import Keys
@@ -187,6 +188,14 @@ def test_csv_and_latex(study: Study) -> None:
     assert lines[:4] == [r"% segment, mIoU", r"\begin{tabular}{llllllll}", r"\toprule", lines[3]]
     assert r"mIoU 0." in lines[5] and r"$\pm$ " in lines[5] and lines[-1] == r"\end{tabular}"
     assert len(lines) == 10
+
+
+def test_unknown_keys_are_refused(study: Study) -> None:
+    with pytest.raises(SystemExit) as error:
+        compare.main([str(study[0] / "segment"), "--by", "atention"])
+    assert str(error.value).startswith("error: --by atention is no key of these runs") and "attention" in str(
+        error.value
+    )
 
 
 def test_by_keys(study: Study) -> None:
