@@ -82,6 +82,18 @@ def test_what_is_never_ranked_together(tmp_path: Path, change: dict[str, Any], d
     assert [section.differs for section in sections] == [()] if differs is None else [differs] * 2
 
 
+def test_ground_truth_of_runs_without_a_hash(tmp_path: Path) -> None:
+    """What was known of the split counts, not where it lies; beside a run with a hash it is another one."""
+    for folder, data in (("one/a", 0), ("two/a", 0), ("two/b", 1)):
+        summary = write_run(tmp_path / folder, data=data)
+        del summary["data_hash"]
+        (tmp_path / folder / "summary.json").write_text(json.dumps(summary))
+    write_run(tmp_path / "hashed")
+    sections = in_sections(find_runs([tmp_path]))
+    found = [[run.folder.relative_to(tmp_path).as_posix() for run in section.runs] for section in sections]
+    assert sorted(map(sorted, found)) == [["hashed"], ["one/a", "two/a"], ["two/b"]]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -121,12 +133,14 @@ def test_seeds_are_folded_by_hand(study: Study) -> None:
     keys = Keys(section.finished)
     assert keys.shown == ["backbone", "attention", "head"] and keys.offered == [
         "recipe",
+        "start",
         "image_size",
         "processes",
         "seed",
         "device",
         "git",
         "torch",
+        "versions",
     ]
     groups = in_groups(section.runs, keys, keys.shown)
     assert [group.keys["attention"] for group in groups] == ["CoordinateAttention", "SqueezeExcitation", "none"]
