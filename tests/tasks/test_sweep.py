@@ -270,7 +270,7 @@ def test_wandb_sweep(
         ({"options": ["--name=x"]}, [], "--name is the sweep's to give"),
         ({}, ["--seed_everything", "4"], "--seed_everything is the sweep's to give"),
         ({}, ["--only", "swin_t-seed1"], "--only swin_t-seed1 is no run of tiny; did you mean swin_t-seed"),
-        ({}, ["--dry-run", "--images-per-second", "resnet=3"], "resnet is no backbone of the sweep"),
+        ({}, ["--dry-run", "--images-per-second", "resnet=3"], "resnet is not compared in the sweep"),
         ({}, ["--dry-run", "--images-per-second", "0"], "expected a number above 0"),
         ({}, ["--slurm", "list.txt", "--data.root", "a b"], "'a b' cannot stand in a line of list.txt"),
         ({}, ["--wandb", "no/folder.yaml"], "cannot write no/folder.yaml"),
