@@ -32,8 +32,8 @@ class HostOptions:
         frozen_stages: Stages of the host that do not learn; attention that was inserted into them does.
         norms: What the host's batch normalisations learn; nothing to choose where it has none.
         output_stride: Stride of the last feature map in pixels.
-        dilation: What dilates in place of the strides that are left out, in hosts with a choice: `a_trous`, as weights of
-            the strided network need it, or `mmsegmentation`, as in its networks.
+        dilation: What dilates where strides are left out, in hosts with a choice: `a_trous`, as weights of the strided
+            network need it, or `mmsegmentation`, as in its networks.
         multi_grid: Factors of the last stage's dilation, one for each of its blocks, such as 1, 2, 4.
         last_conv: Whether the classification network's last convolution belongs to the last map, in networks with one.
         tap_expansion: Whether maps are taken inside blocks, behind their expansion, in networks that can: one for all,

@@ -124,8 +124,8 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m tasks.sweep",
         description="Runs one recipe over several backbones, variants of it (heads, say) and seeds, which a sweep's "
-        "file lists: one after the other, skipping what is finished and continuing what was interrupted. Further options, such as --data.root "
-        "COCO, go to every run.",
+        "file lists: one after the other, skipping what is finished and continuing what was interrupted. Further "
+        "options, such as --data.root COCO, go to every run.",
         allow_abbrev=False,
     )
     parser.add_argument("sweep", type=Path, help="a sweep's file, such as configs/sweeps/retinanet_attentions.yaml")

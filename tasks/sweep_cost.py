@@ -29,7 +29,7 @@ def parse_rates(given: Sequence[str], sweep: Sweep) -> dict[str, float]:
     for words in given:
         label, _, number = words.rpartition("=")
         if label and label not in labels:
-            raise TaskError(f"--images-per-second {words}: {label} is not compared in the sweep{instead(label, labels)}")
+            raise TaskError(f"--images-per-second {words}: {label} is not in the sweep{instead(label, labels)}")
         try:
             rate = float(number)
         except ValueError:

@@ -95,7 +95,7 @@ class Sweep:
         ]
 
     def options_of(self, run: SweepRun, runs: Path, more: Sequence[str] = ()) -> list[str]:
-        """What a run is given behind the recipe: its own options, the sweep's, its variant's, and further ones, which win.
+        """What a run is given behind the recipe: its own options, the sweep's, its variant's, and further, which win.
 
         Args:
             run: The run.

@@ -48,9 +48,9 @@ MAINS = {"detect": detect.main, "segment": segment.main}
 SPLITS = {
     "COCO": ("val_images=val2017", "val_annotations=annotations/instances_val2017.json"),
     "ADE20K": ("val_split=validation",),
-    "LabelMasks": (
-        *("train.images=images/training/*.jpg", "train.masks=annotations/training/*.png", "train.names=null"),
-        *("val.images=images/validation/*.jpg", "val.masks=annotations/validation/*.png", "val.names=null"),
+    "LabelMasks": tuple(
+        f"{split}={{images: images/{name}/*.jpg, masks: annotations/{name}/*.png, names: null}}"
+        for split, name in (("train", "training"), ("val", "validation"))
     ),
 }
 """Where the sample data set is not laid out as that of a recipe, by the class that reads it."""
