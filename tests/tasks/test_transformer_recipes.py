@@ -56,7 +56,8 @@ def test_rates_lengths_and_crops_are_those_published(recipe: str) -> None:
         assert schedule == {"power": 1.0, "final_factor": 0.0, "warmup_steps": 1500, "warmup_factor": 1e-6}
     else:
         assert content["trainer"]["max_epochs"] == {"1x": 12, "3x": 36}[length]
-        assert schedule == {"warmup_steps": 500, "milestones": {"1x": [8, 11], "3x": [27, 33]}[length], "unit": "epochs"}
+        milestones = {"1x": [8, 11], "3x": [27, 33]}[length]
+        assert schedule == {"warmup_steps": 500, "milestones": milestones, "unit": "epochs"}
         assert data == "../data/coco_multiscale.yaml"
 
 
