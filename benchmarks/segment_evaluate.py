@@ -167,7 +167,7 @@ def prepare_slide(side: str) -> Callable[[], Tensor]:
 
     if side == "ours":
         inference = SlideInference(1024, 768, windows_at_once=1)
-        return lambda: inference.labels([image], network, (2048, 4096))
+        return lambda: inference.labels([image], network, (2048, 4096)).long()
     peer: Any = SimpleNamespace(
         test_cfg=ConfigDict(stride=(768, 768), crop_size=(1024, 1024)),
         out_channels=19,

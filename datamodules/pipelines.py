@@ -209,7 +209,8 @@ class RandomRatioCrop(SegmentationPipeline):
         longest: Limit of the longer side in pixels, at ratio 1.
         shorter: Length of the shorter side in pixels, at ratio 1.
         ratio: Range of the random ratio.
-        crop: Side of the square training input in pixels; smaller images are padded with ignored pixels.
+        crop: Height and width of the training input in pixels, or one number for a square; smaller images are padded
+            with ignored pixels.
         max_share: Largest share of one class in a crop (`cat_max_ratio`); 1 takes every crop.
         flip: Probability of a horizontal flip in training.
         photometric: Distort brightness, contrast and colour in training.
@@ -223,13 +224,14 @@ class RandomRatioCrop(SegmentationPipeline):
         longest: int = 2048,
         shorter: int = 512,
         ratio: tuple[float, float] = (0.5, 2.0),
-        crop: int = 512,
+        crop: int | tuple[int, int] = 512,
         max_share: float = 0.75,
         flip: float = 0.5,
         photometric: bool = True,
         test_ratios: tuple[float, ...] = (1.0,),
     ) -> None:
-        _check_positive(longest=longest, shorter=shorter, crop=crop)
+        frame = (crop, crop) if isinstance(crop, int) else crop
+        _check_positive(longest=longest, shorter=shorter, crop=min(frame))
         if not test_ratios or not 0 < min(test_ratios) <= max(test_ratios) < float("inf"):
             raise DataError(f"test_ratios is {test_ratios}, expected one positive number or more, such as 0.5, 1, 1.5")
         _check_range("ratio", ratio)
@@ -237,7 +239,7 @@ class RandomRatioCrop(SegmentationPipeline):
         _check_share("max_share", max_share)
         self.longest, self.shorter, self.ratio, self.max_share = longest, shorter, ratio, max_share
         self.flip, self.photometric, self.test_ratios = flip, photometric, test_ratios
-        self.frame = self.image_size = (crop, crop)
+        self.frame = self.image_size = frame
 
     def training(self) -> list[A.BasicTransform]:
         """Resize and crop, flip, colour."""

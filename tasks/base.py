@@ -19,6 +19,7 @@ from tasks.headline import Headline
 from tasks.losses import Losses, sum_losses
 from tasks.metrics import Metric, NamedMetrics
 from tasks.optimization import group_table
+from tasks.run.evaluation_file import Evaluation
 from tasks.run.length import images_per_step, require_end
 from tasks.same_network import require_same_network
 from tasks.task_options import TaskOptions, build_options, saved_options
@@ -37,6 +38,7 @@ class VisionTask(pl.LightningModule):
         options_class: The options, as the command line offers them.
         headline: The number by which the best checkpoint is chosen and runs are compared, unless the options name one.
         results: All numbers of the last complete evaluation, per-class ones included, by their logged names.
+        evaluation: What each image of that evaluation adds to them, where the task keeps it.
         loss_parts: Parts of the loss of the last training batch, by name.
         saved_options: The options as a checkpoint keeps them. From the command line these are class paths with their
             arguments, from which `load_from_checkpoint` rebuilds the task; one built in Python needs `options` again.
@@ -60,6 +62,7 @@ class VisionTask(pl.LightningModule):
         if self.headline.score not in self.metrics.scores:
             raise ValueError(f"the headline {self.headline.score} is none of {', '.join(self.metrics.scores)}")
         self.results: dict[str, float] = {}
+        self.evaluation: Evaluation | None = None
         self.loss_parts: dict[str, Tensor] = {}
         self.saved_options = options.plain()
         if options.weights is not None:
@@ -76,6 +79,10 @@ class VisionTask(pl.LightningModule):
     @abstractmethod
     def build_metrics(self) -> dict[str, Metric]:
         """The metrics by what they score; all of them get the same predictions and ground truth."""
+
+    def build_evaluation(self) -> Evaluation | None:
+        """What is kept of the images that the metrics have seen, if anything; a collective call."""
+        return None
 
     def main_scores(self) -> list[str]:
         """The numbers that are shown of a run where there is no room for all, the headline besides."""
@@ -144,11 +151,12 @@ class VisionTask(pl.LightningModule):
         predictions: Predictions = self.model(batch)
         found, expected = self.metric_inputs(batch, predictions)
         counted = [position for position, repeated in enumerate(batch["repeated"].tolist()) if not repeated]
-        self.metrics.update([found[position] for position in counted], [expected[position] for position in counted])
+        images = [(batch["targets"][place]["image_id"], batch["targets"][place]["file_name"]) for place in counted]
+        self.metrics.update([found[place] for place in counted], [expected[place] for place in counted], images)
         return predictions
 
     def _score(self, split: str) -> None:
-        numbers = self.metrics.compute()
+        numbers, self.evaluation = self.metrics.compute(), self.build_evaluation()
         self.metrics.reset()
         self.results = {f"{split}/{name}": value for name, value in numbers.items()}
         # Per-class numbers would flood the curves: they are in `results`, which the run summary reads.

@@ -11,6 +11,7 @@ from tasks.base import VisionTask
 from tasks.batch import Batch, ignored_label
 from tasks.headline import Headline
 from tasks.metrics import BoundaryMetric, Metric, SegmentationMetric
+from tasks.run.evaluation_file import SegmentationEvaluation
 from tasks.schedules import Polynomial, ScheduleBuilder
 from tasks.segmentors import SegmentorBuilder
 from tasks.segmentors.base import LabelMaps, Segmentor
@@ -54,6 +55,14 @@ class SegmentationTask(VisionTask):
             "pixels": SegmentationMetric(names, ignored),
             "boundaries": BoundaryMetric(names, width, ignored),
         }
+
+    def build_evaluation(self) -> SegmentationEvaluation:
+        """The areas of the classes in every image."""
+        pixels = self.metrics.metrics["pixels"]
+        assert isinstance(pixels, SegmentationMetric)
+        return SegmentationEvaluation.of(
+            self.options.class_names, self.metrics.gathered_images(), pixels.image_areas(), pixels.total_confusion()
+        )
 
     def describe_head(self) -> tuple[str, str]:
         """The decode heads of the segmentor, where it has some."""

@@ -1,7 +1,7 @@
-"""Semantic segmentation metric: mIoU, mAcc, aAcc and IoU per class from one integer confusion matrix.
+"""Semantic segmentation metric: mIoU, mAcc, aAcc and IoU per class from integer confusion matrices of the images.
 
-The numbers are those of MMSegmentation's IoUMetric as fractions (it prints percent). Counts are summed over the data
-set and divided once; nothing is averaged over batches or processes, so the result depends on neither.
+Counts are summed over the data set and divided once; nothing is averaged over batches or processes, so the result
+depends on neither.
 """
 
 from collections.abc import Sequence
@@ -24,9 +24,7 @@ class SegmentationMetric:
         ignore_index: Target value of pixels that do not count, in -256..65535 (it sets the size of a table).
 
     Attributes:
-        scores: "mIoU"; "mAcc" (mean recall of classes in the ground truth); "aAcc" (share of pixels that are right);
-            "mIoU_image", "mIoU_class", "mIoU_worst", in which every image counts the same (`ImageAreas.scores`);
-            "classes": number of classes in the mIoU; "images": number of images.
+        scores: Those of `ImageAreas.scores`.
         class_scores: "IoU/<class>" of every class.
         confusion: int64 (K, K) on the CPU, pixels of this process; rows are ground truth, columns prediction.
 
@@ -78,20 +76,12 @@ class SegmentationMetric:
             ``scores`` and ``class_scores``, IoU and accuracies in 0..1. The IoU of a class in neither ground truth nor
             prediction is nan, and the mean leaves it out. Without a pixel all are nan.
         """
-        confusion, areas = summed(self.confusion), self.image_areas()
-        right = confusion.diagonal().double()  # (K,)
-        truth, predicted = confusion.sum(dim=1).double(), confusion.sum(dim=0).double()
-        iou = right / (truth + predicted - right)  # 0 / 0 = nan: class in neither
-        accuracy = right / truth  # 0 / 0 = nan: class not in the ground truth
-        scores = {
-            "mIoU": iou.nanmean().item(),
-            "mAcc": accuracy.nanmean().item(),
-            "aAcc": (right.sum() / truth.sum()).item(),
-            **areas.scores(),
-            "classes": float(iou.isfinite().sum()),
-            "images": float(len(areas.truth)),
-        }
-        return scores | dict(zip(self.class_scores, iou.tolist(), strict=True))
+        areas = self.image_areas()
+        return areas.scores() | dict(zip(self.class_scores, areas.class_iou().tolist(), strict=True))
+
+    def total_confusion(self) -> Tensor:
+        """`confusion` of all processes; a collective call in a distributed run."""
+        return summed(self.confusion)
 
     def image_areas(self) -> ImageAreas:
         """Areas of the classes in every image of all processes; a collective call in a distributed run."""

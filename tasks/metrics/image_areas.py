@@ -1,4 +1,8 @@
-"""Areas of every class in every image: scores by image (Wang et al., NeurIPS 2023, arXiv 2310.19252)."""
+"""Areas of every class in every image: the scores of all pixels, and scores by image.
+
+Scores of all pixels are those of MMSegmentation's IoUMetric as fractions (it prints percent); for scores by image see
+Wang et al., NeurIPS 2023, arXiv 2310.19252.
+"""
 
 import math
 from collections.abc import Sequence
@@ -15,6 +19,8 @@ WORST = 0.05
 class ImageAreas:
     """Pixels of K classes in I images that carry a class in the ground truth.
 
+    All scores follow from them, so those of any choice of the images do, too: `areas.take([4, 0, 0]).scores()`.
+
     Attributes:
         intersection: (I, K) int64, pixels that have the class in ground truth and prediction.
         truth: (I, K) int64, pixels that have it in the ground truth.
@@ -30,16 +36,39 @@ class ImageAreas:
         """(I, K) pixels that have the class in one of them."""
         return self.truth + self.predicted - self.intersection
 
-    def scores(self) -> dict[str, float]:
-        """Scores in which an image counts as much as any other, whatever its objects' size.
+    def take(self, images: Sequence[int] | NDArray[np.int64]) -> "ImageAreas":
+        """The areas of some images by their places; an image may be drawn more than once, and counts as often."""
+        places = np.asarray(images, np.int64)
+        return ImageAreas(self.intersection[places], self.truth[places], self.predicted[places])
 
-        Only classes of an image's ground truth count in it, as in the paper; the order of the images does not matter.
+    def class_iou(self) -> NDArray[np.float64]:
+        """(K,) IoU of each class over all pixels; nan where it is in neither ground truth nor prediction."""
+        return _share(self.intersection.sum(axis=0), self.union.sum(axis=0))
+
+    def scores(self) -> dict[str, float]:
+        """All scores; the order of the images does not matter.
 
         Returns:
-            `mIoU_image`: mean over images of the mean IoU of their classes; `mIoU_class`: mean over classes of the mean
-            IoU over the images that hold the class; `mIoU_worst`: the mean of the twentieth of the images (at least
-            one) where the mean IoU is the lowest. Without a labelled pixel all are nan.
+            `mIoU`: mean of `class_iou` over the classes that have one; `mAcc`: mean recall of the classes in the ground
+            truth; `aAcc`: share of pixels that are right. Then those in which an image counts as much as any other,
+            whatever its objects' size, and only classes of its ground truth count in it, as in the paper: `mIoU_image`,
+            mean over images of the mean IoU of their classes; `mIoU_class`, mean over classes of the mean IoU over the
+            images that hold the class; `mIoU_worst`, the mean of the twentieth of the images (at least one) where the
+            mean IoU is the lowest. `classes`: number of classes in the mIoU; `images`: number of images. Without a
+            labelled pixel all but these two are nan.
         """
+        right, truth, iou = self.intersection.sum(axis=0), self.truth.sum(axis=0), self.class_iou()
+        accuracy = _share(right, truth)
+        return {
+            "mIoU": _mean(iou[~np.isnan(iou)]),
+            "mAcc": _mean(accuracy[~np.isnan(accuracy)]),
+            "aAcc": float(_share(right.sum(), truth.sum())),
+            **self._scores_by_image(),
+            "classes": float(np.count_nonzero(~np.isnan(iou))),
+            "images": float(len(self.truth)),
+        }
+
+    def _scores_by_image(self) -> dict[str, float]:
         held = self.truth > 0
         iou = np.divide(self.intersection, self.union, out=np.zeros(held.shape), where=held)
         images = [_mean(row[of_image]) for row, of_image in zip(iou, held, strict=True) if of_image.any()]
@@ -53,6 +82,11 @@ def join(parts: Sequence[ImageAreas], num_classes: int) -> ImageAreas:
     empty = np.empty((0, num_classes), np.int64)
     names = ("intersection", "truth", "predicted")
     return ImageAreas(*(np.concatenate([empty, *(getattr(part, name) for part in parts)]) for name in names))
+
+
+def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Part / whole; nan where there is nothing."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), math.nan), where=np.asarray(whole) > 0)
 
 
 def _mean(values: Sequence[float] | NDArray[np.float64]) -> float:

@@ -3,6 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from tasks.metrics.over_processes import gathered
+
+ImageName = tuple[int, str]
+"""Number of an image in its split, and its file."""
+
 
 class Metric(Protocol):
     """One object that scores a whole split: updated in every step, computed once, equal for any number of processes."""
@@ -33,6 +38,7 @@ class NamedMetrics:
 
     Attributes:
         scores: Names of the numbers of all metrics for the whole split.
+        images: Number and file of each image of this process, in the order in which they were scored.
 
     Raises:
         ValueError: Two of them give a number of the same name.
@@ -40,6 +46,7 @@ class NamedMetrics:
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         self.metrics = dict(metrics)
+        self.images: list[ImageName] = []
         self.scores = [score for metric in self.metrics.values() for score in metric.scores]
         owners: dict[str, str] = {}
         for name, metric in self.metrics.items():
@@ -48,16 +55,28 @@ class NamedMetrics:
                     raise ValueError(f"the metrics {owners[score]} and {name} both give {score}; give one a prefix")
                 owners[score] = name
 
-    def update(self, predictions: list[Any], targets: list[Any]) -> None:
-        """Hands the predictions and the ground truth of some images to all metrics."""
+    def update(self, predictions: list[Any], targets: list[Any], images: Sequence[ImageName] = ()) -> None:
+        """Hands the predictions and the ground truth of some images to all metrics.
+
+        Args:
+            predictions: One per image.
+            targets: As many.
+            images: Their numbers and files, where they are to be known by them.
+        """
         for metric in self.metrics.values():
             metric.update(predictions, targets)
+        self.images += images
 
     def compute(self) -> dict[str, float]:
         """The numbers of all metrics; a collective call in a distributed run."""
         return {name: value for metric in self.metrics.values() for name, value in metric.compute().items()}
 
+    def gathered_images(self) -> list[ImageName]:
+        """`images` of all processes, in the order of `gathered`; a collective call in a distributed run."""
+        return [image for part in gathered(self.images) for image in part]
+
     def reset(self) -> None:
         """Forgets everything."""
         for metric in self.metrics.values():
             metric.reset()
+        self.images = []

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from attention.base import Operator
 from backbones import Backbone
 from tasks.base import VisionTask
 from tasks.profile.counting import count_macs
+from tasks.run.evaluation_file import EVALUATION
 from tasks.run.files import write_text
 from tasks.run.summary_file import SUMMARY
 from tasks.run.wandb_run import WandbRun
@@ -26,6 +28,8 @@ class RunSummary(Callback):
 
     `summary.json` of training holds the epoch with the best headline; `validate` and `test` write
     `summary.validate.json` and `summary.test.json`. Not-a-number (a class without ground truth) is written as null.
+    What each image adds to these numbers is `evaluation.npz` beside it (`evaluation_file.py`), or
+    `evaluation.validate.npz` and `evaluation.test.npz`.
     Each names its `headline`, the `direction` in which it improves, and the scores that are shown `beside` it. What the
     data module knows of its splits before the first step is `data.json`, or `data.validate.json` and `data.test.json`.
 
@@ -68,9 +72,8 @@ class RunSummary(Callback):
         }
         facts, reports = self._facts, getattr(getattr(trainer, "datamodule", None), "reports", [])
         if reports:
-            name = "data.json" if self.subcommand == "fit" else f"data.{self.subcommand}.json"
             content = {report.split: report.content() for report in reports}
-            write_text(f"{trainer.default_root_dir}/{name}", json.dumps(content, indent=2) + "\n")
+            write_text(f"{trainer.default_root_dir}/{self._named('data.json')}", json.dumps(content, indent=2) + "\n")
         rank_zero_info(
             f"{facts['head']} on {facts['backbone']}, attention: {facts['attention']}, {facts['parameters']:,} "
             f"parameters, {facts['MACs']:,} MACs at {facts['image_size']}; run folder {trainer.default_root_dir}"
@@ -94,14 +97,17 @@ class RunSummary(Callback):
         results, name = pl_module.results, pl_module.headline.logged()
         if self.subcommand != "fit":
             self._write(trainer, results)
+            self._write_evaluation(trainer, pl_module)
         elif pl_module.headline.improves(results[name], self.best.get(name, math.nan)):
             self.best = {**results, "epoch": trainer.current_epoch, "step": trainer.global_step}
+            self._write_evaluation(trainer, pl_module)
             self._write(trainer, self.best)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the numbers of the test."""
         assert isinstance(pl_module, VisionTask)
         self._write(trainer, pl_module.results)
+        self._write_evaluation(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the whole training time, and per-class numbers to W&B."""
@@ -117,13 +123,22 @@ class RunSummary(Callback):
         return self.seconds_before + (time.monotonic() - self.started if self.started else 0.0)
 
     @rank_zero_only
+    def _write_evaluation(self, trainer: Trainer, task: VisionTask) -> None:
+        if task.evaluation is not None:
+            task.evaluation.write(Path(trainer.default_root_dir) / self._named(EVALUATION))
+
+    def _named(self, file: str) -> str:
+        """The name of a file of this command: that of another one than `fit` stands in it."""
+        stem, _, ending = file.partition(".")
+        return file if self.subcommand == "fit" else f"{stem}.{self.subcommand}.{ending}"
+
+    @rank_zero_only
     def _write(self, trainer: Trainer, results: dict[str, float]) -> None:
         content = self._facts | results | {"seconds": round(self._seconds(), 1), "run": str(trainer.default_root_dir)}
         finite = {
             name: None if isinstance(value, float) and math.isnan(value) else value for name, value in content.items()
         }
-        name = SUMMARY if self.subcommand == "fit" else f"summary.{self.subcommand}.json"
-        write_text(f"{trainer.default_root_dir}/{name}", json.dumps(finite, indent=2) + "\n")
+        write_text(f"{trainer.default_root_dir}/{self._named(SUMMARY)}", json.dumps(finite, indent=2) + "\n")
 
 
 def describe_model(task: VisionTask) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
 from tasks.losses import Losses
 from tasks.normalization import Normalization
-from tasks.segmentors.base import LabelMaps, Segmentor
+from tasks.segmentors.base import LabelMaps, SeeImage, Segmentor
 from tasks.segmentors.head_config import check_cascade, check_decoder, complete_head, maps_of_head, with_places
 from tasks.segmentors.head_steps import class_rows, data_samples, losses_and_logits, predicted_logits
-from tasks.segmentors.inference import Inference, WholeInference
+from tasks.segmentors.inference import Inference, Reading, WholeInference
 from tasks.segmentors.neck_config import complete_neck, maps_behind, maps_of_neck
 from tasks.segmentors.parts import build_part
 
@@ -91,12 +91,13 @@ class EncoderDecoder(Segmentor):
 
     def forward(self, batch: Batch) -> Losses | LabelMaps:
         """Losses of the heads in training, label maps at original resolution otherwise."""
-        image = self.normalization(batch["image"], batch["size"])
-        return self.losses(image, batch["mask"]) if self.training else self.label_maps(image, batch)
+        if not self.training:
+            return self.label_maps(batch)
+        return self.losses(self.normalization(batch["image"], batch["size"]), batch["mask"])
 
-    def normalized(self, image: Tensor) -> Tensor:
-        """One uint8 image (3, H, W) without padding as a batch (1, 3, H, W)."""
-        return self.normalization(image[None], torch.tensor([image.shape[-2:]], device=image.device))
+    def normalized(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) uint8 without padding as the network sees them."""
+        return self.normalization(images, torch.tensor([images.shape[-2:]], device=images.device))
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Backbone, then neck."""
@@ -120,15 +121,23 @@ class EncoderDecoder(Segmentor):
             found = Losses(found | losses, found.numbers | losses.numbers)
         return found
 
-    def label_maps(self, image: Tensor, batch: Batch) -> LabelMaps:
-        """Most probable class of every original pixel; each image is seen without the padding of its batch."""
-        maps = []
+    def label_maps(self, batch: Batch, see: SeeImage | None = None) -> LabelMaps:
+        """The class of every original pixel; each image is seen without the padding of its batch."""
+        head, maps = self._stages()[-1], []
+        threshold = float(head.threshold) if head.out_channels == 1 else None
         for position, (height, width) in enumerate(batch["size"].tolist()):
-            views = [image[position : position + 1, :, :height, :width]]
-            if "views" in batch:
-                views = [self.normalized(view) for view in batch["views"][position]]
+            views = [batch["image"][position, :, :height, :width]]
+            views = batch["views"][position] if "views" in batch else views
             original_height, original_width = batch["targets"][position]["original_size"].tolist()
-            maps.append(self.inference.labels(views, self.logits, (original_height, original_width)))
+            # Windows are normalised one by one, so that no large image exists in floating point.
+            maps.append(
+                self.inference.labels(
+                    [view[None] for view in views],
+                    lambda windows: self.logits(self.normalized(windows)),
+                    (original_height, original_width),
+                    Reading(head.align_corners, threshold, None if see is None else see(position)),
+                )
+            )
         return maps
 
     @property

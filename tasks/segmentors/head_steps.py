@@ -46,7 +46,7 @@ def losses_and_logits(
 
 
 def predicted_logits(heads: list[Any], features: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Logits (B, K, H, W) of the last head of a cascade, which may be of one head, enlarged by it.
+    """Logits (B, K, H, W) of the last head of a cascade, which may be of one head, enlarged by it; K = 2 of one logit.
 
     Args:
         heads: In evaluation mode.
@@ -59,15 +59,13 @@ def predicted_logits(heads: list[Any], features: list[Tensor], size: tuple[int, 
     head, metas = heads[-1], [{"img_shape": size, "pad_shape": size}] * len(features[0])
     if not _is_known(head.predict):
         found: Tensor = head.predict(*inputs, metas, None)
-        return found
-    # The layout in which enlarging them, and `argmax_at` after it, are fastest; of one image `contiguous` may leave
-    # strides that nothing takes for it.
-    logits = main_logits(head, head(*inputs)).clone(memory_format=torch.channels_last)
-    enlarged: Tensor = head.predict_by_feat(logits, metas)
-    if head.out_channels == 1:  # class 1 where the sigmoid is above the threshold
-        above = enlarged - torch.logit(torch.tensor(float(head.threshold)))
-        return torch.cat([torch.zeros_like(above), above], dim=1)
-    return enlarged
+    else:
+        # The layout in which enlarging them, and `resized_bands` after it, are fastest; of one image `contiguous` may
+        # leave strides that nothing takes for it.
+        logits = main_logits(head, head(*inputs)).clone(memory_format=torch.channels_last)
+        found = head.predict_by_feat(logits, metas)
+    # One logit x stands for two classes with the logits 0 and x: sigmoid(x) is the softmax of the second.
+    return torch.cat([torch.zeros_like(found), found], dim=1) if head.out_channels == 1 else found
 
 
 def main_logits(head: Any, outputs: Any) -> Tensor:

@@ -1,17 +1,35 @@
 """From an image of any size to logits of the same size: at once, or by sliding windows; and to labels from there."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tasks.segmentors.upsampling import first_of_largest, resized_bands
 
+Size = tuple[int, int]
+"""Height and width."""
 Logits = Callable[[Tensor], Tensor]
 """Maps images (B, 3, H, W) to logits (B, K, H, W)."""
 _ROWS = 64
 """Rows of averaged logits that are handed on at a time."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How logits become labels at the size of the original image.
+
+    Attributes:
+        align_corners: Where the pixels of a resized map lie, as in `F.interpolate`; heads of MMSegmentation say it.
+        threshold: Of two classes, probability above which a pixel is of the second one. Default: the more probable one.
+        see: Gets the probabilities (n, W, K) of an image, n rows at a time, from the top to the bottom.
+    """
+
+    align_corners: bool = False
+    threshold: float | None = None
+    see: Callable[[Tensor], None] | None = None
 
 
 class Inference(ABC):
@@ -19,10 +37,14 @@ class Inference(ABC):
 
     Args:
         flip: Look at the mirrored image, too, and average the probabilities, as "ms + flip" scores do.
+
+    Attributes:
+        progress: Is told how many windows of an image are done, and how many there are.
     """
 
     def __init__(self, flip: bool = False) -> None:
         self.flip = flip
+        self.progress: Callable[[int, int], None] | None = None
 
     @abstractmethod
     def rows(self, image: Tensor, logits: Logits) -> Iterator[Tensor]:
@@ -32,32 +54,44 @@ class Inference(ABC):
         """All logits (B, K, H, W) of images (B, 3, H, W)."""
         return torch.cat([*self.rows(image, logits)], dim=2)
 
-    def labels(self, views: Sequence[Tensor], logits: Logits, size: tuple[int, int]) -> Tensor:
-        """Most probable class of every original pixel.
+    def labels(self, views: Sequence[Tensor], logits: Logits, size: Size, reading: Reading | None = None) -> Tensor:
+        """The class of every original pixel.
 
         Args:
             views: An image in one or several sizes, (1, 3, h, w) each.
             logits: The network.
             size: Height H and width W of the original image.
+            reading: Default: the most probable class; of equal ones the first wins.
 
         Returns:
-            (H, W) int64; of equal classes the first one wins.
+            (H, W) uint8, or int16 where there are more than 254 classes.
         """
-        if len(views) > 1 or self.flip:
-            return first_of_largest(self.probabilities(views, logits, size))
-        labels, row = torch.empty(size, dtype=torch.int64, device=views[0].device), 0
-        for band in self._bands(views[0], logits, size):  # the largest logit is the largest probability
-            labels[row : row + len(band)] = first_of_largest(band)
+        reading = reading or Reading()
+        averaged = len(views) > 1 or self.flip
+        probable = averaged or reading.threshold is not None or reading.see is not None
+        if averaged:
+            bands: Iterable[Tensor] = self.probabilities(views, logits, size, reading.align_corners).split(_ROWS)
+        else:
+            bands = self._bands(views[0], logits, size, reading.align_corners)
+        labels, row = torch.empty(0), 0
+        for band in bands:
+            band = band.softmax(dim=-1) if probable and not averaged else band
+            if reading.see is not None:
+                reading.see(band)
+            if not row:
+                labels = torch.empty(size, dtype=smallest_type(band.shape[-1]), device=band.device)
+            found = first_of_largest(band) if reading.threshold is None else band[..., 1] > reading.threshold
+            labels[row : row + len(band)] = found
             row += len(band)
         return labels
 
-    def probabilities(self, views: Sequence[Tensor], logits: Logits, size: tuple[int, int]) -> Tensor:
+    def probabilities(self, views: Sequence[Tensor], logits: Logits, size: Size, align_corners: bool = False) -> Tensor:
         """Softmax of the logits at original size (H, W, K), averaged over an image's views and their mirror images."""
         total: Tensor | None = None
         for view in views:
             for mirrored in (False, True) if self.flip else (False,):
                 row = 0
-                for band in self._bands(view.flip(-1) if mirrored else view, logits, size):
+                for band in self._bands(view.flip(-1) if mirrored else view, logits, size, align_corners):
                     if total is None:
                         total = band.new_zeros(*size, band.shape[-1])
                     found = band.softmax(dim=-1)
@@ -66,9 +100,14 @@ class Inference(ABC):
         assert total is not None
         return total.div_(len(views) * (1 + self.flip))
 
-    def _bands(self, image: Tensor, logits: Logits, size: tuple[int, int]) -> Iterator[Tensor]:
+    def _bands(self, image: Tensor, logits: Logits, size: Size, align_corners: bool) -> Iterator[Tensor]:
         height, width = image.shape[-2:]
-        return resized_bands(self.rows(image, logits), (height, width), size)
+        return resized_bands(self.rows(image, logits), (height, width), size, align_corners)
+
+
+def smallest_type(num_classes: int) -> torch.dtype:
+    """The type of a map of labels 0..K-1."""
+    return torch.uint8 if num_classes <= 254 else torch.int16
 
 
 class WholeInference(Inference):
@@ -91,24 +130,32 @@ class SlideInference(Inference):
     height of the image.
 
     Args:
-        window: Side of the square window in pixels of the resized image.
-        stride: Distance between windows in pixels, at most the window's side.
+        window: Height and width of the window in pixels of the resized image; one number for a square.
+        stride: Distance between windows in pixels down and across, at most the window's sides; one number for both.
         windows_at_once: Windows of a row that the network sees in one batch.
         flip: Look at the mirrored image, too, and average the probabilities, as "ms + flip" scores do.
     """
 
-    def __init__(self, window: int = 512, stride: int = 341, windows_at_once: int = 4, flip: bool = False) -> None:
+    def __init__(
+        self,
+        window: int | tuple[int, int] = 512,
+        stride: int | tuple[int, int] = 341,
+        windows_at_once: int = 4,
+        flip: bool = False,
+    ) -> None:
         super().__init__(flip)
-        if not 1 <= stride <= window:
-            raise ValueError(f"stride is {stride}, expected 1..{window}, the window's side: no pixel may be left out")
+        self.window, self.stride = ((side, side) if isinstance(side, int) else side for side in (window, stride))
+        for step, side in zip(self.stride, self.window, strict=True):
+            if not 1 <= step <= side:
+                raise ValueError(f"stride is {step}, expected 1..{side}, the window's side: no pixel may be left out")
         if windows_at_once < 1:
             raise ValueError(f"windows_at_once is {windows_at_once}, expected at least 1")
-        self.window, self.stride, self.windows_at_once = window, stride, windows_at_once
+        self.windows_at_once = windows_at_once
 
     def rows(self, image: Tensor, logits: Logits) -> Iterator[Tensor]:
         """Logits (B, K, n, W) of images (B, 3, H, W): the rows that no further window covers."""
         height, width = image.shape[-2:]
-        down, across = self.spans(height), self.spans(width)
+        down, across = self.spans(height, 0), self.spans(width, 1)
         by_row, by_column = _cover(down, height)[:, None].to(image.device), _cover(across, width).to(image.device)
         total: Tensor | None = None
         for place, span in enumerate(down):
@@ -118,6 +165,8 @@ class SlideInference(Inference):
                 total[..., columns] += found
                 del found
             assert total is not None
+            if self.progress is not None:
+                self.progress((place + 1) * len(across), len(down) * len(across))
             following = down[place + 1].start if place + 1 < len(down) else height
             done = following - span.start  # rows that no further window covers
             for start in range(0, done, _ROWS):
@@ -138,11 +187,12 @@ class SlideInference(Inference):
             yield from zip(spans, found.chunk(len(spans)), strict=True)
             del found  # before the next ones are made
 
-    def spans(self, length: int) -> list[slice]:
-        """Windows along one side of the image."""
-        steps = max(-(-(length - self.window) // self.stride), 0) + 1
-        ends = [min(step * self.stride + self.window, length) for step in range(steps)]
-        return [slice(max(end - self.window, 0), end) for end in ends]
+    def spans(self, length: int, axis: int) -> list[slice]:
+        """Windows along one side of the image, 0 down and 1 across."""
+        window, stride = self.window[axis], self.stride[axis]
+        steps = max(-(-(length - window) // stride), 0) + 1
+        ends = [min(step * stride + window, length) for step in range(steps)]
+        return [slice(max(end - window, 0), end) for end in ends]
 
 
 def _cover(spans: list[slice], length: int) -> Tensor:

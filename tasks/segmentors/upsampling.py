@@ -9,8 +9,8 @@ BAND = {"cpu": 2**19, "cuda": 2**26}
 """Resized logits in memory at a time: on a CPU what stays in the cache, on a GPU enough to hide the launches."""
 
 
-def argmax_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Labels of bilinearly resized logits: `F.interpolate(logits, size, mode="bilinear")[0].argmax(0)`.
+def argmax_at(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
+    """Labels of bilinearly resized logits: `F.interpolate(logits, size, None, "bilinear", align_corners)[0].argmax(0)`.
 
     Equal to the plain form up to the rounding of float32: a label can differ where two classes are that close. The
     plain form writes all logits at the new size (150 classes at 512x683: 210 MB) and reads them again, one plane per
@@ -19,21 +19,26 @@ def argmax_at(logits: Tensor, size: tuple[int, int]) -> Tensor:
     Args:
         logits: (1, K, h, w); fastest in `torch.channels_last`. Half precision is resized in float32.
         size: Height H and width W of the labels.
+        align_corners: As in `F.interpolate`.
 
     Returns:
         (H, W) int64; of equal logits the first class wins.
     """
     height, width = logits.shape[-2:]
-    return torch.cat([first_of_largest(band) for band in resized_bands([logits], (height, width), size)])
+    bands = resized_bands([logits], (height, width), size, align_corners)
+    return torch.cat([first_of_largest(band) for band in bands])
 
 
-def resized_bands(rows: Iterable[Tensor], source: tuple[int, int], size: tuple[int, int]) -> Iterator[Tensor]:
+def resized_bands(
+    rows: Iterable[Tensor], source: tuple[int, int], size: tuple[int, int], align_corners: bool = False
+) -> Iterator[Tensor]:
     """Resizes a map bilinearly that comes and goes in bands, so that it never exists as a whole.
 
     Args:
         rows: (1, K, n, w), from the top of the map to its end, n rows at a time.
         source: Height h and width w of the map.
         size: Height H and width W that it is resized to.
+        align_corners: As in `F.interpolate`.
 
     Yields:
         (N, W, K), from the top of the resized map to its end, N rows at a time, in float32 or better.
@@ -42,8 +47,8 @@ def resized_bands(rows: Iterable[Tensor], source: tuple[int, int], size: tuple[i
         for part in rows:
             yield part[0].to(torch.promote_types(part.dtype, torch.float32)).movedim(0, -1)
         return
-    up, down, vertical = _neighbours(source[0], size[0])
-    left, right, horizontal = _neighbours(source[1], size[1])
+    up, down, vertical = _neighbours(source[0], size[0], align_corners)
+    left, right, horizontal = _neighbours(source[1], size[1], align_corners)
     first, done, kept = 0, 0, None
     for part in rows:
         kept = part if kept is None else torch.cat([kept, part], dim=2)
@@ -75,13 +80,16 @@ def first_of_largest(values: Tensor) -> Tensor:
     return values.max(dim=-1).indices
 
 
-def _neighbours(length: int, resized: int) -> tuple[Tensor, Tensor, Tensor]:
+def _neighbours(length: int, resized: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Indices of the two samples around each resized sample, and the share of the second.
 
     In float32 like PyTorch's own kernels, for the same rounding.
     """
-    scale = torch.tensor(length, dtype=torch.float32) / resized
-    position = (torch.arange(resized, dtype=torch.float32) + 0.5) * scale - 0.5
+    places = torch.arange(resized, dtype=torch.float32)
+    if align_corners:  # the centres of the outermost pixels stay where they are
+        position = places * (torch.tensor(length - 1, dtype=torch.float32) / max(resized - 1, 1))
+    else:  # the borders do
+        position = (places + 0.5) * (torch.tensor(length, dtype=torch.float32) / resized) - 0.5
     position = position.clamp(min=0)
     before = position.long().clamp(max=length - 1)
     return before, (before + 1).clamp(max=length - 1), position - before

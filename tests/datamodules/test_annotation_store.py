@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import xxhash
 from pycocotools import mask as coco_mask
 
-from datamodules import DataError, annotation_store, coco_annotations, coco_json, content_digest
+from datamodules import DataError, annotation_store, coco_annotations, coco_json, content_digest, piece_checksum
 from datamodules.coco_annotations import AnnotationFile
 from datamodules.coco_columns import Texts, pack
 from datamodules.coco_records import read_records
@@ -224,7 +223,7 @@ def with_table(change: Callable[[Content], object]) -> Callable[[bytes], bytes]:
         change(table)
         text = json.dumps(table).encode()
         sealed = stored[: end - length] + text + size.pack(len(text))
-        return sealed + seal.pack(xxhash.xxh3_64_intdigest(sealed), annotation_store._MAGIC)
+        return sealed + seal.pack(piece_checksum.checksum(memoryview(sealed)), annotation_store._MAGIC)
 
     return rewrite
 
@@ -264,7 +263,7 @@ def test_damaged_or_foreign_entries_are_rebuilt(
     no_reading: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(annotation_store, "_PIECE", piece)
+    monkeypatch.setattr(piece_checksum, "PIECE", piece)
     AnnotationFile(path)
     (entry,) = entries(cache)
     sound = entry.read_bytes()

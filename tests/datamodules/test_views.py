@@ -39,7 +39,7 @@ def test_label_maps_are_those_of_the_mean_of_all_views(shapes: Path) -> None:
             size = tuple(target["original_size"].tolist())
             total = 0
             for view in views:
-                image = model.normalized(view)
+                image = model.normalized(view[None])
                 for turned in (image, image.flip(-1)):
                     logits = F.interpolate(model.logits(turned), size, mode="bilinear")[0].softmax(dim=0)
                     total = total + (logits if turned is image else logits.flip(-1))

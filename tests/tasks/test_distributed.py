@@ -63,15 +63,18 @@ def test_processes_agree(task: str, several: int, command: Command, shapes: Path
     assert json.loads((folder / "summary.json").read_text())["processes"] == 2
 
     checkpoint = f"--ckpt_path={folder}/checkpoints/last.ckpt"
-    found = []
+    found, kept = [], []
     for processes in (1, several):
         launch(
             task, "validate", processes, *config, checkpoint, f"--runs={tmp_path}/runs", f"--name=validate{processes}"
         )
-        summary = json.loads((folder.parent / f"validate{processes}" / "summary.validate.json").read_text())
+        validated = folder.parent / f"validate{processes}"
+        summary = json.loads((validated / "summary.validate.json").read_text())
+        kept += [path.read_bytes() for path in validated.glob("evaluation.validate.npz")]
         found.append({name: value for name, value in summary.items() if name.startswith("val/")})
     assert found[0]["val/images"] == 7 and len(found[0]) > 10
     for other in found[1:]:
         assert other.keys() == found[0].keys()
         for name, value in found[0].items():
             assert other[name] == (value if value is None else pytest.approx(value, abs=1e-6)), name
+    assert len(kept) == (2 if task == "segment" else 0) and len({*kept}) <= 1  # of every image, whatever its process

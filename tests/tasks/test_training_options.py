@@ -20,6 +20,7 @@ from tasks.callbacks import Performance
 from tasks.detectors import FCOS
 from tasks.errors import TaskError
 from tasks.optimization import ParameterRules, group_table
+from tasks.run.evaluation_file import SegmentationEvaluation
 from tasks.run.length import images_per_step
 from tests.tasks.conftest import MAINS, command_arguments
 
@@ -191,6 +192,11 @@ class TestAveragedWeights:
         again = command("segment", "validate", f"--ckpt_path={folder}/checkpoints/best.ckpt")
         validated = json.loads((again / "summary.validate.json").read_text())
         assert validated["val/mIoU"] == pytest.approx(json.loads(scored)["val/mIoU"], abs=1e-9)
+        kept = SegmentationEvaluation.read(folder / "evaluation.npz")
+        assert kept.images == tuple(f"ADE_val_{number:08}.jpg" for number in range(1, 8))
+        for name, value in kept.scores().items():
+            assert json.loads(scored)[f"val/{name}"] == (None if value != value else value)
+        assert (folder / "evaluation.npz").read_bytes() == (again / "evaluation.validate.npz").read_bytes()
 
     def test_the_average_moves_by_what_the_decay_leaves_and_resumes_exactly(
         self, command: Command, tmp_path: Path

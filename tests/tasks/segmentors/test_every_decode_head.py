@@ -297,7 +297,17 @@ class TestOneLogit:
             assert ((share > 0.3) & (share < 0.5)).any()  # the threshold matters
             mask = torch.randint(0, 2, (2, 64, 72))
             scores = F.interpolate(raw, (64, 72), mode="bilinear")
-            assert torch.equal(model.logits(image).argmax(1), (scores[:, 0].sigmoid() > 0.3).long())
+            torch.testing.assert_close(model.logits(image).softmax(1)[:, 1], scores[:, 0].sigmoid())
+            batch = {
+                "image": torch.randint(0, 256, (1, 3, 64, 72), dtype=torch.uint8),
+                "size": torch.tensor([[64, 72]]),
+                "targets": [{"original_size": torch.tensor([64, 72])}],
+            }
+            above = F.interpolate(
+                model.decode_head(model.features(model.normalized(batch["image"]))), (64, 72), mode="bilinear"
+            ).sigmoid()
+            assert torch.equal(model(batch)[0].bool(), above[0, 0] > 0.3)
+            assert ((above > 0.3) & (above < 0.5)).any()
             expected = F.binary_cross_entropy_with_logits(scores[:, 0], mask.float())
             found = model.losses(image, mask)
         torch.testing.assert_close(found["loss_ce"], expected)

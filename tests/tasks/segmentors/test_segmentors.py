@@ -12,6 +12,7 @@ from backbones import MobileNetV2, ResNet
 from tasks.segmentation import SegmentationTask
 from tasks.segmentors import EncoderDecoder, SlideInference, WholeInference
 from tasks.segmentors.head_steps import data_samples, head_losses
+from tasks.segmentors.inference import Reading
 from tasks.segmentors.upsampling import argmax_at
 
 K = 7
@@ -71,7 +72,7 @@ def test_any_head_trains_and_predicts_at_original_size(head: str) -> None:
     with torch.no_grad():
         maps = model(make_batch([(64, 50), (37, 64)], [(128, 100), (37, 64)], (64, 64)))
     assert [tuple(labels.shape) for labels in maps] == [(128, 100), (37, 64)]
-    assert all(labels.dtype == torch.int64 and 0 <= labels.min() and labels.max() < K for labels in maps)
+    assert all(labels.dtype == torch.uint8 and labels.max() < K for labels in maps)
 
 
 def test_neck_and_published_parameters() -> None:
@@ -176,9 +177,18 @@ def test_prediction_does_not_depend_on_the_batch() -> None:
 class TestSlideInference:
     @pytest.mark.parametrize(
         ("window", "stride", "height", "width"),
-        [(32, 20, 64, 50), (32, 32, 33, 95), (40, 13, 41, 40), (64, 64, 30, 70)],
+        [
+            (32, 20, 64, 50),
+            (32, 32, 33, 95),
+            (40, 13, 41, 40),
+            (64, 64, 30, 70),
+            ((24, 48), (16, 31), 65, 90),
+            ((50, 16), (41, 16), 45, 37),
+        ],
     )
-    def test_equals_mmsegmentation(self, window: int, stride: int, height: int, width: int) -> None:
+    def test_equals_mmsegmentation(
+        self, window: int | tuple[int, int], stride: int | tuple[int, int], height: int, width: int
+    ) -> None:
         from mmengine.config import ConfigDict
         from mmseg.models import EncoderDecoder as Peer
 
@@ -190,15 +200,22 @@ class TestSlideInference:
             return network(inputs)
 
         stand_in = SimpleNamespace(
-            test_cfg=ConfigDict(stride=(stride, stride), crop_size=(window, window)),
+            test_cfg=ConfigDict(
+                stride=(stride, stride) if isinstance(stride, int) else stride,
+                crop_size=(window, window) if isinstance(window, int) else window,
+            ),
             out_channels=K,
             encode_decode=encode_decode,
         )
+        inference, done = SlideInference(window, stride), []
+        inference.progress = lambda *windows: done.append(windows)
         with torch.no_grad():
             metas = [{"img_shape": (height, width)}] * 2
             expected = Peer.slide_inference(stand_in, image, metas)
-            found = SlideInference(window, stride)(image, network)
+            found = inference(image, network)
         torch.testing.assert_close(found, expected)
+        down, across = (len(inference.spans(length, axis)) for axis, length in enumerate((height, width)))
+        assert done == [(row * across, down * across) for row in range(1, down + 1)]
 
     def test_pixelwise_logits_are_not_changed(self) -> None:
         image = torch.randn(1, 3, 70, 45)
@@ -216,7 +233,7 @@ class TestSlideInference:
             for at_once in (2, 7):
                 found = SlideInference(32, 20, at_once)
                 torch.testing.assert_close(found(image, network), one(image, network))
-                assert torch.equal(found.labels([image], network, (131, 77)), expected)
+                assert torch.equal(found.labels([image], network, (131, 77)).long(), expected)
         parts = [part.shape[2] for part in one.rows(image, network)]
         assert parts == [20, 20, 3, 32]
         tall = SlideInference(150, 100)
@@ -239,12 +256,86 @@ class TestSlideInference:
             slid = SlideInference(80, 80, flip=True).probabilities(views, network, size)
         torch.testing.assert_close(found, expected.movedim(0, -1))
         torch.testing.assert_close(slid, found)
-        assert torch.equal(labels, found.argmax(-1))
+        assert torch.equal(labels.long(), found.argmax(-1))
         assert (labels != inference.labels(views[:1], network, size)).any()
 
     def test_gaps_are_refused(self) -> None:
-        with pytest.raises(ValueError, match="stride is 40"):
+        with pytest.raises(ValueError, match=r"stride is 40, expected 1\.\.32"):
             SlideInference(32, 40)
+        with pytest.raises(ValueError, match=r"stride is 33, expected 1\.\.32"):
+            SlideInference((64, 32), (40, 33))
+
+
+class TestReading:
+    """How logits become labels and probabilities at original size."""
+
+    def test_probabilities_are_seen_as_they_are_averaged(self) -> None:
+        torch.manual_seed(0)
+        network, size = nn.Conv2d(3, K, 5, padding=2), (161, 90)
+        views = [torch.randn(1, 3, *sides) for sides in ((30, 44), (45, 66))]
+        for inference, given in ((SlideInference(32, 20), views[1:]), (WholeInference(flip=True), views)):
+            seen: list[Tensor] = []
+            with torch.no_grad():
+                expected = inference.probabilities(given, network, size)
+                labels = inference.labels(given, network, size, Reading(see=seen.append))
+            assert len(seen) > 1
+            torch.testing.assert_close(torch.cat(seen), expected)
+            assert torch.equal(torch.cat(seen).argmax(-1), labels.long())
+
+    def test_one_logit_is_averaged_behind_its_sigmoid(self) -> None:
+        """As MMSegmentation's `SegTTAModel`: the mean of the sigmoids is compared with the threshold."""
+        torch.manual_seed(0)
+        network, size = nn.Conv2d(3, 1, 5, padding=2), (61, 90)
+        views = [3 * torch.randn(1, 3, *sides) for sides in ((30, 44), (45, 66))]
+
+        def pair(image: Tensor) -> Tensor:
+            found = network(image)
+            return torch.cat([torch.zeros_like(found), found], dim=1)
+
+        with torch.no_grad():
+            shares = [F.interpolate(network(view), size, mode="bilinear")[0, 0].sigmoid() for view in views]
+            shares += [
+                F.interpolate(network(view.flip(-1)), size, mode="bilinear")[0, 0].flip(-1).sigmoid() for view in views
+            ]
+            labels = WholeInference(flip=True).labels(views, pair, size, Reading(threshold=0.3))
+            alone = WholeInference().labels(views[:1], pair, size, Reading(threshold=0.3))
+        assert torch.equal(labels.bool(), torch.stack(shares).mean(0) > 0.3)
+        assert torch.equal(alone.bool(), shares[0] > 0.3)
+        logits = torch.stack([share.logit() for share in shares]).mean(0)
+        assert (labels.bool() != (logits.sigmoid() > 0.3)).any() and (labels.bool() != (shares[0] > 0.5)).any()
+
+    @pytest.mark.parametrize("align_corners", [False, True])
+    def test_corners_are_aligned_as_the_head_says(self, align_corners: bool) -> None:
+        """In the loss, and in both resizes of MMSegmentation's inference: to the image, and to its original size."""
+        from mmseg.models import EncoderDecoder as Peer
+        from mmseg.models.utils import resize
+        from mmseg.structures import SegDataSample
+
+        torch.manual_seed(0)
+        head = {**HEADS["PSPHead"], "align_corners": align_corners, "dropout_ratio": 0.0}
+        model = EncoderDecoder(ResNet(18), K, head).eval()
+        batch = make_batch([(61, 64)], [(131, 97)], (64, 64))
+        with torch.no_grad():
+            model.decode_head.conv_seg.weight.mul_(100)
+            image = model.normalized(batch["image"][:, :, :61])
+            raw = model.decode_head(model.features(image))
+            enlarged = resize(raw, (61, 64), mode="bilinear", align_corners=align_corners, warning=False)
+            torch.testing.assert_close(model.logits(image), enlarged)
+            peer = SimpleNamespace(align_corners=align_corners)
+            sample = SegDataSample(metainfo={"ori_shape": (131, 97), "img_shape": (61, 64)})
+            found = Peer.postprocess_result(peer, enlarged, [sample])[0]
+            seen: list[Tensor] = []
+            labels = model.label_maps(batch, lambda position: seen.append)[0]
+            mask = batch["mask"][:, :61]
+            expected = F.cross_entropy(enlarged, mask.long(), ignore_index=255)
+            torch.testing.assert_close(model.losses(image, mask)["loss_ce"], expected, rtol=1e-4, atol=1e-5)
+        probabilities = found.seg_logits.data.softmax(dim=0).movedim(0, -1)
+        torch.testing.assert_close(torch.cat(seen), probabilities, rtol=1e-4, atol=1e-5)
+        best = probabilities.topk(2).values
+        clear = best[..., 0] - best[..., 1] > 1e-4
+        assert clear.float().mean() > 0.9 and torch.equal(labels.long()[clear], found.pred_sem_seg.data[0][clear])
+        other = Peer.postprocess_result(SimpleNamespace(align_corners=not align_corners), enlarged, [sample])[0]
+        assert (other.pred_sem_seg.data[0] != labels).any()
 
 
 class TestHeadConfig:

@@ -11,10 +11,10 @@ from tasks.segmentors.upsampling import argmax_at
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
-def assert_plain(logits: Tensor, size: tuple[int, int]) -> None:
+def assert_plain(logits: Tensor, size: tuple[int, int], align_corners: bool) -> None:
     """Equal to the plain form wherever the two best classes differ by more than rounding."""
-    resized = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)[0]
-    found = argmax_at(logits, size)
+    resized = F.interpolate(logits, size=size, mode="bilinear", align_corners=align_corners)[0]
+    found = argmax_at(logits, size, align_corners)
     assert found.shape == size and found.dtype == torch.int64
     chosen = resized.gather(0, found[None])[0]
     assert (resized.amax(dim=0) - chosen).max() <= 1e-5 * logits.abs().max()
@@ -42,7 +42,8 @@ def test_equal_to_the_plain_form(device: str, num_classes: int, source: tuple[in
     coarse = torch.randn(1, num_classes, 5, 6, generator=generator).to(device) * 4
     smooth = F.interpolate(coarse, size=source, mode="bicubic") + noise / 10
     for logits in (noise, smooth, noise.contiguous(memory_format=torch.channels_last)):
-        assert_plain(logits, size)
+        for align_corners in (False, True):
+            assert_plain(logits, size, align_corners)
 
 
 @pytest.mark.parametrize("band", [1, 700, 5000])

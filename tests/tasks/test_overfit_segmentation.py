@@ -1,0 +1,62 @@
+"""Segmentors of every kind learn 8 photographs by heart, from random weights: labels, crops, losses and scores agree."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.running import ROOT, run
+
+CA_MOBILENET_V2_DEEPLABV3 = (
+    "--trainer.max_epochs=150",
+    "--model.backbone.output_stride=16",
+    "--model.segmentor.decode_head={type: ASPPHead, channels: 64, dilations: [1, 6, 12, 18], dropout_ratio: 0.0}",
+    "--model.segmentor.neck=null",
+)
+RESNET18_CAA = (
+    "--trainer.max_epochs=150",
+    "--model.backbone=backbones.ResNet",
+    "--model.backbone.depth=18",
+    "--model.backbone.output_stride=8",
+    "--model.segmentor.decode_head={type: CAAHead, channels: 64, dropout_ratio: 0.0}",
+    "--model.segmentor.neck=null",
+)
+ELSA_SWIN_UPERNET = (
+    "--trainer.max_epochs=150",
+    "--model.backbone=backbones.ELSASwin",
+    "--model.backbone.embed_channels=32",
+    "--model.backbone.depths=[1,1,2,1]",
+    "--model.backbone.drop_path=0",
+    "--model.segmentor.decode_head={type: UPerHead, channels: 64, pool_scales: [1, 2, 3, 6], dropout_ratio: 0.0}",
+    "--model.segmentor.neck=null",
+)
+NETWORKS = {
+    "ca_mobilenet_v2_deeplabv3": CA_MOBILENET_V2_DEEPLABV3,
+    "resnet18_caa": RESNET18_CAA,
+    "elsa_swin_upernet": ELSA_SWIN_UPERNET,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", NETWORKS.values(), ids=NETWORKS)
+def test_label_maps_are_learnt_by_heart(
+    shared_data: Callable[[str], Path], tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    arguments = [
+        f"--config={ROOT}/configs/segment/overfit_ade20k.yaml",
+        f"--data.root={shared_data('coco-sem-free')}",
+        "--data.max_images=8",
+        "--data.num_workers=0",
+        "--trainer.accelerator=cpu",
+        "--trainer.check_val_every_n_epoch=25",
+        "--wandb.mode=disabled",
+        "--pictures.images=0",
+        f"--runs={tmp_path}",
+        "--name=test",
+        *options,
+    ]
+    code, output = run("segment", ["fit", *arguments], seconds=7200)
+    assert code == 0, output
+    summary = json.loads((tmp_path / "segment" / "test" / "summary.json").read_text())
+    assert summary["val/mIoU"] >= 0.6
