@@ -33,7 +33,7 @@ PAIR_OPTIONS = {
 }
 WITHOUT_STRIDE = {"swin_t", "swin_s", "elsa_swin_t", "elsa_swin_s", "lavit_t", "lavit_s"}
 """Windows do not dilate, nor do merged patches."""
-WITH_MULTI_GRID = {path.stem for path in BACKBONES if re.match(r"resnet(50|101)", path.stem)}
+WITH_MULTI_GRID = {path.stem for path in BACKBONES if re.search(r"resnet(50|101)", path.stem)}
 """Multi-grid is for networks whose last stage has as many blocks as the recipe's has numbers."""
 MODEL = ("detector", "segmentor")
 
