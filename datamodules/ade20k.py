@@ -14,6 +14,7 @@ from datamodules.label_masks import LabelMasks
 from datamodules.mask_files import MaskFiles
 from datamodules.mask_values import MaskValues
 from datamodules.pipelines import SegmentationPipeline
+from datamodules.rare_classes import RareClasses
 
 FIRST_VALUE = 1
 """Value of class 0 in the masks; 0 is no class."""
@@ -55,6 +56,8 @@ class ADE20K(LabelMasks):
         strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
         on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
             for another one that follows from the seed. Of validation it stops the run always: the score would lie.
+        rare_classes: Draw training images by the classes that they hold, rare ones oftener. Default: every image once
+            in an epoch.
     """
 
     class_list = "objectInfo"
@@ -81,6 +84,7 @@ class ADE20K(LabelMasks):
         seed: int = 42,
         strict: bool = False,
         on_corrupt: Literal["stop", "skip"] = "stop",
+        rare_classes: RareClasses | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -103,6 +107,7 @@ class ADE20K(LabelMasks):
             seed=seed,
             strict=strict,
             on_corrupt=on_corrupt,
+            rare_classes=rare_classes,
         )
 
     @cached_property

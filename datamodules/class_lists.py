@@ -3,6 +3,9 @@
 import csv
 import re
 from collections import Counter
+from contextlib import redirect_stdout
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +89,23 @@ def read_colours(root: Path, source: str) -> list[Colour]:
         raise DataError(f"{root / source} has no colours; expected columns r, g and b with numbers 0..255") from None
 
 
+@cache
+def published_colours(class_names: tuple[str, ...]) -> list[Colour] | None:
+    """The colours in which MMSegmentation draws these classes: those of its data set with the same names.
+
+    One name in ten may be another one, for lists are spelt differently ("television", "television receiver").
+    """
+    datasets = _data_sets()
+    for data_set in datasets.__all__:
+        facts = getattr(getattr(datasets, data_set), "METAINFO", {})
+        classes, palette = facts.get("classes", ()), facts.get("palette", ())
+        if len(classes) == len(palette) == len(class_names):
+            equal = sum(one.strip() == other for one, other in zip(classes, class_names, strict=True))
+            if equal >= 0.9 * len(class_names):
+                return [(red, green, blue) for red, green, blue in palette]
+    return None
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty.
 
@@ -112,12 +132,18 @@ def _table(lines: list[str]) -> list[dict[str, Any]]:
 
 
 def _library(source: str) -> dict[str, Any]:
-    """What MMSegmentation says of a data set; imported here, because that takes seconds."""
-    from mmseg import datasets
-
+    """What MMSegmentation says of a data set."""
+    datasets = _data_sets()
     found = getattr(datasets, source.removeprefix(LIBRARY), None)
     facts = getattr(found, "METAINFO", {})
     if "classes" not in facts:
         known = [name for name in datasets.__all__ if "classes" in getattr(getattr(datasets, name), "METAINFO", {})]
         raise DataError(f"MMSegmentation has no data set {source!r}; it has {', '.join(sorted(known))}")
     return dict(facts)
+
+
+def _data_sets() -> Any:
+    """MMSegmentation's; imported here, because that takes seconds, and without what it prints of a reader it lacks."""
+    with redirect_stdout(StringIO()):
+        from mmseg import datasets
+    return datasets

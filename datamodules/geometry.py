@@ -123,6 +123,22 @@ class ResizeShorterSide(ResizeAndCrop):
         return whole(size, shorter_side_size(size, self.py_random.choice(self.shorter), self.longest))
 
 
+class ResizeByRatio(ResizeAndCrop):
+    """Resizes to a multiple of the image's own size.
+
+    Args:
+        ratio: Of the sides.
+    """
+
+    def __init__(self, ratio: float) -> None:
+        super().__init__(0.0, None)
+        self.ratio = ratio
+
+    def draw_window(self, size: Size, mask: Labels | None, boxes: NDArray[np.float32]) -> Window:
+        """The whole image."""
+        return whole(size, (max(1, round(size[0] * self.ratio)), max(1, round(size[1] * self.ratio))))
+
+
 class ResizeOrCropAndResize(ResizeAndCrop):
     """One of two with equal probability: a resize by the shorter side; or a resize, a random crop and that resize.
 

@@ -53,14 +53,15 @@ class ImageDataset(Dataset[dict[str, Any]]):
             "file_name": str(path),
             "original_size": torch.tensor(image.shape[:2]),
         }
-        views = seen_in(self.views, image)
-        image = self.transforms(image=image)["image"]
-        return {"image": to_tensor(image), "target": target, "key": key, **views}
+        return {"target": target, "key": key, **seen_in(self.views, self.transforms, image)}
 
 
-def seen_in(views: Sequence[A.BasicTransform], image: NDArray[np.uint8]) -> dict[str, list[Tensor]]:
-    """An image in several sizes, under `views`; nothing where there are none."""
-    return {"views": [to_tensor(view(image=image)["image"]) for view in views]} if views else {}
+def seen_in(views: Sequence[A.BasicTransform], otherwise: A.Compose, image: NDArray[np.uint8]) -> dict[str, Any]:
+    """An image in several sizes, under `views`, the largest of them under `image`; or in one where there are none."""
+    if not views:
+        return {"image": to_tensor(otherwise(image=image)["image"])}
+    seen = [to_tensor(view(image=image)["image"]) for view in views]
+    return {"image": max(seen, key=Tensor.numel), "views": seen}
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:

@@ -71,14 +71,13 @@ class LabelMaskDataset(Dataset[Sample]):
                 "expected equal sizes, take the mask that was drawn on this image"
             )
         target = {"image_id": key.index, "file_name": str(path), "original_size": torch.tensor(image.shape[:2])}
-        views = {} if self.training else seen_in(self.views, image)
+        if not self.training:
+            seen = seen_in(self.views, self.transforms, image)
+            return {"mask": mask_tensor(mask), "target": target, "key": key, **seen}
         seed_transforms(self.transforms, self.seed, key)
-        if self.training:
-            augmented = self.transforms(image=image, mask=mask)
-            image, mask = augmented["image"], augmented["mask"]
-        else:
-            image = self.transforms(image=image)["image"]
-        return {"image": to_tensor(image), "mask": mask_tensor(mask), "target": target, "key": key, **views}
+        augmented = self.transforms(image=image, mask=mask)
+        image, mask = to_tensor(augmented["image"]), mask_tensor(augmented["mask"])
+        return {"image": image, "mask": mask, "target": target, "key": key}
 
     def read_labels(self, index: int) -> Labels:
         """The labels (H, W) of a mask as the model has them, 0..K-1; the largest number of their type is ignored.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.base import VisionDataModule
-from datamodules.class_lists import LIBRARY, Colour, read_colours, read_names
+from datamodules.class_lists import LIBRARY, Colour, published_colours, read_colours, read_names
 from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.collate import collate_images, pad_images
 from datamodules.errors import DataError
@@ -24,6 +24,7 @@ from datamodules.pipelines import RandomRatioCrop, SegmentationPipeline
 from datamodules.preflight.label_masks import look_through_masks
 from datamodules.preflight.report import Split, SplitReport
 from datamodules.preflight.twins import ImageFiles
+from datamodules.rare_classes import RareClassDataset, RareClasses, class_pixels
 
 Values = dict[int, str | None] | list[int | str]
 
@@ -40,7 +41,8 @@ class LabelMasks(VisionDataModule):
       resolution. With more than 254 classes int16, in which -1 is ignored;
     - `repeated`: (B,) bool, True where a sample only fills up the last step of a distributed run;
     - `keys`: B `SampleKey`s, from which `batch_of` makes a training batch again;
-    - `views`: in evaluation in several sizes (`RandomRatioCrop(test_ratios=...)`) B lists of uint8 images (3, h, w);
+    - `views`: in evaluation in several sizes (`RandomRatioCrop(test_ratios=...)`) B lists of uint8 images (3, h, w), of
+      which `image` has the largest;
     - `targets`: B dictionaries with `image_id`, `file_name` (the path), `original_size` (2,) height and width.
 
     Args:
@@ -79,6 +81,8 @@ class LabelMasks(VisionDataModule):
         strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
         on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
             for another one that follows from the seed. Of validation it stops the run always: the score would lie.
+        rare_classes: Draw training images by the classes that they hold, rare ones oftener. Default: every image once
+            in an epoch.
     """
 
     bytes_per_pixel = 4  # and the mask
@@ -113,6 +117,7 @@ class LabelMasks(VisionDataModule):
         seed: int = 42,
         strict: bool = False,
         on_corrupt: Literal["stop", "skip"] = "stop",
+        rare_classes: RareClasses | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -139,7 +144,7 @@ class LabelMasks(VisionDataModule):
         self.train, self.val, self.test = train, val, test
         self.classes, self.first_value, self.values = classes, first_value, values
         self.colours, self.ignored, self.others = colours, ignored, others
-        self.pipeline = pipeline or RandomRatioCrop()
+        self.pipeline, self.rare_classes = pipeline or RandomRatioCrop(), rare_classes
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -235,9 +240,26 @@ class LabelMasks(VisionDataModule):
             raise DataError(f"value {both[0]} is ignored and a class; take it out of ignored or of values")
         return given
 
+    @cached_property
+    def class_colours(self) -> list[Colour] | None:
+        """RGB colours of the classes 0..K-1 of the model, where any are known: the masks', or those of the library."""
+        source = self.colours
+        if source is None and isinstance(self.classes, str) and self.classes.startswith(LIBRARY):
+            source = self.classes
+        is_there = not isinstance(source, str) or source.startswith(LIBRARY) or (self.root / source).is_file()
+        if source is None or self.listed_names is None or not is_there:
+            return published_colours(tuple(self.class_names))
+        of_data_set = read_colours(self.root, source) if isinstance(source, str) else source
+        of_label = dict(zip(self._labels.tolist(), of_data_set, strict=True))
+        return [of_label[label] for label in range(len(of_label))]
+
     def train_dataset(self) -> Dataset[Sample]:
         """The training split, augmented."""
-        return self._split(self.train, self.pipeline.training(), training=True)
+        dataset = self._split(self.train, self.pipeline.training(), training=True)
+        if self.rare_classes is None:
+            return dataset
+        pixels = class_pixels(dataset, len(self.class_names))
+        return RareClassDataset(dataset, pixels, self.rare_classes, self.seed)
 
     def val_dataset(self) -> Dataset[Sample]:
         """The validation split with its masks at original resolution."""

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import albumentations as A
 
 from datamodules.errors import DataError
-from datamodules.geometry import RatioCrop, ResizeOrCropAndResize, ResizeShorterSide, ScaleJitterCrop
+from datamodules.geometry import RatioCrop, ResizeByRatio, ResizeOrCropAndResize, ResizeShorterSide, ScaleJitterCrop
 from datamodules.photometric import PhotoMetricDistortion
 from datamodules.resampling import Size
 from datamodules.zoom_and_crop import ZoomAndCrop
@@ -217,6 +217,8 @@ class RandomRatioCrop(SegmentationPipeline):
         test_ratios: Sizes, relative to the one of evaluation, in which the network looks at an image in evaluation;
             their probabilities are averaged. Published multi-scale scores are those of [0.5, 0.75, 1, 1.25, 1.5, 1.75]
             and `flip` of the segmentor's inference.
+        test_resize: Resize images in evaluation to `shorter` and `longest`; otherwise they keep their own size, which
+            large ones need windows for (`SlideInference`).
     """
 
     def __init__(
@@ -229,6 +231,7 @@ class RandomRatioCrop(SegmentationPipeline):
         flip: float = 0.5,
         photometric: bool = True,
         test_ratios: tuple[float, ...] = (1.0,),
+        test_resize: bool = True,
     ) -> None:
         frame = (crop, crop) if isinstance(crop, int) else crop
         _check_positive(longest=longest, shorter=shorter, crop=min(frame))
@@ -238,7 +241,7 @@ class RandomRatioCrop(SegmentationPipeline):
         _check_share("flip", flip)
         _check_share("max_share", max_share)
         self.longest, self.shorter, self.ratio, self.max_share = longest, shorter, ratio, max_share
-        self.flip, self.photometric, self.test_ratios = flip, photometric, test_ratios
+        self.flip, self.photometric, self.test_ratios, self.test_resize = flip, photometric, test_ratios, test_resize
         self.frame = self.image_size = frame
 
     def training(self) -> list[A.BasicTransform]:
@@ -247,15 +250,18 @@ class RandomRatioCrop(SegmentationPipeline):
         return [RatioCrop(scale, self.ratio, self.image_size, self.max_share, None, self.flip, colour)]
 
     def evaluation(self) -> list[A.BasicTransform]:
-        """Resize with the aspect ratio kept."""
-        return [ResizeShorterSide([self.shorter], self.longest)]
+        """Resize with the aspect ratio kept, if at all."""
+        return [self._resized(1.0)] if self.test_resize else []
 
     def views(self) -> list[A.BasicTransform]:
         """The same resize to every ratio."""
-        if tuple(self.test_ratios) == (1.0,):
-            return []
-        sides = [[int(side * ratio + 0.5) for side in (self.shorter, self.longest)] for ratio in self.test_ratios]
-        return [ResizeShorterSide([max(1, shorter)], max(1, longest)) for shorter, longest in sides]
+        return [] if tuple(self.test_ratios) == (1.0,) else [self._resized(ratio) for ratio in self.test_ratios]
+
+    def _resized(self, ratio: float) -> A.BasicTransform:
+        if not self.test_resize:
+            return ResizeByRatio(ratio)
+        shorter, longest = (max(1, int(side * ratio + 0.5)) for side in (self.shorter, self.longest))
+        return ResizeShorterSide([shorter], longest)
 
 
 def _colour(wanted: bool) -> PhotoMetricDistortion | None:

@@ -10,13 +10,14 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from pycocotools import mask as coco_mask
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
-from torchvision.utils import draw_segmentation_masks
 
 from tasks.metrics import RLE
 
 Colour = tuple[int, int, int]
 LEGEND = 12
 """Classes that a legend has at most."""
+_ROWS = 64
+"""Rows of a label map that are painted at a time."""
 
 
 def class_colours(number: int) -> list[Colour]:
@@ -112,36 +113,51 @@ def _frame(canvas: Image.Image, box: Sequence[float], caption: str, colour: Colo
     draw.text((start + line, above), caption, fill="black" if brightness > 140 else "white", font=font)
 
 
-def draw_label_map(image: Tensor, labels: Tensor, class_names: Sequence[str], opacity: float = 0.6) -> Tensor:
+def draw_label_map(
+    image: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    opacity: float = 0.6,
+    palette: Sequence[Colour] | None = None,
+) -> Tensor:
     """Paints each class in its colour over the image, with a legend of the largest classes and their shares below it.
+
+    Some rows are painted at a time, so that a picture of many pixels needs no more memory than itself and its image.
 
     Args:
         image: (3, H, W) uint8.
         labels: (H, W) classes; what is none of 0..K-1 is left unpainted.
         class_names: Names of the classes.
         opacity: Of the paint, 0..1.
+        palette: K colours. Default: `class_colours`.
 
     Returns:
         (3, H * zoom + rows of the legend, W * zoom) uint8.
     """
     image, zoom = magnify(image)
-    labels = labels.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
-    palette = class_colours(len(class_names))
-    present, areas = labels[(labels >= 0) & (labels < len(class_names))].unique(return_counts=True)
-    present = present[areas.argsort(descending=True)]
-    masks = labels[None] == present[:, None, None]
-    painted = image
-    if len(present):
-        painted = draw_segmentation_masks(image, masks, opacity, [palette[label] for label in present.tolist()])
-    shares = (areas.sort(descending=True).values / labels.numel()).tolist()
-    shown = list(zip(present.tolist(), shares, strict=True))[:LEGEND]
-    entries = [(f"{class_names[label]} {share:.1%}", palette[label]) for label, share in shown]
+    number, palette = len(class_names), class_colours(len(class_names)) if palette is None else palette
+    paint = torch.tensor([*palette, (0, 0, 0)])
+    painted, areas = torch.empty_like(image), torch.zeros(number + 1, dtype=torch.int64)
+    for top in range(0, len(labels), _ROWS):
+        rows = labels[top : top + _ROWS].long()
+        rows = torch.where((rows >= 0) & (rows < number), rows, number)
+        areas += rows.flatten().bincount(minlength=number + 1)
+        if zoom > 1:
+            rows = rows.repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+        there = slice(top * zoom, top * zoom + len(rows))
+        mixed = image[:, there].float().lerp_(paint[rows].movedim(-1, 0).float(), opacity).round_().to(torch.uint8)
+        painted[:, there] = torch.where(rows < number, mixed, image[:, there])
+    order = areas[:number].argsort(descending=True, stable=True)[:LEGEND].tolist()
+    shown = [label for label in order if areas[label]]
+    entries = [(f"{class_names[label]} {areas[label] / labels.numel():.1%}", palette[label]) for label in shown]
     return torch.cat([painted, legend(entries, image.shape[-1])], dim=1)
 
 
 def magnify(image: Tensor, least: int = 400) -> tuple[Tensor, int]:
     """Repeats pixels until the longer side of a picture (3, H, W) has about `least` pixels; also gives the factor."""
     zoom = max(1, round(least / max(image.shape[-2:])))
+    if zoom == 1:
+        return image, 1
     return image.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2), zoom
 
 

@@ -1,5 +1,6 @@
 """Semantic segmentation as a LightningModule."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,9 +38,15 @@ class SegmentationOptions(TaskOptions):
 
 
 class SegmentationTask(VisionTask):
-    """A segmentor, scored by the label maps that it predicts."""
+    """A segmentor, scored by the label maps that it predicts.
 
+    Attributes:
+        see: In prediction, gives what wants to see the probabilities of an image of a batch, if anything does.
+    """
+
+    model: Segmentor
     options: SegmentationOptions
+    see: Callable[[Batch, int], Callable[[Tensor], None] | None] | None = None
     options_class = SegmentationOptions
     headline = Headline("mIoU")
 
@@ -67,6 +74,11 @@ class SegmentationTask(VisionTask):
     def describe_head(self) -> tuple[str, str]:
         """The decode heads of the segmentor, where it has some."""
         return "segmentor", getattr(self.model, "head_name", type(self.model).__name__)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> LabelMaps:
+        """Label maps, one per image; their probabilities are shown to `see` on the way."""
+        see = self.see
+        return self.model.label_maps(batch, None if see is None else lambda position: see(batch, position))
 
     def metric_inputs(self, batch: Batch, predictions: LabelMaps) -> tuple[LabelMaps, list[Tensor]]:
         """Label maps and masks, both at original resolution."""

@@ -8,11 +8,16 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="session")
-def data_root() -> Path:
+def sample_data() -> Path:
     """Folder of the sample data sets: $ATTNDENSE_DATA, or ``shared/data`` beside the project."""
     default = Path(__file__).resolve().parents[1].parent / "shared" / "data"
     return Path(os.environ.get("ATTNDENSE_DATA", default))
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """`sample_data`."""
+    return sample_data()
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def look_into(
     everything = range(count)
     if whole:
         return _look_once(entry, files, everything, look)
-    if entry.exists() and (remembered := _recall(entry, _stamps(files, everything))):
+    if entry.exists() and (remembered := _recall(entry, stamps(files, everything))):
         return remembered
     some, entry = sorted(Random(0).sample(everything, min(count, SAMPLE))), entry.with_suffix(".some.json")
     return _look_once(entry, files, some, look)
@@ -64,15 +64,15 @@ def each(function: Callable[[int], Result], places: Sequence[int]) -> Iterator[R
 
 def _look_once(entry: Path, files: Files, places: Sequence[int], look: Callable[[Sequence[int]], Looked]) -> Looked:
     """Looks, or takes what is remembered where the files are as they were."""
-    stamps = _stamps(files, places)
-    if remembered := _recall(entry, stamps):
+    now = stamps(files, places)
+    if remembered := _recall(entry, now):
         return remembered
     looked = look(places)
-    _remember(entry, stamps, looked)
+    _remember(entry, now, looked)
     return looked
 
 
-def _stamps(files: Files, places: Sequence[int]) -> str:
+def stamps(files: Files, places: Sequence[int]) -> str:
     """A hash of places, and of size and time of modification of their files."""
     digest = xxhash.xxh3_128(f"{len(places)};".encode())
     for path in (path for place in places for path in files(place)):
@@ -84,21 +84,21 @@ def _stamps(files: Files, places: Sequence[int]) -> str:
     return digest.hexdigest()
 
 
-def _recall(entry: Path, stamps: str) -> Looked | None:
+def _recall(entry: Path, now: str) -> Looked | None:
     try:
         content = json.loads(entry.read_bytes())
-        if content["stamps"] != stamps:
+        if content["stamps"] != now:
             return None
         return Looked(content["facts"], [Finding(**finding) for finding in content["findings"]], content["words"])
     except (OSError, ValueError, TypeError, KeyError):  # there is none, or it is damaged
         return None
 
 
-def _remember(entry: Path, stamps: str, looked: Looked) -> None:
+def _remember(entry: Path, now: str, looked: Looked) -> None:
     temporary = entry.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps({"stamps": stamps, **asdict(looked)}))
+        temporary.write_text(json.dumps({"stamps": now, **asdict(looked)}))
         temporary.replace(entry)
     except OSError:  # without a cache, the next check looks again
         temporary.unlink(missing_ok=True)

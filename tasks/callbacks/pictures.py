@@ -1,6 +1,7 @@
 """Pictures of ground truth and prediction, of the same validation images after every epoch."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from torchvision.transforms.v2.functional import resize
 from tasks.base import VisionTask
 from tasks.batch import Batch
 from tasks.callbacks.report import Report
-from tasks.drawing import draw_detections, draw_label_map, pad_to_equal, side_by_side
+from tasks.drawing import Colour, draw_detections, draw_label_map, pad_to_equal, side_by_side
 from tasks.run.wandb_run import WandbRun
 
 TRAINING_PICTURE = "training.png"
+Palette = Sequence[Colour] | None
+"""Colours of the classes, where the data set has some."""
 
 
 class Pictures(Report):
@@ -34,7 +37,13 @@ class Pictures(Report):
 
     def __init__(self, images: int = 8, every_n_epochs: int = 1) -> None:
         self.images, self.every_n_epochs = images, every_n_epochs
+        self.palette: Palette = None
         self._drawn: dict[int, Tensor] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Asks the data module for the colours of the classes."""
+        if self.images and trainer.is_global_zero:
+            self.palette = palette_of(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Draws the ground truth of the first training image."""
@@ -106,18 +115,24 @@ class SegmentationPictures(Pictures):
     def draw_truth(self, task: VisionTask, image: Tensor, batch: Batch, position: int) -> Tensor:
         """The mask after augmentation."""
         height, width = image.shape[-2:]
-        return draw_label_map(image, batch["mask"][position, :height, :width].cpu(), task.class_names)
+        labels = batch["mask"][position, :height, :width].cpu()
+        return draw_label_map(image, labels, task.class_names, palette=self.palette)
 
     def draw(self, task: VisionTask, image: Tensor, prediction: Any, batch: Batch, position: int) -> Tensor:
         """The mask, and the predicted label map."""
-        expected = draw_label_map(image, batch["mask"][position].cpu(), task.class_names)
-        return side_by_side(expected, draw_prediction(task, image, prediction))
+        expected = draw_label_map(image, batch["mask"][position].cpu(), task.class_names, palette=self.palette)
+        return side_by_side(expected, draw_prediction(task, image, prediction, self.palette))
 
 
-def draw_prediction(task: VisionTask, image: Tensor, prediction: Any) -> Tensor:
+def palette_of(trainer: Trainer) -> Palette:
+    """The colours that the data module knows for the classes, if any."""
+    return getattr(getattr(trainer, "datamodule", None), "class_colours", None)
+
+
+def draw_prediction(task: VisionTask, image: Tensor, prediction: Any, palette: Palette = None) -> Tensor:
     """Draws what a detector or a segmentor predicts for an image (3, H, W)."""
     if isinstance(prediction, Tensor):
-        return draw_label_map(image, prediction.cpu(), task.class_names)
+        return draw_label_map(image, prediction.cpu(), task.class_names, palette=palette)
     boxes, labels, scores = (prediction[name].cpu() for name in ("boxes", "labels", "scores"))
     return draw_detections(image, boxes, labels, task.class_names, scores, prediction.get("masks"))
 

@@ -7,22 +7,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
-from PIL import Image
 
 from tasks.base import VisionTask
-from tasks.batch import ignored_label
-from tasks.callbacks.pictures import draw_prediction, original_image, save_picture
+from tasks.callbacks.pictures import Palette, draw_prediction, original_image, palette_of, save_picture
 from tasks.callbacks.prediction_names import prediction_names
 from tasks.detection import DetectionTask
 from tasks.errors import TaskError
 from tasks.run.files import write_text
 
 T = TypeVar("T")
-MOST_CLASSES_OF_8_BITS = 254
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -38,12 +34,14 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, pictures: bool = True) -> None:
         super().__init__(write_interval="batch")
         self.pictures = pictures
+        self.palette: Palette = None
         self._names: dict[str, str] = {}
         self._unreadable: list[str] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Names all predictions, or stops before the first one is made."""
         self._names = prediction_names(trainer.predict_dataloaders.dataset.paths)
+        self.palette = palette_of(trainer) if self.pictures else None
 
     def write_on_batch_end(
         self,
@@ -66,7 +64,7 @@ class PredictionWriter(BasePredictionWriter):
             name = f"{self._names[target['file_name']]}.png"
             self.write(pl_module, found, target, folder, name)
             if self.pictures:
-                picture = draw_prediction(pl_module, original_image(batch, position), found)
+                picture = draw_prediction(pl_module, original_image(batch, position), found, self.palette)
                 save_picture(picture, folder / "pictures" / name)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -142,22 +140,3 @@ class DetectionWriter(PredictionWriter):
         write_text(folder / "predictions.json", json.dumps(results))
         write_text(folder / "images.json", json.dumps(files))
         print(f"{len(results)} detections in {len(files)} images: {folder / 'predictions.json'}")  # noqa: T201
-
-
-class LabelMapWriter(PredictionWriter):
-    """Writes `label_maps/<name of the image>.png` in ADE20K's convention: class k is stored as k + 1.
-
-    The files have 8 bits, and 16 where the model has more than 254 classes.
-    """
-
-    def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path, name: str) -> None:
-        """Writes one label map at original resolution."""
-        path = folder / "label_maps" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        bits = np.uint8 if ignored_label(len(task.class_names)) == 255 else np.uint16
-        Image.fromarray((prediction + 1).cpu().numpy().astype(bits)).save(path)
-
-    def finish(self, trainer: Trainer) -> None:
-        """Says where the label maps are."""
-        if trainer.is_global_zero:
-            print(f"label maps: {Path(trainer.default_root_dir) / 'predictions' / 'label_maps'}")  # noqa: T201

@@ -73,12 +73,13 @@ def check_options(config: Config, sets: Sequence[str] = ()) -> Config:
 
 
 def build_part(config: Config) -> Any:
-    """Builds a head or neck and initialises it as its config says."""
+    """Builds a head or neck and initialises it as its config says, where it has memory at all."""
     from mmengine.logging import MMLogger
 
     MMLogger.get_current_instance().setLevel("WARNING")  # init_weights reports every tensor otherwise
     module = build_uninitialised(config)
-    module.init_weights()
+    if not any(parameter.is_meta for parameter in module.parameters()):
+        module.init_weights()
     return module
 
 

@@ -1,6 +1,7 @@
 """The files of known segmentation data sets in `configs/data`, on small folders in the real layouts."""
 
 import runpy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jsonargparse import ArgumentParser
 from mmseg import datasets
 from PIL import Image
 
-from datamodules import LabelMasks, VisionDataModule
+from datamodules import ADE20K, LabelMasks, MaskFiles, VisionDataModule
 from datamodules.mask_values import MaskValues
 from datamodules.sampling import SampleKey
 
@@ -162,3 +163,25 @@ def test_every_class_of_a_preset_has_one_value(name: str, tmp_path: Path) -> Non
     places = [place for place in values.places.values() if place is not None]
     assert sorted(places) == list(range(len(values.names)))
     assert values.places[255] is None
+
+
+def test_colours_are_those_of_the_data_set_in_the_order_of_the_model(tmp_path: Path) -> None:
+    palette = [tuple(colour) for colour in datasets.CityscapesDataset.METAINFO["palette"]]
+    data = preset("cityscapes", tmp_path)
+    assert data.class_colours == palette
+    turned = preset("cityscapes", tmp_path)
+    turned._given_class_names = data.class_names[::-1]
+    assert turned.class_colours == palette[::-1]
+    own = MaskFiles("images", "masks/*.png")
+    colours = [(1, 2, 3), (4, 5, 6)]
+    coloured = LabelMasks(tmp_path, own, own, classes=["elk", "hen"], colours=colours, class_names=["hen", "elk"])
+    assert coloured.class_colours == colours[::-1]
+    assert LabelMasks(tmp_path, own, own, classes=["elk", "hen"]).class_colours is None
+
+
+def test_colours_of_ade20k_are_found_by_its_names(shared_data: Callable[[str], Path]) -> None:
+    """Of which one is spelt differently in MMSegmentation, and one has a blank behind it."""
+    data = ADE20K(shared_data("ade20k-sample"))
+    assert data.class_colours == [tuple(colour) for colour in datasets.ADE20KDataset.METAINFO["palette"]]
+    assert ADE20K(Path("nowhere"), class_names=data.class_names).class_colours == data.class_colours
+    assert ADE20K(Path("nowhere"), class_names=data.class_names[::-1]).class_colours is None

@@ -22,7 +22,10 @@ def test_views_are_the_image_resized_from_the_file(shapes: Path) -> None:
     assert [[min(view.shape[1:]) for view in views] for views in batch["views"]] == [[38, 75, 113]] * 2
     for position in range(2):
         height, width = batch["size"][position].tolist()
-        assert torch.equal(batch["views"][position][1], batch["image"][position, :, :height, :width])
+        assert torch.equal(batch["views"][position][2], batch["image"][position, :, :height, :width])
+        plain = batch_of(shapes, (1.0,))
+        height, width = plain["size"][position].tolist()
+        assert torch.equal(batch["views"][position][1], plain["image"][position, :, :height, :width])
         larger = batch_of(shapes, (1.5,))["views"][position]
         assert len(larger) == 1 and torch.equal(larger[0], batch["views"][position][2])
     assert "views" not in batch_of(shapes, (1.0,))
@@ -58,3 +61,22 @@ def test_prediction_has_views_too(shapes: Path) -> None:
 def test_ratios_are_positive(ratios: tuple[float, ...]) -> None:
     with pytest.raises(DataError, match="test_ratios is"):
         RandomRatioCrop(test_ratios=ratios)
+
+
+def test_images_keep_their_own_size_where_that_is_asked_for(shapes: Path) -> None:
+    """Multiples of it, too; and a crop of training may have two sides."""
+    pipeline = RandomRatioCrop(shorter=75, crop=(48, 96), test_resize=False)
+    data = ADE20K(shapes / "ade20k", pipeline=pipeline, batch_size=2, num_workers=0)
+    batch = next(iter(data.val_dataloader()))
+    assert batch["size"].tolist() == [target["original_size"].tolist() for target in batch["targets"]]
+    assert batch["image"].shape[2:] == batch["mask"][0].shape
+    trained = next(iter(data.train_dataloader()))
+    assert trained["image"].shape == (2, 3, 48, 96) and trained["mask"].shape == (2, 48, 96)
+    assert data.image_size == (48, 96)
+    pipeline = RandomRatioCrop(test_ratios=(0.5, 2.0), test_resize=False)
+    views = next(iter(ADE20K(data.root, pipeline=pipeline, num_workers=0).val_dataloader()))["views"][0]
+    height, width = batch["size"][0].tolist()
+    assert [view.shape[1:] for view in views] == [
+        (round(height / 2), round(width / 2)),
+        (2 * height, 2 * width),
+    ]

@@ -15,6 +15,8 @@ import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
 
+from tests.conftest import sample_data
+from tests.golden import ade20k_sample
 from tests.golden.runs import HERE, MAINS, METRICS, ROOT, Curve, train
 
 PROCESSORS: dict[str, dict[str, str]] = {
@@ -22,6 +24,7 @@ PROCESSORS: dict[str, dict[str, str]] = {
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "DNNL_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"},
     "no AVX": {"ATEN_CPU_CAPABILITY": "default", "DNNL_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
 }
+NAMES = [*MAINS, "metrics", "ade20k_sample"]
 
 
 def curves_on(tasks: list[str], environment: dict[str, str]) -> dict[str, Curve]:
@@ -48,12 +51,12 @@ def tolerances(curves: list[Curve], column: str) -> list[float]:
 def main() -> None:
     """Runs the command line."""
     parser = ArgumentParser(prog="python -m tests.golden.update", description="Writes the frozen numbers again.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*MAINS, 'metrics'))} (all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (all)")
     parser.add_argument(
         "--curves", type=Path, metavar="FOLDER", help="writes bare curves, of this processor; for the command itself"
     )
     options = parser.parse_args()
-    names = options.names or [*MAINS, "metrics"]
+    names = options.names or NAMES
     tasks = [task for task in MAINS if task in names]
     if options.curves:
         for task in tasks:
@@ -66,6 +69,8 @@ def main() -> None:
         write(task, {name: {"values": curves[0][name], "tolerances": tolerances(curves, name)} for name in curves[0]})
     if "metrics" in names:
         write("metrics", {kind: numbers() for kind, numbers in METRICS.items()})
+    if "ade20k_sample" in names:
+        write("ade20k_sample", ade20k_sample.numbers(sample_data() / "ade20k-sample"))
 
 
 def write(name: str, content: object) -> None:

@@ -120,6 +120,21 @@ def test_label_map_paints_classes_and_leaves_ignored_pixels() -> None:
     assert torch.equal(nothing, image)
 
 
+def test_paint_is_mixed_row_by_row_in_the_given_colours() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 150, 410), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(-1, 5, (150, 410), generator=generator, dtype=torch.int16)  # -1, 3 and 4 are no classes
+    palette = [(10, 20, 30), (200, 0, 255), (7, 7, 7)]
+    picture = draw_label_map(image, labels, NAMES, opacity=0.25, palette=palette)
+    expected = image.double()
+    for label, colour in enumerate(palette):
+        paint = torch.tensor(colour)[:, None].double()
+        expected[:, labels == label] = 0.75 * expected[:, labels == label] + 0.25 * paint
+    assert (picture[:, :150].double() - expected).abs().max() <= 0.5 + 1e-4
+    unpainted = (labels < 0) | (labels > 2)
+    assert torch.equal(picture[:, :150][:, unpainted], image[:, unpainted])
+
+
 def test_legend_shows_whole_names_beside_their_patches() -> None:
     """No patch covers a letter, no line is cut off, and names that do not fit end in an ellipsis."""
     names = ["Éj" * 6, "wall", "a name that is far too long for a picture of this width, by any means"]

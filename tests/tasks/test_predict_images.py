@@ -5,9 +5,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from datamodules import ADE20K, COCO
+from datamodules.ade20k import read_class_names
 from datamodules.images import list_images
 from tasks.callbacks.prediction_names import prediction_names
 from tests.tasks.running import DATA, ROOT, run
@@ -61,6 +64,35 @@ def test_broken_files_are_counted_at_the_end(
         f"{images}/day/0.JPG cannot be decoded ("
     )
     require_predictions(task, tmp_path / "runs" / task / "test" / "predictions", images)
+
+
+def test_probabilities_are_those_of_the_label_maps(trained: Command, command: Command, shapes: Path) -> None:
+    """In windows, of images in their own size."""
+    run = command(
+        "segment",
+        "predict",
+        f"--ckpt_path={trained('segment')}/checkpoints/last.ckpt",
+        f"--data.images={shapes}/ade20k/images/validation/*[12].jpg",
+        "--data.val_batch_size=2",
+        "--data.pipeline.test_resize=false",
+        "--model.segmentor.inference=SlideInference",
+        "--model.segmentor.inference.window=[64,96]",
+        "--model.segmentor.inference.stride=[48,96]",
+        "--writer.probability_bits=16",
+    )
+    folder = run / "predictions"
+    names = [path.stem for path in sorted((folder / "label_maps").iterdir())]
+    assert names == ["ADE_val_00000001", "ADE_val_00000002"]
+    for name in names:
+        with np.load(folder / "probabilities" / f"{name}.npz") as content:
+            shares = content["probabilities"] / 65535
+            assert content["class_names"].tolist() == read_class_names(shapes / "ade20k")
+        labels = np.asarray(Image.open(folder / "label_maps" / f"{name}.png")).astype(int) - 1
+        assert shares.shape == (*labels.shape, len(read_class_names(shapes / "ade20k")))
+        np.testing.assert_allclose(shares.sum(axis=-1), 1, atol=1e-3)
+        first, second = np.moveaxis(np.sort(shares, axis=-1)[..., -2:], -1, 0)[::-1]
+        clear = first - second > 3 / 65535  # a network that has seen 12 images is sure of nothing
+        assert clear.mean() > 0.5 and (shares.argmax(axis=-1) == labels)[clear].all()
 
 
 @pytest.mark.slow

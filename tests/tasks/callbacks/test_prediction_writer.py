@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from tasks.callbacks import DetectionWriter, LabelMapWriter
+from tasks.callbacks.label_map_writer import WindowProgress
+from tasks.callbacks.probability_file import ProbabilityFile
 from tasks.detection import DetectionTask
 
 
@@ -53,3 +55,33 @@ def test_class_k_of_a_label_map_is_stored_as_k_plus_1(classes: int, mode: str, t
     LabelMapWriter().write(task, prediction, {}, tmp_path, "x/a.png")
     with Image.open(tmp_path / "label_maps" / "x" / "a.png") as image:
         assert np.asarray(image).tolist() == [[1, 2, 150], [8, 3, classes]] and image.mode == mode
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_probabilities_are_written_some_rows_at_a_time(kind: type[np.uint8 | np.uint16], tmp_path: Path) -> None:
+    shares = torch.randn(13, 7, 4, generator=torch.Generator().manual_seed(0)).softmax(dim=-1)
+    path, names = tmp_path / "a" / "b.npz", ["wall", "sky", "é", "a long name"]
+    file = ProbabilityFile(path, (13, 7), names, np.dtype(kind))
+    for start in (0, 5, 6):
+        assert not path.exists()
+        file(shares[start : {0: 5, 5: 6, 6: 13}[start]])
+    with np.load(path) as content:
+        assert content["class_names"].tolist() == names and content["probabilities"].dtype == kind
+        steps = np.iinfo(kind).max
+        np.testing.assert_allclose(content["probabilities"] / steps, shares.numpy(), rtol=0, atol=0.501 / steps)
+    assert [entry.name for entry in path.parent.iterdir()] == ["b.npz"]
+
+
+def test_windows_are_counted_for_whoever_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, lines = iter([0.0, *[4.0 * step for step in range(1, 13)]]), []
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = WindowProgress("a.png", lines.append)
+    for _ in range(2):  # two looks at one image
+        for row in range(1, 7):
+            progress(5 * row, 30)
+    assert lines == [
+        "a.png: 15 of 30 windows, 0:00:12 left",
+        "a.png: 30 of 30 windows, 0:00:00 left",
+        "a.png: 15 of 30 windows, 0:00:08 left",
+        "a.png: 30 of 30 windows, 0:00:00 left",
+    ]
