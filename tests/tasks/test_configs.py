@@ -181,7 +181,7 @@ def test_every_refinement_has_a_file_on_resnet50_and_a_place_in_the_comparison(s
 def test_every_refinement_has_a_place_in_the_comparison_of_heads() -> None:
     variants = yaml.safe_load((CONFIGS / "sweeps" / "head_attentions.yaml").read_text())["variants"]
     found = [options[0].partition("attention=")[2] for options in variants.values()]
-    assert found[0] == "null" and {f"attention.{name}" for name in found[1:]} == DROP_INS
+    assert found[0] == "none" and {f"attention.{name}" for name in found[1:]} == DROP_INS
 
 
 @pytest.mark.parametrize("path", BACKBONES, ids=identify)
