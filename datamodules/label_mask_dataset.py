@@ -76,8 +76,8 @@ class LabelMaskDataset(Dataset[Sample]):
             return {"mask": mask_tensor(mask), "target": target, "key": key, **seen}
         seed_transforms(self.transforms, self.seed, key)
         augmented = self.transforms(image=image, mask=mask)
-        image, mask = to_tensor(augmented["image"]), mask_tensor(augmented["mask"])
-        return {"image": image, "mask": mask, "target": target, "key": key}
+        seen = {"image": to_tensor(augmented["image"]), "mask": mask_tensor(augmented["mask"])}
+        return {**seen, "target": target, "key": key}
 
     def read_labels(self, index: int) -> Labels:
         """The labels (H, W) of a mask as the model has them, 0..K-1; the largest number of their type is ignored.

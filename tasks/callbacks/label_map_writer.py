@@ -78,8 +78,9 @@ class LabelMapWriter(PredictionWriter):
         assert self._task is not None and self.probability_bits is not None
         target = batch["targets"][position]
         path = self._folder / "probabilities" / f"{self._names[target['file_name']]}.npz"
-        kind = np.dtype(np.uint8 if self.probability_bits == 8 else np.uint16)
-        return ProbabilityFile(path, tuple(target["original_size"].tolist()), self._task.class_names, kind)
+        return ProbabilityFile(
+            path, tuple(target["original_size"].tolist()), self._task.class_names, self.probability_bits
+        )
 
 
 class WindowProgress:

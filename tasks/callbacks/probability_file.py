@@ -22,13 +22,11 @@ class ProbabilityFile:
         path: The file.
         size: Height H and width W.
         class_names: K names.
-        kind: uint8 or uint16.
+        bits: 8 or 16, of each number.
     """
 
-    def __init__(
-        self, path: Path, size: tuple[int, int], class_names: Sequence[str], kind: "np.dtype[np.uint8 | np.uint16]"
-    ) -> None:
-        self.path, self.kind, self._left = path, kind, size[0]
+    def __init__(self, path: Path, size: tuple[int, int], class_names: Sequence[str], bits: int) -> None:
+        self.path, self.kind, self._left = path, np.dtype(f"u{bits // 8}"), size[0]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = path.with_name(f".{path.name}.tmp")
         self._archive = zipfile.ZipFile(self._temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=QUICK)
@@ -36,7 +34,7 @@ class ProbabilityFile:
             npy.write_array(file, np.array(class_names, dtype=np.str_), allow_pickle=False)
         self._file: IO[bytes] = self._archive.open("probabilities.npy", "w", force_zip64=True)
         header: dict[str, Any] = {
-            "descr": npy.dtype_to_descr(kind),
+            "descr": npy.dtype_to_descr(self.kind),
             "fortran_order": False,
             "shape": (*size, len(class_names)),
         }

@@ -86,7 +86,10 @@ class Inference(ABC):
         return labels
 
     def probabilities(self, views: Sequence[Tensor], logits: Logits, size: Size, align_corners: bool = False) -> Tensor:
-        """Softmax of the logits at original size (H, W, K), averaged over an image's views and their mirror images."""
+        """Softmax of the logits at original size, averaged over an image's views and their mirror images.
+
+        All (H, W, K) of them, for each view goes over the whole image: only a single look needs no such memory.
+        """
         total: Tensor | None = None
         for view in views:
             for mirrored in (False, True) if self.flip else (False,):

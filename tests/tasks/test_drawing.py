@@ -1,10 +1,12 @@
 """Pictures show what was predicted, where it was predicted."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import torch
 from pycocotools import mask as coco_mask
 
-from tasks.callbacks.pictures import original_image
+from tasks.callbacks.pictures import SegmentationPictures, original_image
 from tasks.drawing import class_colours, draw_detections, draw_label_map, legend, magnify, pad_to_equal, side_by_side
 from tasks.normalization import IMAGENET_MEAN, Normalization
 
@@ -133,6 +135,24 @@ def test_paint_is_mixed_row_by_row_in_the_given_colours() -> None:
     assert (picture[:, :150].double() - expected).abs().max() <= 0.5 + 1e-4
     unpainted = (labels < 0) | (labels > 2)
     assert torch.equal(picture[:, :150][:, unpainted], image[:, unpainted])
+
+
+def test_pictures_have_the_colours_of_the_data_module() -> None:
+    task, palette = SimpleNamespace(class_names=NAMES), [(1, 2, 3), (250, 0, 7), (9, 9, 200)]
+    batch = {
+        "image": torch.zeros(1, 3, 420, 410, dtype=torch.uint8),
+        "size": torch.tensor([[420, 410]]),
+        "mask": torch.ones(1, 420, 410, dtype=torch.uint8),
+    }
+    for known, colour in ((palette, palette[1]), (None, class_colours(3)[1])):
+        report = SegmentationPictures()
+        report.setup(SimpleNamespace(datamodule=SimpleNamespace(class_colours=known), is_global_zero=True), None, "fit")
+        picture = report.draw(task, batch["image"][0], torch.full((420, 410), 1), batch, 0)
+        expected = (0.6 * torch.tensor(colour)).round().to(torch.uint8)
+        for column in (10, 420 + 10):  # ground truth and prediction
+            assert torch.equal(picture[:, 5, column], expected)
+        truth = report.draw_truth(task, batch["image"][0], batch, 0)
+        assert torch.equal(truth[:, 5, 5], expected)
 
 
 def test_legend_shows_whole_names_beside_their_patches() -> None:

@@ -331,18 +331,34 @@ def published() -> dict[str, Part]:
 
 @pytest.mark.slow
 def test_every_published_segmentor_of_these_families() -> None:
-    """The heads that a refusal asks for, on the host that it asks for, make a model of the same entries."""
+    """The heads that a refusal asks for, on the host that it asks for, make a model of the same entries, all but six.
+
+    Five dilate without leaving strides out, and one compares two images.
+    """
     results = {
         name: result_of(config)
         for name, config in published().items()
         if not isinstance(config["decode_head"], list) and config["decode_head"]["type"] in PLAIN_HEADS
     }
-    assert len(results) == 59 and set(results.values()) == {"loads"}, results
+    refused = {name: result for name, result in results.items() if result != "loads"}
+    dilated = "has strides (1, 2, 2, 2) with dilations (1, 1, 2, 4); here these would be (1, 1, 1, 1)"
+    assert refused == {
+        "fastfcn_r50-d32_jpu_aspp_4": dilated,
+        "fastfcn_r50-d32_jpu_psp_4": dilated,
+        "pspnet_r50-d32_4": dilated,
+        "pspnet_r50-d32_rsb_4": dilated,
+        "pspnet_r50b-d32_4": dilated,
+        "swin-tiny-patch4-window7_upernet_1": "has a backbone for 6 channels, here images have 3",
+    }
+    assert len(results) == 48 + len(refused)
 
 
 def result_of(config: Part) -> str:
     """`loads`, or the first word that stands in the way."""
-    backbone, given = host_of(plain(config["backbone"])), {}
+    try:
+        backbone, given = host_of(plain(config["backbone"])), {}
+    except ValueError as error:
+        return str(error)
     assert backbone is not None
     for part in ("neck", "decode_head", "auxiliary_head"):
         if config.get(part):

@@ -25,6 +25,8 @@ def host_of(config: Config) -> Backbone | None:
     build = _FAMILIES.get(config.get("type", ""))
     if build is None:
         return None
+    if config.get("in_channels", 3) != 3:
+        raise ValueError(f"has a backbone for {config['in_channels']} channels, here images have 3")
     with torch.device("meta"):
         return build(config)
 

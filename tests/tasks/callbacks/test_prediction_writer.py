@@ -57,11 +57,13 @@ def test_class_k_of_a_label_map_is_stored_as_k_plus_1(classes: int, mode: str, t
         assert np.asarray(image).tolist() == [[1, 2, 150], [8, 3, classes]] and image.mode == mode
 
 
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
-def test_probabilities_are_written_some_rows_at_a_time(kind: type[np.uint8 | np.uint16], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("bits", "kind"), [(8, np.uint8), (16, np.uint16)])
+def test_probabilities_are_written_some_rows_at_a_time(
+    bits: int, kind: type[np.uint8 | np.uint16], tmp_path: Path
+) -> None:
     shares = torch.randn(13, 7, 4, generator=torch.Generator().manual_seed(0)).softmax(dim=-1)
     path, names = tmp_path / "a" / "b.npz", ["wall", "sky", "é", "a long name"]
-    file = ProbabilityFile(path, (13, 7), names, np.dtype(kind))
+    file = ProbabilityFile(path, (13, 7), names, bits)
     for start in (0, 5, 6):
         assert not path.exists()
         file(shares[start : {0: 5, 5: 6, 6: 13}[start]])
