@@ -34,6 +34,8 @@ class Backbone(nn.Module, ABC):
         frozen_stages: How many entries of `stages()` are frozen; set by `freeze`.
         classifier_prefixes: Beginnings of the parameter names that checkpoints of this network may have in addition,
             because they also hold a classifier, or what `use_maps` left out. `load_weights` ignores these names.
+        start: How the weights began: `scratch`, `pretrained`, or `pretrained host` where inserted attention did not.
+            Set by `load_weights`.
         published_name: Name in `backbones.list_backbones()`, if the network was made by that function.
     """
 
@@ -44,6 +46,7 @@ class Backbone(nn.Module, ABC):
     norms: Norms = "train"
     classifier_prefixes: tuple[str, ...] = ("fc.", "classifier.")
     published_name: str = ""
+    start: Literal["scratch", "pretrained", "pretrained host"] = "scratch"
     _number_of_maps: int = 0  # before `use_maps`
     _used_maps: tuple[int, ...] = ()
     _left_out: tuple[str, ...] = ()

@@ -122,6 +122,7 @@ def _fill(backbone: Backbone, loaded: dict[str, Tensor], weights: str, whole: bo
         places = _listed(_outermost(backbone.inserted_prefixes(), inserted))
         _logger.log(level, "%s: %d entries of attention stay as initialised, in %s", weights, len(inserted), places)
     backbone.load_state_dict({name: value for name, value in loaded.items() if name in own}, strict=False)
+    backbone.start = "pretrained host" if inserted else "pretrained"
 
 
 def export_weights(checkpoint: str, out: str) -> None:

@@ -38,7 +38,8 @@ class VisionTask(pl.LightningModule):
         options_class: The options, as the command line offers them.
         headline: The number by which the best checkpoint is chosen and runs are compared, unless the options name one.
         results: All numbers of the last complete evaluation, per-class ones included, by their logged names.
-        evaluation: What each image of that evaluation adds to them, where the task keeps it.
+        evaluation: What each image of that evaluation adds to them, where the task keeps it, until all callbacks have
+            seen the end of the evaluation.
         loss_parts: Parts of the loss of the last training batch, by name.
         saved_options: The options as a checkpoint keeps them. From the command line these are class paths with their
             arguments, from which `load_from_checkpoint` rebuilds the task; one built in Python needs `options` again.
@@ -146,6 +147,14 @@ class VisionTask(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Scores the split."""
         self._score("test")
+
+    def on_validation_end(self) -> None:
+        """Lets go of the images."""
+        self.evaluation = None
+
+    def on_test_end(self) -> None:
+        """Lets go of the images."""
+        self.evaluation = None
 
     def _evaluate(self, batch: Batch) -> Predictions:
         predictions: Predictions = self.model(batch)

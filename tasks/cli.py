@@ -31,6 +31,7 @@ from tasks.run.checkpoint_files import BEST, CHECKPOINTS, CheckpointFiles
 from tasks.run.checkpoint_options import merge_options
 from tasks.run.cluster import check_processes, cluster_environment
 from tasks.run.ending import Ending
+from tasks.run.facts import recipe_name
 from tasks.run.folder import Request, evaluation_folder
 from tasks.run.guard import NumbersGuard
 from tasks.run.job import current_job
@@ -312,8 +313,9 @@ class VisionCLI(LightningCLI):
             return [*callbacks, config.writer]
         if not config.trainer.fast_dev_run:
             continues = self.run_start is not None and self.run_start.start.continues
+            recipe = recipe_name(self._request(config).config)
             callbacks.append(SavedConfig(self.saved_config, self.subcommand, continues))
-            callbacks.append(RunSummary(self.name, self.subcommand, seed))
+            callbacks.append(RunSummary(self.name, self.subcommand, seed, recipe, config.keep_evaluation))
             callbacks += [*(config[name] for name in self.reports), *config.reports]
         if self.subcommand != "fit":
             return callbacks

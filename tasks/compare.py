@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.comparison.plan import runs_needed
 from tasks.errors import TaskError
 from tasks.run.summary_file import SUMMARY, read_summary, shown_scores
 
@@ -23,9 +24,8 @@ def find_summaries(folders: Sequence[Path]) -> list[dict[str, Any]]:
     """
     files = sorted({file for folder in folders for file in folder.rglob(SUMMARY)})
     if not files:
-        raise TaskError(
-            f"no {SUMMARY} below {', '.join(map(str, folders))}; expected run folders such as runs/detect/NAME"
-        )
+        places = ", ".join(map(str, folders)) or "nothing"
+        raise TaskError(f"no {SUMMARY} below {places}; expected run folders such as runs/detect/NAME")
     return sorted(map(read_summary, files), key=_rank)
 
 
@@ -79,11 +79,22 @@ def main(args: list[str] | None = None) -> None:
         prog="python -m tasks.compare",
         description="Prints a table of runs: task, backbone, attention, cost, best score, seconds, folder.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, help="run folders, or folders above them")
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders above them")
     parser.add_argument("--write", type=Path, help="put the table into this document, between <!-- runs --> marks")
     parser.add_argument("--json", action="store_true", help="print the summaries as JSON instead")
+    parser.add_argument(
+        "--plan",
+        nargs=2,
+        type=float,
+        metavar=("DEVIATION", "DIFFERENCE"),
+        help="print how many seeds each of two methods needs so that this difference of their scores is found with a "
+        "probability of 80 %% at a level of 5 %%, where runs of one method have this standard deviation",
+    )
     options = parser.parse_args(args)
     try:
+        if options.plan:
+            print(f"{runs_needed(*options.plan)} runs of each method")  # noqa: T201
+            return
         summaries = find_summaries(options.runs)
     except TaskError as error:
         sys.exit(f"error: {error}")

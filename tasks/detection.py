@@ -12,6 +12,7 @@ from tasks.detectors import DetectorBuilder
 from tasks.detectors.base import Detections, Detector
 from tasks.headline import Headline
 from tasks.metrics import COCODetectionMetric, GroundTruth, Metric
+from tasks.run.detection_file import ScoredDetections
 from tasks.schedules import MultiStep, ScheduleBuilder
 from tasks.task_options import TaskOptions
 
@@ -48,6 +49,16 @@ class DetectionTask(VisionTask):
     def build_metrics(self) -> dict[str, Metric]:
         """COCO's numbers of the boxes, and of the masks."""
         return {"objects": COCODetectionMetric(self.options.class_names, "both" if self.model.with_masks else "bbox")}
+
+    def build_evaluation(self) -> ScoredDetections | None:
+        """The detections, and what they were scored by."""
+        objects = self.metrics.metrics.get("objects")
+        if not isinstance(objects, COCODetectionMetric):  # a task of a user's own
+            return None
+        file_of = {int(number): file for number, file in self.metrics.gathered_images()}
+        files = [file_of[record.image_id] for record in objects.scored]
+        kinds = tuple(objects.kinds.values())
+        return ScoredDetections(objects.class_names, objects.scored, files, kinds, objects.backend)
 
     def main_scores(self) -> list[str]:
         """Mean precision of the boxes, and of the masks."""

@@ -1,13 +1,13 @@
 """Where the time of training goes: waiting for data, or computing."""
 
-import resource
 import statistics
 import time
 import warnings
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from tasks.run.facts import peak_memory
 
 MUCH_WAITING = 0.2
 """Share of the time spent waiting for data above which a warning says what to do."""
@@ -79,10 +79,3 @@ class Performance(Callback):
             "put the images on a local disk, or choose a cheaper pipeline",
             stacklevel=2,
         )
-
-
-def peak_memory(trainer: Trainer) -> float:
-    """Bytes at the peak: allocated on the GPU, or resident in this process."""
-    if trainer.strategy.root_device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -40,6 +40,7 @@ class COCODetectionMetric:
     Attributes:
         scores: Names of the 12 numbers of each kind, and "images", the number of distinct images.
         class_scores: "AP/<class>" of every class, of each kind.
+        scored: The images that `compute` has scored, ordered by their ids; in process 0 only.
 
     Raises:
         ValueError: No class names, repeated class names, or an unknown ``iou_type`` or ``backend``.
@@ -64,6 +65,7 @@ class COCODetectionMetric:
         self.class_scores = [f"{kind}AP/{name}" for kind in self.kinds for name in self.class_names]
         self.backend = choose_backend(backend)
         self._records: dict[int, ImageRecord] = {}
+        self.scored: tuple[ImageRecord, ...] = ()
 
     def update(self, predictions: list[Prediction], targets: list[GroundTruth]) -> None:
         """Adds the images of a batch; ``predictions[i]`` and ``targets[i]`` belong to the same image.
@@ -119,6 +121,7 @@ class COCODetectionMetric:
     def reset(self) -> None:
         """Forgets all images."""
         self._records.clear()
+        self.scored = ()
 
     def _evaluate(self, per_process: Sequence[Sequence[ImageRecord]]) -> dict[str, float]:
         images: dict[int, ImageRecord] = {}
@@ -127,6 +130,7 @@ class COCODetectionMetric:
         # Equal scores rank in image order, so that order must not depend on how images were spread over processes.
         in_order = [images[image_id] for image_id in sorted(images)]
         check_annotated_masks(in_order)
+        self.scored = tuple(in_order)
         numbers: dict[str, float] = {}
         for kind, overlap in self.kinds.items():
             curves = evaluate(in_order, len(self.class_names), overlap, self.backend)

@@ -37,6 +37,7 @@ COCO_NUMBERS = (
 )
 """Names of COCOeval's numbers, in its order."""
 DETECTIONS_AT_ONCE = 125_000  # about 60 MB with boxes, 120 MB with masks
+MATCHES_AT_ONCE = 32_000  # about 150 MB as Python's objects
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,40 @@ def evaluate(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType
     return Curves(np.asarray(tables["precision"]), np.asarray(tables["recall"]))
 
 
+def matched_images(
+    records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName
+) -> Iterator[dict[str, Any]]:
+    """How detections were matched in each image and class that has some or has ground truth.
+
+    The same matching as in `evaluate`, of all areas and with 100 detections per image and class. faster-coco-eval does
+    not show its own; where it is the backend, that is pycocotools' matching.
+
+    Returns:
+        The dicts of COCOeval's `evalImgs`: `image_id` and `category_id`, both from 1, `dtScores` from the highest on,
+        `dtMatches` and `dtIgnore` at 10 IoUs, `gtIgnore`. Those of a class come image by image.
+    """
+    with _without_collector():
+        if backend == "hotcoco":
+            truths = _Objects(records, "ground_truths", iou_type)
+            detections = _Objects(records, "detections", iou_type)
+            images = _images(records)
+            for labels in _groups(detections, num_classes, MATCHES_AT_ONCE):
+                chosen = [objects.of_labels(labels[0], labels[-1]) for objects in (truths, detections)]
+                if len(chosen[0][1]):  # nothing matches where there is no ground truth
+                    yield from _matches_of(_prepare_group(images, labels, *chosen))
+        elif any(len(record.ground_truths) for record in records):
+            with contextlib.redirect_stdout(io.StringIO()):
+                evaluation = _prepare_dicts(records, num_classes, iou_type, "pycocotools")
+                found = _matches_of(evaluation)
+            yield from found
+
+
+def _matches_of(evaluation: Any) -> list[dict[str, Any]]:
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
+    evaluation.evaluate()
+    return [image for image in evaluation.evalImgs if image is not None]
+
+
 def summarize(curves: Curves, class_names: Sequence[str]) -> dict[str, float]:
     """COCO's twelve numbers and one AP per class, in 0..1; nan where there is no ground truth to define them."""
     precision, recall = curves.precision, curves.recall
@@ -151,15 +186,18 @@ def _evaluate_with_hotcoco(records: Sequence[ImageRecord], num_classes: int, iou
     truths = _Objects(records, "ground_truths", iou_type)
     detections = _Objects(records, "detections", iou_type)
     images = _images(records)
-    groups = min(num_classes, 1 + len(detections.values) // DETECTIONS_AT_ONCE)
     tables = []
-    for labels in np.array_split(np.arange(num_classes), groups):
+    for labels in _groups(detections, num_classes, DETECTIONS_AT_ONCE):
         some_truths, some_detections = (objects.of_labels(labels[0], labels[-1]) for objects in (truths, detections))
         tables.append(_evaluate_group(images, labels, some_truths, some_detections))
     return {
         "precision": np.concatenate([precision for precision, _ in tables], axis=2),
         "recall": np.concatenate([recall for _, recall in tables], axis=1),
     }
+
+
+_Chosen = tuple[NDArray[np.int64], NDArray[np.void], list[Any] | None]
+"""Image numbers, values and RLEs of some objects."""
 
 
 class _Objects:
@@ -177,7 +215,7 @@ class _Objects:
             self.masks = [counts for record in records for counts in getattr(record, name)]
             self.sizes = [list(record.size) for record in records]
 
-    def of_labels(self, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.void], list[Any] | None]:
+    def of_labels(self, first: int, last: int) -> _Chosen:
         """Image numbers, values and RLEs of the objects with these labels, in order."""
         chosen = np.flatnonzero((self.values["label"] >= first) & (self.values["label"] <= last))
         image = self.image[chosen]
@@ -188,18 +226,32 @@ class _Objects:
         return image, self.values[chosen], masks
 
 
+def _groups(detections: _Objects, num_classes: int, at_once: int) -> list[NDArray[np.int64]]:
+    """The labels 0..K-1 in groups that have about so many detections."""
+    return np.array_split(np.arange(num_classes), min(num_classes, 1 + len(detections.values) // at_once))
+
+
 def _evaluate_group(
-    images: list[dict[str, Any]],
-    labels: NDArray[np.int64],
-    some_truths: tuple[NDArray[np.int64], NDArray[np.void], list[Any] | None],
-    some_detections: tuple[NDArray[np.int64], NDArray[np.void], list[Any] | None],
+    images: list[dict[str, Any]], labels: NDArray[np.int64], some_truths: _Chosen, some_detections: _Chosen
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision and recall of some classes."""
+    if not len(some_truths[1]):
+        return np.full((10, 101, len(labels), 4, 3), -1.0), np.full((10, len(labels), 4, 3), -1.0)
+    evaluation = _prepare_group(images, labels, some_truths, some_detections)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    assert evaluation.eval is not None  # filled by accumulate
+    tables = evaluation.eval
+    return np.asarray(tables["precision"]), np.asarray(tables["recall"])
+
+
+def _prepare_group(
+    images: list[dict[str, Any]], labels: NDArray[np.int64], some_truths: _Chosen, some_detections: _Chosen
+) -> Any:
+    """An evaluation of some classes by hotcoco, which nothing has been asked yet."""
     import hotcoco
 
     image, truths, masks = some_truths
-    if not len(truths):
-        return np.full((10, 101, len(labels), 4, 3), -1.0), np.full((10, len(labels), 4, 3), -1.0)
     ground_truth = hotcoco.COCO.from_arrays(
         images,
         [{"id": label + 1, "name": str(label + 1)} for label in labels.tolist()],
@@ -216,17 +268,22 @@ def _evaluate_group(
     results = ground_truth.load_res(rows, segmentation=masks)
     if masks is not None:  # else a result has the area of its box
         results.update_anns(ids=np.arange(1, len(rows) + 1), area=detections["mask_area"].astype(np.float64))
-    evaluation = hotcoco.COCOeval(ground_truth, results, "bbox" if masks is None else "segm")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    assert evaluation.eval is not None  # filled by accumulate
-    tables = evaluation.eval
-    return np.asarray(tables["precision"]), np.asarray(tables["recall"])
+    return hotcoco.COCOeval(ground_truth, results, "bbox" if masks is None else "segm")
 
 
 def _evaluate_with_dicts(
     records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName
 ) -> dict[str, Any]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = _prepare_dicts(records, num_classes, iou_type, backend)
+        evaluation.evaluate()
+        evaluation.accumulate()
+    tables: dict[str, Any] = evaluation.eval
+    return tables
+
+
+def _prepare_dicts(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName) -> Any:
+    """An evaluation by the other backends, which nothing has been asked yet."""
     if backend == "faster_coco_eval":
         from faster_coco_eval.core.coco import COCO
         from faster_coco_eval.core.faster_eval_api import COCOeval_faster as COCOeval
@@ -272,13 +329,8 @@ def _evaluate_with_dicts(
             }
             for number, (box, mask_area, score, label) in enumerate(record.detections.tolist(), len(detections) + 1)
         ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(
-            indexed(truths, _masks(records, "ground_truth_masks") if iou_type == "segm" else []),
-            indexed(detections, _masks(records, "detection_masks") if iou_type == "segm" else []),
-            iou_type,
-        )
-        evaluation.evaluate()
-        evaluation.accumulate()
-    tables: dict[str, Any] = evaluation.eval
-    return tables
+    return COCOeval(
+        indexed(truths, _masks(records, "ground_truth_masks") if iou_type == "segm" else []),
+        indexed(detections, _masks(records, "detection_masks") if iou_type == "segm" else []),
+        iou_type,
+    )

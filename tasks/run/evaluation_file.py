@@ -7,15 +7,17 @@ evaluation.scores()  # those of summary.json, exactly
 evaluation.scores(numpy.random.default_rng(0).integers(0, 2000, 2000))  # a draw of the images with replacement
 """
 
+import contextlib
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,6 +35,9 @@ class Evaluation(Protocol):
 
     def write(self, path: Path) -> None:
         """Writes it, whole or not at all."""
+
+    def data_hash(self) -> str:
+        """Hash of images, classes and ground truth, without anything that was predicted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +77,7 @@ class SegmentationEvaluation:
         if len(images) != len(areas.truth):
             raise ValueError(f"{len(images)} images have names, but {len(areas.truth)} were scored")
         order = sorted(range(len(images)), key=lambda place: images[place])
-        files = [os.path.abspath(images[place][1]) for place in order]
-        folder = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
-        names = tuple(Path(file).relative_to(folder).as_posix() for file in files)
+        names = below_common_folder([images[place][1] for place in order])
         return cls(tuple(class_names), names, areas.take(order), confusion.numpy().astype(np.int64))
 
     def scores(self, images: Sequence[int] | NDArray[np.int64] | None = None) -> dict[str, float]:
@@ -89,6 +92,10 @@ class SegmentationEvaluation:
         areas = self.areas if images is None else self.areas.take(images)
         names = [f"IoU/{name}" for name in self.class_names]
         return areas.scores() | dict(zip(names, areas.class_iou().tolist(), strict=True))
+
+    def data_hash(self) -> str:
+        """Hash of the classes' and images' names, and of the pixels of every class in each image."""
+        return hash_of(self.class_names, self.images, self.areas.truth)
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all; NumPy reads it without this library."""
@@ -110,18 +117,52 @@ class SegmentationEvaluation:
         Raises:
             TaskError: It is no such file, or one of a later version.
         """
-        try:
-            with np.load(path, allow_pickle=False) as content:
-                version = int(content["format"])
-                if version == FORMAT:
-                    parts = (content[name].astype(np.int64) for name in ("intersection", "truth", "predicted"))
-                    class_names, images = (tuple(content[name].tolist()) for name in ("class_names", "images"))
-                    return cls(class_names, images, ImageAreas(*parts), content["confusion"])
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-            raise TaskError(
-                f"{path} cannot be read as an evaluation ({error}); expected {EVALUATION} of a run of tasks.segment"
-            ) from error
-        raise TaskError(f"{path} has format {version}, expected {FORMAT}; read it with the version that has written it")
+        with reading(path, "segment") as content:
+            parts = (content[name].astype(np.int64) for name in ("intersection", "truth", "predicted"))
+            class_names, images = (tuple(content[name].tolist()) for name in ("class_names", "images"))
+            return cls(class_names, images, ImageAreas(*parts), content["confusion"])
+
+
+def below_common_folder(files: Sequence[str]) -> tuple[str, ...]:
+    """Files below the folder that they have in common, so that runs on two machines call them the same."""
+    paths = [os.path.abspath(file) for file in files]
+    folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
+    return tuple(Path(path).relative_to(folder).as_posix() for path in paths)
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, task: str) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """The arrays of an evaluation file.
+
+    Args:
+        path: The file.
+        task: `detect` or `segment`, by which it was written.
+
+    Raises:
+        TaskError: It is no such file, or one of a later version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            version = int(content["format"])
+            if version != FORMAT:
+                raise TaskError(
+                    f"{path} has format {version}, expected {FORMAT}; read it with the version that has written it"
+                )
+            yield content
+    except TaskError:
+        raise
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        raise TaskError(
+            f"{path} cannot be read as an evaluation ({error}); expected {EVALUATION} of a run of tasks.{task}"
+        ) from error
+
+
+def hash_of(class_names: Sequence[str], images: Sequence[str], *truth: NDArray[Any]) -> str:
+    """64 bits (XXH3) of a data set's content, as hexadecimal digits."""
+    digest = xxhash.xxh3_64("\0".join([*class_names, "", *images]).encode())
+    for values in truth:
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def _narrow(areas: NDArray[np.int64]) -> NDArray[np.uint32] | NDArray[np.int64]:

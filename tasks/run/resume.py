@@ -25,7 +25,7 @@ MAY_DIFFER = (
     "trainer.logger", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "trainer.profiler", "wandb", "pictures", "reports", "writer",
     "config", "ckpt_path", "resume", "new_schedule", "save_every_n_steps", "save_every_n_minutes", "stop_within",
-    "skip_bad_steps", "check_every_step", "weights_only",
+    "skip_bad_steps", "check_every_step", "keep_evaluation", "weights_only",
 )  # fmt: skip
 """Options in which a start may differ from the one that it continues: length, devices, workers, batch, paths, logging,
 and what this package does around a run."""

@@ -18,8 +18,9 @@ from backbones import Backbone
 from tasks.base import VisionTask
 from tasks.profile.counting import count_macs
 from tasks.run.evaluation_file import EVALUATION
+from tasks.run.facts import describe_data, device_name, package_versions, peak_memory
 from tasks.run.files import write_text
-from tasks.run.summary_file import SUMMARY
+from tasks.run.summary_file import SUMMARY, of_command
 from tasks.run.wandb_run import WandbRun
 
 
@@ -37,26 +38,42 @@ class RunSummary(Callback):
         task: `detect` or `segment`.
         subcommand: `fit`, `validate` or `test`.
         seed: Seed of the run.
+        recipe: Name of the first config file.
+        keep_evaluation: Whether to write `evaluation.npz`.
     """
 
-    def __init__(self, task: str, subcommand: str, seed: int | None) -> None:
+    def __init__(
+        self, task: str, subcommand: str, seed: int | None, recipe: str = "none", keep_evaluation: bool = True
+    ) -> None:
         self.task, self.subcommand, self.seed = task, subcommand, seed
-        self.best: dict[str, float] = {}
+        self.recipe, self.keep_evaluation = recipe, keep_evaluation
+        self.best: dict[str, Any] = {}
         self.seconds_before = 0.0
         self.started = 0.0
+        self.resumed_at: list[int] = []
+        self._goes_on = False
+        self._start = ""
         self._facts: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must not forget."""
-        return {"best": self.best, "seconds": self._seconds()}
+        return {
+            "best": self.best,
+            "seconds": self._seconds(),
+            "resumed_at": self.resumed_at,
+            "start": self._start,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from the interrupted run's best and training time."""
         self.best, self.seconds_before = state_dict["best"], state_dict["seconds"]
+        self.resumed_at = list(state_dict.get("resumed_at", []))  # older checkpoints have neither of them
+        self._start, self._goes_on = state_dict.get("start", "unknown"), True
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Collects the facts and tells W&B to compare runs by their best, not their last, number."""
         assert isinstance(pl_module, VisionTask)
+        self._start = backbone_of(pl_module).start
         if not trainer.is_global_zero:
             return
         split = "test" if self.subcommand == "test" else "val"
@@ -66,9 +83,13 @@ class RunSummary(Callback):
             "direction": pl_module.headline.direction,
             "beside": ", ".join(f"{split}/{name}" for name in pl_module.beside_headline),
             "seed": self.seed,
+            "recipe": self.recipe,
             "git": git_revision(),
             "torch": str(torch.__version__),
+            "versions": package_versions(),
+            "device": device_name(trainer.strategy.root_device),
             "processes": trainer.world_size,
+            **describe_data(trainer.datamodule),
         }
         facts, reports = self._facts, getattr(getattr(trainer, "datamodule", None), "reports", [])
         if reports:
@@ -89,6 +110,11 @@ class RunSummary(Callback):
         """Starts the clock."""
         self.started = time.monotonic()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes where the run is taken up again, which is known from here on."""
+        if self._goes_on:
+            self.resumed_at.append(trainer.global_step)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the numbers if they are the best so far."""
         assert isinstance(pl_module, VisionTask)
@@ -96,17 +122,18 @@ class RunSummary(Callback):
             return
         results, name = pl_module.results, pl_module.headline.logged()
         if self.subcommand != "fit":
-            self._write(trainer, results)
+            self._write(trainer, results | _content_of(pl_module))
             self._write_evaluation(trainer, pl_module)
         elif pl_module.headline.improves(results[name], self.best.get(name, math.nan)):
-            self.best = {**results, "epoch": trainer.current_epoch, "step": trainer.global_step}
+            place = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+            self.best = {**results, **place, **_content_of(pl_module)}
             self._write_evaluation(trainer, pl_module)
             self._write(trainer, self.best)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the numbers of the test."""
         assert isinstance(pl_module, VisionTask)
-        self._write(trainer, pl_module.results)
+        self._write(trainer, pl_module.results | _content_of(pl_module))
         self._write_evaluation(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,21 +151,30 @@ class RunSummary(Callback):
 
     @rank_zero_only
     def _write_evaluation(self, trainer: Trainer, task: VisionTask) -> None:
-        if task.evaluation is not None:
+        if task.evaluation is not None and self.keep_evaluation:
             task.evaluation.write(Path(trainer.default_root_dir) / self._named(EVALUATION))
 
     def _named(self, file: str) -> str:
-        """The name of a file of this command: that of another one than `fit` stands in it."""
-        stem, _, ending = file.partition(".")
-        return file if self.subcommand == "fit" else f"{stem}.{self.subcommand}.{ending}"
+        return of_command(file, self.subcommand)
 
     @rank_zero_only
-    def _write(self, trainer: Trainer, results: dict[str, float]) -> None:
-        content = self._facts | results | {"seconds": round(self._seconds(), 1), "run": str(trainer.default_root_dir)}
+    def _write(self, trainer: Trainer, results: dict[str, Any]) -> None:
+        chain = {"start": self._start, "resumed_at": ", ".join(map(str, self.resumed_at))}
+        measured = {
+            "peak_memory_MB": round(peak_memory(trainer) / 2**20, 1),
+            "seconds": round(self._seconds(), 1),
+            "run": str(trainer.default_root_dir),
+        }
+        content = self._facts | results | (chain if self.subcommand == "fit" else {}) | measured
         finite = {
             name: None if isinstance(value, float) and math.isnan(value) else value for name, value in content.items()
         }
         write_text(f"{trainer.default_root_dir}/{self._named(SUMMARY)}", json.dumps(finite, indent=2) + "\n")
+
+
+def _content_of(task: VisionTask) -> dict[str, Any]:
+    """The hash of what was scored; summaries with the same one are of the same images, classes and annotations."""
+    return {} if task.evaluation is None else {"data_hash": task.evaluation.data_hash()}
 
 
 def describe_model(task: VisionTask) -> dict[str, Any]:
@@ -149,7 +185,7 @@ def describe_model(task: VisionTask) -> dict[str, Any]:
         under its kind, `detector` or `segmentor`), `parameters`, `MACs` (multiply-accumulates of one image of
         `image_size`, convolutions and matrix products only) and `image_size`.
     """
-    backbone = next(module for module in task.model.modules() if isinstance(module, Backbone))
+    backbone = backbone_of(task)
     kind, head = task.describe_head()
     return {
         "backbone": backbone.label,
@@ -160,6 +196,11 @@ def describe_model(task: VisionTask) -> dict[str, Any]:
         "MACs": macs_of_an_image(task),
         "image_size": "x".join(map(str, task.image_size)),
     }
+
+
+def backbone_of(task: VisionTask) -> Backbone:
+    """The backbone of a task's model."""
+    return next(module for module in task.model.modules() if isinstance(module, Backbone))
 
 
 def attention_names(module: nn.Module) -> str:

@@ -12,6 +12,17 @@ _UNNAMED = {"detect": ("val/mAP", "detector"), "segment": ("val/mIoU", "segmento
 """Headline and model of the summaries that name neither, by their task; both had `max` as their direction."""
 
 
+def of_command(file: str, subcommand: str) -> str:
+    """Name of a file that a command writes into its run folder: that of another one than `fit` stands in it.
+
+    Args:
+        file: Its name in training, such as `summary.json`.
+        subcommand: `fit`, `validate` or `test`.
+    """
+    stem, _, ending = file.partition(".")
+    return file if subcommand == "fit" else f"{stem}.{subcommand}.{ending}"
+
+
 def read_summary(path: Path) -> dict[str, Any]:
     """Reads the summary of a run.
 

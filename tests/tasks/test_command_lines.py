@@ -53,7 +53,7 @@ def test_run_folder_stands_alone(task: str, command: Command) -> None:
         "pictures",
         "run.json",
         "summary.json",
-        *(["evaluation.npz"] if task == "segment" else []),
+        "evaluation.npz",
     }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "last.before.ckpt"}
     assert (

@@ -99,3 +99,13 @@ def test_write_replaces_the_table_of_a_document(tmp_path: Path) -> None:
 def test_documents_hold_the_committed_results(document: str, results: str) -> None:
     text = (ROOT / document).read_text()
     assert compare.replace_table(text, compare.find_summaries([ROOT / results])) == text
+
+
+def test_a_plan_says_how_many_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    compare.main(["--plan", "0.2", "0.3"])
+    assert capsys.readouterr().out == "7 runs of each method\n"
+    with pytest.raises(SystemExit) as error:
+        compare.main(["--plan", "0.2", "0"])
+    assert str(error.value) == "error: the wanted difference is 0, expected a number other than 0"
+    with pytest.raises(SystemExit, match=r"no summary\.json below nothing; expected run folders"):
+        compare.main([])
