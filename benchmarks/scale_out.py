@@ -38,6 +38,8 @@ RECIPES = (
     "detect/retinanet_1x",
     "segment/upernet_160k",
 )
+BACKBONES = {"segment/deeplabv3_160k": "mobilenet_v2", "segment/upernet_160k": "resnet50"}
+"""In place of the recipe's own."""
 MEASURED_STEP = 2  # the first builds the buckets in order of use, the second is the first with them
 COCO_IMAGES, ADE20K_IMAGES, ADE20K_CLASSES = 5000, 2000, 150
 WIDE_BUCKET = 100
@@ -143,10 +145,11 @@ def measure_step(recipe: str, *options: str) -> Step:
         write_shapes(Path(folder), seed=0, train=16, val=2)
         if "quickstart" not in recipe:
             (_pretend_coco if task == "detect" else _pretend_ade20k)(Path(folder))
+        backbone = [f"--model.backbone={BACKBONES[recipe]}"] if recipe in BACKBONES else []
         command = [
             sys.executable, "-m", f"tasks.{task}", "fit", f"--config=configs/{recipe}.yaml",
             f"--data=configs/data/shapes_{task}.yaml", f"--data.root={folder}/{data}", "--data.batch_size=2",
-            "--data.num_workers=0", "--model.backbone.weights=null",
+            "--data.num_workers=0", *backbone, "--model.backbone.weights=null",
             "--trainer.accelerator=cpu", "--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.max_steps=4",
             "--trainer.limit_val_batches=0", "--trainer.num_sanity_val_steps=0", "--trainer.log_every_n_steps=1",
             "--trainer.callbacks+=benchmarks.scale_out.StepTraffic", "--wandb.mode=disabled", f"--runs={folder}/runs",

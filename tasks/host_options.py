@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from attention import IdentityStart
+from backbones.dilation import Dilation
 from tasks.errors import TaskError
 
 Start = Literal["pretrained_host", "pretrained", "scratch"]
@@ -31,6 +32,8 @@ class HostOptions:
         frozen_stages: Stages of the host that do not learn; attention that was inserted into them does.
         norms: What the host's batch normalisations learn; nothing to choose where it has none.
         output_stride: Stride of the last feature map in pixels.
+        dilation: What dilates where strides are left out, in hosts with a choice: `a_trous`, as weights of the strided
+            network need it, or `mmsegmentation`, as in its networks.
         multi_grid: Factors of the last stage's dilation, one for each of its blocks, such as 1, 2, 4.
         last_conv: Whether the classification network's last convolution belongs to the last map, in networks with one.
         tap_expansion: Whether maps are taken inside blocks, behind their expansion, in networks that can: one for all,
@@ -44,6 +47,7 @@ class HostOptions:
     frozen_stages: int | None = None
     norms: Literal["train", "eval", "frozen"] | None = None
     output_stride: Literal[8, 16, 32] | None = None
+    dilation: Dilation | None = None
     multi_grid: tuple[int, ...] | None = None
     last_conv: bool | None = None
     tap_expansion: bool | dict[str, bool] | None = None
@@ -60,9 +64,9 @@ class HostOptions:
 
 LEARNING = {"frozen_stages": 0, "norms": "train"}
 """What a network of random weights gets in place of what a recipe freezes of a pretrained one, as in torchvision."""
-NOTHING_TO_CHOOSE = ("norms", "drop_path", "last_conv", "tap_expansion")
-"""A backbone without these has no batch normalisation, no residual branch that is dropped, no such convolution, and no
-expansion."""
+NOTHING_TO_CHOOSE = ("norms", "drop_path", "last_conv", "tap_expansion", "dilation")
+"""A backbone without these has no batch normalisation, no residual branch that is dropped, no such convolution, no
+expansion, and one way to dilate."""
 
 
 def complete_backbone(

@@ -1,7 +1,7 @@
 """`python -m tasks.sweep FILE`: the runs of a sweep one after the other, as a Slurm array, or for the agents of W&B.
 
 All three come from the one list in the sweep's file (`configs/sweeps`). Each run has a folder of its own,
-`runs/TASK/SWEEP/BACKBONE-seedSEED`, so that the same command again skips what is finished and continues what was
+`runs/TASK/SWEEP/SETTING-seedSEED`, so that the same command again skips what is finished and continues what was
 interrupted, and `python -m tasks.compare runs/TASK/SWEEP` shows the whole sweep.
 """
 
@@ -9,6 +9,7 @@ import shlex
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import yaml
@@ -68,7 +69,7 @@ def slurm_array(sweep: Sweep, chosen: Sequence[SweepRun], file: Path, runs: Path
         TaskError: An option holds a space, at which the script would cut it.
     """
     lines = [sweep.options_of(run, runs, more) for run in chosen]
-    for option in lines[0]:
+    for option in chain.from_iterable(lines):
         if len(option.split()) != 1:
             raise TaskError(f"{option!r} cannot stand in a line of {file}, which is cut at spaces; write it without")
     _write(file, "".join(" ".join(line) + "\n" for line in lines))
@@ -122,9 +123,9 @@ def _say(line: str) -> None:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m tasks.sweep",
-        description="Runs one recipe over several backbones and seeds, which a sweep's file lists: one after the "
-        "other, skipping what is finished and continuing what was interrupted. Further options, such as --data.root "
-        "COCO, go to every run.",
+        description="Runs one recipe over several backbones, variants of it (heads, say) and seeds, which a sweep's "
+        "file lists: one after the other, skipping what is finished and continuing what was interrupted. Further "
+        "options, such as --data.root COCO, go to every run.",
         allow_abbrev=False,
     )
     parser.add_argument("sweep", type=Path, help="a sweep's file, such as configs/sweeps/retinanet_attentions.yaml")
@@ -137,7 +138,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--images-per-second",
         nargs="+",
-        metavar="[BACKBONE=]NUMBER",
+        metavar="[SETTING=]NUMBER",
         help="training images a second and GPU that you have measured, for --dry-run; without it those of the sweep's "
         "own runs are taken",
     )

@@ -10,7 +10,7 @@ from tasks.near_names import instead
 from tasks.profile.recipes import build, shown_config
 from tasks.run.folder import read_record
 from tasks.run.summary_file import SUMMARY, read_summary
-from tasks.sweep_list import Sweep, SweepRun, backbone_label
+from tasks.sweep_list import Sweep, SweepRun
 
 RATE = "perf/images_per_second"
 """Column of `metrics.csv`: training images a second, over all processes."""
@@ -19,17 +19,17 @@ KINDS = {"detect": "detector", "segment": "segmentor"}
 
 
 def parse_rates(given: Sequence[str], sweep: Sweep) -> dict[str, float]:
-    """Images a second and GPU by backbone, from `NUMBER` for all of them or `BACKBONE=NUMBER` for one.
+    """Images a second and GPU by setting, from `NUMBER` for all of them or `SETTING=NUMBER` for one.
 
     Raises:
-        TaskError: It is no positive number, or a backbone that the sweep does not have.
+        TaskError: It is no positive number, or a setting that the sweep does not have.
     """
-    labels = [backbone_label(backbone) for backbone in sweep.backbones]
+    labels = [setting.label for setting in sweep.settings()]
     rates: dict[str, float] = {}
     for words in given:
         label, _, number = words.rpartition("=")
         if label and label not in labels:
-            raise TaskError(f"--images-per-second {words}: {label} is no backbone of the sweep{instead(label, labels)}")
+            raise TaskError(f"--images-per-second {words}: {label} is not in the sweep{instead(label, labels)}")
         try:
             rate = float(number)
         except ValueError:
@@ -52,11 +52,11 @@ def measured_rate(folder: Path) -> float | None:
 
 
 def measured_rates(sweep: Sweep, runs: Path) -> dict[str, float]:
-    """Images a second and GPU by backbone, from the sweep's own runs of any seed."""
+    """Images a second and GPU by setting, from the sweep's own runs of any seed."""
     found: dict[str, list[float]] = {}
     for run in sweep.runs():
         if (rate := measured_rate(runs / sweep.task / run.name)) is not None:
-            found.setdefault(backbone_label(run.backbone), []).append(rate)
+            found.setdefault(run.setting.label, []).append(rate)
     return {label: statistics.median(rates) for label, rates in found.items()}
 
 
@@ -91,24 +91,26 @@ def describe_cost(
         chosen: Its runs that are wanted.
         runs: Folder of all runs.
         more: Further options of all runs.
-        given: Images a second and GPU by backbone, which win over those of finished runs.
+        given: Images a second and GPU by setting, which win over those of finished runs.
     """
     rates = {**measured_rates(sweep, runs), **given}
-    images = images_of_a_run(sweep, more) if rates else 0
+    variants = {run.setting.options for run in chosen if run.setting.label in rates}
+    images = {options: images_of_a_run(sweep, [*options, *more]) for options in variants}
     lines, left, unknown = [], 0.0, 0
     for run in chosen:
         record = read_record(runs / sweep.task / run.name)
         state = "new" if record is None else record.status
-        rate = rates.get(backbone_label(run.backbone))
-        hours = None if rate is None else images / rate / 3600
+        rate = rates.get(run.setting.label)
+        hours = None if rate is None else images[run.setting.options] / rate / 3600
         if state != "finished":
             left, unknown = left + (hours or 0.0), unknown + (hours is None)
         cost = UNKNOWN if hours is None else f"{rate:.4g} images/s and GPU, {hours:.3g} GPU hours"
         lines.append(f"{run.label:{max(len(each.label) for each in chosen)}}  {state:8}  {cost}")
-    lines.append(f"{len(chosen)} runs" + (f" of {images:,} images" if images else ""))
+    seen = sorted(set(images.values()))
+    lines.append(f"{len(chosen)} runs" + (f" of {' or '.join(f'{count:,}' for count in seen)} images" if seen else ""))
     if unknown < len(chosen):
         lines[-1] += f"; what is not finished: {left:.3g} GPU hours"
     if unknown:
-        hint = "--images-per-second NUMBER, or a run of each backbone that has been scored once, would tell"
+        hint = "--images-per-second NUMBER, or a run of each setting that has been scored once, would tell"
         lines[-1] += f"; {unknown} runs {UNKNOWN}: {hint}"
     return "\n".join(lines)

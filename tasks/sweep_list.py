@@ -1,8 +1,9 @@
-"""A sweep: one recipe over several backbones and seeds, read from one short file."""
+"""A sweep: one recipe over several backbones, variants of its options and seeds, read from one short file."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,24 @@ from tasks.errors import TaskError
 from tasks.near_names import instead, missing_file
 from tasks.recipe_parts import with_files
 
-KEYS = ("task", "config", "backbones", "seeds", "options")
+KEYS = ("task", "config", "backbones", "variants", "seeds", "options")
 OWN = ("--config", "--model.backbone", "--seed_everything", "--name", "--resume", "--runs")
 """Options that the sweep gives its runs itself."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One of the things that a sweep compares: a backbone under a variant of the recipe.
+
+    Attributes:
+        label: What it is called in the names of runs: BACKBONE, or BACKBONE-VARIANT in a sweep with variants.
+        backbone: Backbone, as `--model.backbone` takes it.
+        options: Options that make the variant of the recipe.
+    """
+
+    label: str
+    backbone: str
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -22,13 +38,13 @@ class SweepRun:
     """A run of a sweep.
 
     Attributes:
-        name: Name of the run below `runs/TASK`: SWEEP/BACKBONE-seedSEED.
-        backbone: Backbone, as `--model.backbone` takes it.
+        name: Name of the run below `runs/TASK`: SWEEP/SETTING-seedSEED.
+        setting: What is trained.
         seed: Seed of all random numbers.
     """
 
     name: str
-    backbone: str
+    setting: Setting
     seed: int
 
     @property
@@ -39,15 +55,17 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One recipe over backbones and seeds.
+    """One recipe over backbones, variants of it and seeds.
 
     Attributes:
         name: Name of the sweep: that of its file.
         task: `detect` or `segment`.
         config: The recipe.
         backbones: Names of files in `configs/backbones` or of published networks (`backbones.swin_b`).
-        seeds: Seeds, the same for every backbone.
+        seeds: Seeds, the same for every setting.
         options: Options of all runs.
+        variants: Names of variants of the recipe, with the options that make each; every backbone runs under each of
+            them. Without any the recipe is as it is.
     """
 
     name: str
@@ -56,25 +74,37 @@ class Sweep:
     backbones: tuple[str, ...]
     seeds: tuple[int, ...]
     options: tuple[str, ...] = ()
+    variants: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def settings(self) -> list[Setting]:
+        """What is compared: every backbone, or every backbone under every variant."""
+        if not self.variants:
+            return [Setting(backbone_label(backbone), backbone) for backbone in self.backbones]
+        return [
+            Setting(f"{backbone_label(backbone)}-{variant}", backbone, options)
+            for backbone in self.backbones
+            for variant, options in self.variants.items()
+        ]
 
     def runs(self) -> list[SweepRun]:
-        """All runs; every backbone once before the next seed, so that a sweep that is cut short compares backbones."""
+        """All runs; every setting once before the next seed, so that a sweep that is cut short compares settings."""
         return [
-            SweepRun(f"{self.name}/{backbone_label(backbone)}-seed{seed}", backbone, seed)
+            SweepRun(f"{self.name}/{setting.label}-seed{seed}", setting, seed)
             for seed in self.seeds
-            for backbone in self.backbones
+            for setting in self.settings()
         ]
 
     def options_of(self, run: SweepRun, runs: Path, more: Sequence[str] = ()) -> list[str]:
-        """What a run is given behind the recipe: its own options, the sweep's, and further ones, which win.
+        """What a run is given behind the recipe: its own options, the sweep's, its variant's, and further, which win.
 
         Args:
             run: The run.
             runs: Folder of all runs.
             more: Further options of all runs.
         """
-        own = ["--model.backbone", run.backbone, "--seed_everything", str(run.seed), "--name", run.name]
-        return [*own, "--runs", str(runs), "--wandb.group", self.name, *self.options, *more]
+        own = ["--model.backbone", run.setting.backbone, "--seed_everything", str(run.seed), "--name", run.name]
+        own += ["--runs", str(runs), "--wandb.group", self.name]
+        return [*own, *self.options, *run.setting.options, *more]
 
     def arguments(self, run: SweepRun, runs: Path, more: Sequence[str] = ()) -> list[str]:
         """Arguments of `python -m tasks.TASK` for one run; see `options_of`."""
@@ -91,7 +121,7 @@ def read_sweep(path: Path) -> Sweep:
 
     Args:
         path: A yaml file with `task`, `config` (relative to the file), `backbones`, `seeds` and, if there are any,
-            `options` of all runs.
+            `options` of all runs and `variants`, names with the options of each.
 
     Raises:
         TaskError: It is no sweep, or names a recipe or a backbone that is not there.
@@ -114,7 +144,8 @@ def read_sweep(path: Path) -> Sweep:
         raise TaskError(f"{path}: config: {missing_file(config)}")
     backbones, seeds = (_listed(path, content, key, kind) for key, kind in (("backbones", str), ("seeds", int)))
     options = _listed(path, content, "options", str) if "options" in content else ()
-    sweep = Sweep(path.stem, task, _short(config), backbones, seeds, options)
+    variants = _variants(path, content["variants"]) if "variants" in content else {}
+    sweep = Sweep(path.stem, task, _short(config), backbones, seeds, options, variants)
     refuse_own_options(options)
     for backbone in backbones:
         _require_backbone(path, sweep, backbone)
@@ -142,6 +173,18 @@ def _listed(path: Path, content: dict[str, Any], key: str, kind: type) -> tuple[
     if twice and key != "options":
         raise TaskError(f"{path}: {key} has {twice[0]} twice, and their runs would share a folder; leave one out")
     return tuple(values)
+
+
+def _variants(path: Path, given: Any) -> dict[str, tuple[str, ...]]:
+    if not isinstance(given, dict) or not given:
+        raise TaskError(f"{path}: variants is {given!r}, expected names, each with a list of options")
+    for name, options in given.items():
+        if not (isinstance(name, str) and re.fullmatch(r"\w+", name)):
+            raise TaskError(f"{path}: variants has {name!r}, expected a name of letters, digits and _ for a folder")
+        if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+            raise TaskError(f"{path}: the variant {name} is {options!r}, expected a list of options, [] for none")
+        refuse_own_options(options)
+    return {name: tuple(options) for name, options in given.items()}
 
 
 def _short(path: Path) -> Path:

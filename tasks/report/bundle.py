@@ -18,7 +18,7 @@ def bundle() -> str:
     """The code, as one script; it sets `vegaEmbed`."""
     import vl_convert
 
-    return vl_convert.javascript_bundle().replace(EDITOR, "about:blank")
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;").replace(EDITOR, "about:blank")
 
 
 def main() -> None:

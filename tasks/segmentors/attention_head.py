@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from mmcv.cnn import ConvModule
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead
-from torch import Tensor
+from torch import Tensor, nn
 
 import attention
 from attention.base import Refine, check_at_least
@@ -38,7 +38,7 @@ class AttentionHead(BaseDecodeHead):
     Args:
         in_channels: Channels of the map.
         channels: Channels that the attention works on.
-        attention: Which attention: `CBAM`, or `{type: CBAM, reduction: 8}`.
+        attention: Which attention: `CBAM`, or `{type: CBAM, reduction: 8}`, or `none`, the control.
         repeats: How often the same attention is applied, with the same weights.
         image_level: Whether the mean of the whole map takes part.
         concat_input: Whether the map itself takes part.
@@ -69,7 +69,7 @@ class AttentionHead(BaseDecodeHead):
         super().__init__(in_channels, classified, **options)
         self.repeats, self.concat_input = repeats, concat_input
         self.entry = self._convolution(in_channels, channels, 3)
-        self.attention = build_attention(attention, channels)
+        self.attention = nn.Identity() if attention == "none" else build_attention(attention, channels)
         self.end = self._convolution(channels, channels, 1)
         self.image_level = self._convolution(in_channels, channels, 1) if image_level else None
         width = channels * (1 + image_level) + in_channels * concat_input

@@ -75,6 +75,12 @@ def finished(trained: Callable[[str], Path], tmp_path: Path) -> Callable[[str], 
 
 
 @pytest.fixture
+def without_initialisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MMSegmentation's reads numbers from tensors, which those without memory do not have, and takes its time."""
+    monkeypatch.setattr("mmengine.model.BaseModule.init_weights", lambda module: None)
+
+
+@pytest.fixture
 def own_determinism() -> Iterator[None]:
     """Takes back what `--trainer.deterministic` has asked of PyTorch, which would hold for later tests."""
     yield

@@ -1,6 +1,9 @@
 """Every file under configs/ builds; every recipe takes every backbone, or says why not."""
 
 import inspect
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,47 +29,115 @@ PAIR_OPTIONS = {
     "last_conv",
     "tap_expansion",
     "multi_grid",
+    "dilation",
 }
-WITHOUT_SENSE = {  # windows do not dilate, nor do merged patches
-    ("deeplabv3_160k", name): f"backbones.{name} has no output_stride"
-    for name in ("swin_t", "swin_s", "elsa_swin_t", "elsa_swin_s", "lavit_t", "lavit_s")
-}
-"""Recipes and backbones that do not go together, and how the refusal begins."""
+WITHOUT_STRIDE = {"swin_t", "swin_s", "elsa_swin_t", "elsa_swin_s", "lavit_t", "lavit_s"}
+"""Windows do not dilate, nor do merged patches."""
+WITH_MULTI_GRID = {path.stem for path in BACKBONES if re.search(r"resnet(50|101)", path.stem)}
+"""Multi-grid is for networks whose last stage has as many blocks as the recipe's has numbers."""
+MODEL = ("detector", "segmentor")
 
 
 def identify(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
+def network_of(recipe: Path) -> str:
+    """What a recipe says of the network: recipes of equal texts differ in length, rates or data only."""
+    content = yaml.safe_load(recipe.read_text())
+    return json.dumps([content.get("host"), *(content["model"].get(name) for name in (*MODEL, "backbone"))])
+
+
+NETWORKS = list({network_of(recipe): recipe for recipe in reversed(RECIPES)}.values())[::-1]
+"""The first recipe of each network."""
+
+
 def build(recipe: Path, shapes: Path, *options: str) -> nn.Module:
-    # MMSegmentation's heads read numbers from their tensors when they are made.
-    device = "cpu" if recipe.parent.name == "segment" else "meta"
-    return build_task(recipe, shapes, *options, "--host.start=scratch", device=device).model
+    return build_task(recipe, shapes, *options, "--host.start=scratch", device="meta").model
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_initialisation")
 @pytest.mark.parametrize("backbone", BACKBONES, ids=lambda path: path.stem)
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recipe", NETWORKS, ids=lambda path: path.stem)
 def test_every_recipe_takes_every_backbone(recipe: Path, backbone: Path, shapes: Path) -> None:
-    refusal = WITHOUT_SENSE.get((recipe.stem, backbone.stem))
-    if refusal is not None:
-        with pytest.raises(TaskError, match=f"^{refusal}"):
-            build(recipe, shapes, f"--model.backbone={backbone}")
-        return
-    model = build(recipe, shapes, f"--model.backbone={backbone}")
-    part = next(module for module in model.modules() if isinstance(module, Backbone))
     asked = yaml.safe_load(recipe.read_text()).get("host", {})
+    options = [f"--model.backbone={backbone}"]
+    if "output_stride" in asked and backbone.stem in WITHOUT_STRIDE:
+        with pytest.raises(TaskError, match=rf"^backbones.{backbone.stem} has no output_stride"):
+            build(recipe, shapes, *options)
+        return
+    if "multi_grid" in asked and backbone.stem not in WITH_MULTI_GRID:
+        with pytest.raises((TaskError, SystemExit), match="multi_grid"):
+            build(recipe, shapes, *options)
+        options.append("--host.multi_grid=null")
+    model = build(recipe, shapes, *options)
+    part = next(module for module in model.modules() if isinstance(module, Backbone))
     if "output_stride" in asked:
         assert max(part.strides) == asked["output_stride"]
+    if "multi_grid" in asked and backbone.stem in WITH_MULTI_GRID:
+        assert part.network_options()["multi_grid"] == tuple(asked["multi_grid"])
+    if "dilation" in asked and "mobilenet_v2" in backbone.stem:
+        assert part.network_options()["dilation"] == asked["dilation"]
     paths = asked.get("drop_path", {})
     if backbone.stem in paths:
         rates = [module.p for module in part.modules() if type(module).__name__ == "StochasticDepth"]
         assert max(rates) == pytest.approx(paths[backbone.stem]) and min(rates) == 0
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=identify)
-def test_recipe_builds(recipe: Path, shapes: Path) -> None:
-    assert sum(parameter.numel() for parameter in build(recipe, shapes).parameters()) > 100_000
+CAA = 42_519_392 + 524_800  # the backbone, and the auxiliary head's first convolution
+SIZES: dict[str, tuple[int, dict[str, int]]] = {
+    "caa_ade20k": (150, {"resnet101_v1c": CAA + 11_774_358 + 257 * 150, "resnet101": 54_837_868}),
+    "caa_cityscapes": (19, {"resnet101_v1c": CAA + 11_740_691 + 257 * 19}),
+    "caa_coco_stuff": (171, {"resnet101_v1c": CAA + 11_779_755 + 257 * 171}),
+    "caa_pascal_context": (59, {"resnet101_v1c": CAA + 11_750_971 + 257 * 59}),
+    "deeplabv3_160k": (
+        150,
+        {"resnet50_v1c": 68_213_900, "resnet101_v1c": 87_206_028, "mobilenet_v2": 18_702_892},
+    ),
+    "deeplabv3_ca_cityscapes": (19, {"mobilenet_v2_ca": 4_968_803, "mobilenet_v2": 4_523_027}),
+    "deeplabv3_ca_voc": (
+        21,
+        {"mobilenet_v2_ca": 4_969_317, "mobilenet_v2": 4_523_541, "mobilenet_v2_se": 4_906_877},
+    ),
+    "deeplabv3plus_160k": (150, {"mobilenet_v2": 15_345_244}),
+    "fcn_160k": (150, {"resnet50_v1c": 49_598_604, "mobilenet_v2": 9_819_692}),
+    "pspnet_160k": (150, {"resnet50_v1c": 49_076_364, "resnet101_v1c": 68_068_492, "mobilenet_v2": 13_721_132}),
+    "semantic_fpn_160k": (150, {"resnet50_v1c": 28_514_806}),
+    "upernet_160k": (150, {"resnet50_v1c": 66_516_108, "resnet101_v1c": 85_508_236}),
+    "upernet_adamw_160k": (
+        150,
+        {
+            "swin_t": 59_941_862,
+            "swin_s": 81_259_766,
+            "backbones.swin_b": 121_279_716,
+            "elsa_swin_t": 60_794_486,
+            "elsa_swin_s": 84_528_134,
+        },
+    ),
+}
+"""Classes and parameters of published networks, by recipe and backbone: MMSegmentation's, and those of the papers."""
+
+
+def sized() -> Iterator[object]:
+    """Every recipe with its own backbone, one of each network in every run of the tests; others with a known size."""
+    for recipe in RECIPES:
+        classes, sizes = SIZES.get(recipe.stem, (7, {}))
+        own = Path(yaml.safe_load(recipe.read_text())["model"]["backbone"]).stem
+        for name in [own, *(name for name in sizes if name != own)]:
+            marks = () if name == own and recipe in NETWORKS else pytest.mark.slow
+            identity = f"{recipe.parent.name}/{recipe.stem} {name}"
+            yield pytest.param(recipe, name, classes, sizes.get(name), marks=marks, id=identity)
+
+
+@pytest.mark.usefixtures("without_initialisation")
+@pytest.mark.parametrize(("recipe", "backbone", "classes", "parameters"), sized())
+def test_recipe_builds(recipe: Path, backbone: str, classes: int, parameters: int | None) -> None:
+    options = [f"--model.backbone={backbone}", f"--data.class_names={[f'class {number}' for number in range(classes)]}"]
+    if recipe.parent.name == "detect":
+        options += [f"--data.category_ids={[*range(classes)]}", "--data.images=none"]
+    found = sum(parameter.numel() for parameter in build(recipe, Path("none"), *options).parameters())
+    assert found == parameters if parameters else found > 100_000
 
 
 @pytest.mark.parametrize("part", PARTS, ids=identify)
@@ -87,13 +158,16 @@ def test_backbone_files_of_a_class_set_the_same_options() -> None:
     assert options and all(len(kinds) == 1 for kinds in options.values()), options
 
 
-def test_every_refinement_has_a_file_on_resnet50_and_a_place_in_the_comparison() -> None:
-    drop_ins = {
-        f"attention.{name}"
-        for name in attention.__all__
-        if inspect.isclass(cls := getattr(attention, name)) and issubclass(cls, Refine)
-    } - {"attention.Refine", "attention.IdentityStart"}
-    compared = yaml.safe_load((CONFIGS / "sweeps" / "retinanet_attentions.yaml").read_text())["backbones"]
+DROP_INS = {
+    f"attention.{name}"
+    for name in attention.__all__
+    if inspect.isclass(cls := getattr(attention, name)) and issubclass(cls, Refine)
+} - {"attention.Refine", "attention.IdentityStart"}
+
+
+@pytest.mark.parametrize("sweep", ["retinanet_attentions", "upernet_attentions"])
+def test_every_refinement_has_a_file_on_resnet50_and_a_place_in_the_comparison(sweep: str) -> None:
+    compared = yaml.safe_load((CONFIGS / "sweeps" / f"{sweep}.yaml").read_text())["backbones"]
     assert compared[0] == "resnet50"
     found = []
     for name in compared[1:]:
@@ -101,7 +175,13 @@ def test_every_refinement_has_a_file_on_resnet50_and_a_place_in_the_comparison()
         assert options["depth"] == 50
         operator = options["attention"] or options["attention_between"]
         found.append(operator if isinstance(operator, str) else operator["class_path"])
-    assert sorted(found) == sorted(drop_ins)
+    assert sorted(found) == sorted(DROP_INS)
+
+
+def test_every_refinement_has_a_place_in_the_comparison_of_heads() -> None:
+    variants = yaml.safe_load((CONFIGS / "sweeps" / "head_attentions.yaml").read_text())["variants"]
+    found = [options[0].partition("attention=")[2] for options in variants.values()]
+    assert found[0] == "none" and {f"attention.{name}" for name in found[1:]} == DROP_INS
 
 
 @pytest.mark.parametrize("path", BACKBONES, ids=identify)

@@ -78,4 +78,4 @@ def test_processes_agree(task: str, several: int, command: Command, shapes: Path
         assert other.keys() == found[0].keys()
         for name, value in found[0].items():
             assert other[name] == (value if value is None else pytest.approx(value, abs=1e-6)), name
-    assert len(kept) == len(counts) and len({*kept}) == 1  # of every image, whatever its process
+    assert len(kept) == len(counts) and len({*kept}) == 1  # of every image, byte by byte, whatever process saw it

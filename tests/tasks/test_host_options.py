@@ -77,6 +77,12 @@ def test_maps_inside_blocks_are_asked_of_all_or_of_some_that_have_them() -> None
         assert "tap_expansion" not in complete(HostOptions(tap_expansion=asked), {})  # a ResNet has none
 
 
+def test_dilation_is_asked_of_hosts_with_a_choice() -> None:
+    asked = HostOptions(dilation="mmsegmentation")
+    assert complete(asked, {}, dilation="a_trous")["dilation"] == "mmsegmentation"
+    assert "dilation" not in complete(asked, {})
+
+
 def test_random_weights_are_not_frozen_unless_the_command_line_says_so() -> None:
     asked = HostOptions(start="scratch", weights="imagenet", frozen_stages=2, norms="eval")
     options = complete(asked, {})

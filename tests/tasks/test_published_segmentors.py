@@ -51,42 +51,7 @@ UPER: Part = {"type": "UPerHead", "channels": 512, "pool_scales": [1, 2, 3, 6]}
 FPN: Part = {"type": "FPN", "out_channels": 256, "num_outs": 4}
 
 
-@pytest.fixture(autouse=True)
-def without_initialisation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MMSegmentation's reads numbers from tensors, which those without memory do not have, and takes its time."""
-    monkeypatch.setattr("mmengine.model.BaseModule.init_weights", lambda module: None)
-
-
-Build = Callable[[], Backbone]
-SIZES: list[tuple[int, Build, Part, Part | None, Part | None]] = [
-    (49_598_604, lambda: ResNet(50, variant="v1c", output_stride=8), FCN, AUX, None),
-    (49_076_364, lambda: ResNet(50, variant="v1c", output_stride=8), PSP, AUX, None),
-    (68_213_900, lambda: ResNet(50, variant="v1c", output_stride=8), ASPP, AUX, None),
-    (68_068_492, lambda: ResNet(101, variant="v1c", output_stride=8), PSP, AUX, None),
-    (87_206_028, lambda: ResNet(101, variant="v1c", output_stride=8), ASPP, AUX, None),
-    (66_516_108, lambda: ResNet(50, variant="v1c"), UPER, AUX, None),
-    (85_508_236, lambda: ResNet(101, variant="v1c"), UPER, AUX, None),
-    (28_514_806, lambda: ResNet(50, variant="v1c"), {"type": "FPNHead", "channels": 128}, None, FPN),
-    (9_819_692, lambda: MobileNetV2(output_stride=8), FCN, AUX, None),
-    (13_721_132, lambda: MobileNetV2(output_stride=8), PSP, AUX, None),
-    (18_702_892, lambda: MobileNetV2(output_stride=8), ASPP, AUX, None),
-    (15_345_244, lambda: MobileNetV2(output_stride=8), ASPP_PLUS, AUX, None),
-    (59_941_862, Swin, UPER, AUX, None),
-    (81_259_766, lambda: Swin(96, (2, 2, 18, 2)), UPER, AUX, None),
-    (121_279_716, lambda: Swin(128, (2, 2, 18, 2)), UPER, AUX, None),
-]
-
-
-@pytest.mark.parametrize(
-    ("parameters", "backbone", "head", "auxiliary", "neck"),
-    [pytest.param(*size, id=str(size[0]), marks=[pytest.mark.slow] * (size[0] > 68_300_000)) for size in SIZES],
-)
-def test_totals_are_mmsegmentations(
-    parameters: int, backbone: Build, head: Part, auxiliary: Part | None, neck: Part | None
-) -> None:
-    with torch.device("meta"):
-        model = EncoderDecoder(backbone(), 150, head, auxiliary, neck)
-    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+pytestmark = pytest.mark.usefixtures("without_initialisation")
 
 
 def theirs(backbone: Part, head: Part, auxiliary: Part | None, channels: list[int], **options: Any) -> Part:

@@ -32,6 +32,12 @@ IN_EVERY_RUN = {
         "--model.segmentor.decode_head.channels=16",
         "--model.segmentor.auxiliary_head.channels=16",
     ),
+    "caa_pascal_context": (
+        "--model.backbone=resnet18_cbam",
+        "--host.multi_grid=[1,2]",  # of two blocks
+        *(f"--model.segmentor.decode_head.{name}=8" for name in ("channels", "key_channels", "feature_channels")),
+        "--model.segmentor.auxiliary_head.channels=16",
+    ),
 }
 """One recipe a family of heads, with a small network, in every run of the tests; all as they are with `-m slow`."""
 OTHER_BACKBONE = {"upernet_adamw_160k": "elsa_swin_t", "cascade_rcnn_1x": "resnet18_cbam"}
@@ -39,6 +45,15 @@ FEW_BOXES = ("channels=32", "rpn.proposals_train=64", "rpn.proposals_test=32", "
 THIN_HEADS = ("box_head.fc_channels=32", "box_head.conv_channels=32", "mask_head.channels=16")
 """Options of detectors of two stages, whose heads would take minutes."""
 MAINS = {"detect": detect.main, "segment": segment.main}
+SPLITS = {
+    "COCO": ("val_images=val2017", "val_annotations=annotations/instances_val2017.json"),
+    "ADE20K": ("val_split=validation",),
+    "LabelMasks": tuple(
+        f"{split}={{images: images/{name}/*.jpg, masks: annotations/{name}/*.png, names: null}}"
+        for split, name in (("train", "training"), ("val", "validation"))
+    ),
+}
+"""Where the sample data set is not laid out as that of a recipe, by the class that reads it."""
 DATA = {"detect": "coco", "segment": "ade20k"}
 MONITOR = {"detect": "val/mAP", "segment": "val/mIoU"}
 IMAGES, STEPS_AN_EPOCH, STEPS, EPOCHS, WARMUP = 6, 3, 8, 4, 2
@@ -97,7 +112,8 @@ class Reduced:
         default = "ShorterSide" if self.task == "detect" else "RandomRatioCrop"
         pipeline = self.data["init_args"].get("pipeline", {"class_path": default})["class_path"].rpartition(".")[2]
         sizes = [f"--data.pipeline.{name}={value}" for name, value in SIZES[pipeline].items()]
-        return [*options, f"--data.pipeline={pipeline}", *sizes]
+        splits = SPLITS[self.data["class_path"].rpartition(".")[2]]
+        return [*options, f"--data.pipeline={pipeline}", *sizes, *(f"--data.{split}" for split in splits)]
 
     def milestones(self) -> list[float]:
         """Epochs or steps at which the rate falls."""
@@ -143,8 +159,6 @@ def test_recipe_runs_to_its_last_step(path: Path, network: tuple[str, ...], shap
             f"--config={path}",
             *recipe.options(),
             f"--data.root={shapes / DATA[recipe.task]}",
-            "--data.val_images=val2017" if recipe.task == "detect" else "--data.val_split=validation",
-            *(["--data.val_annotations=annotations/instances_val2017.json"] if recipe.task == "detect" else []),
             f"--data.max_images={IMAGES}",
             "--data.batch_size=2",
             "--data.val_batch_size=3",

@@ -19,6 +19,7 @@ from tasks.recipe_parts import with_files
 from tasks.run import exit_codes
 from tasks.run.folder import RunRecord, read_record
 from tasks.sweep_list import read_sweep
+from tests.tasks.building import build_task
 from tests.tasks.running import ROOT
 
 CONTENT = {
@@ -268,9 +269,14 @@ def test_wandb_sweep(
         ({"seeds": [1, 1]}, [], "seeds has 1 twice"),
         ({"seed": [1]}, [], "seed is no key of a sweep; did you mean seeds?"),
         ({"options": ["--name=x"]}, [], "--name is the sweep's to give"),
+        ({"variants": ["a"]}, [], "variants is ['a'], expected names, each with a list of options"),
+        ({"variants": {"a b": []}}, [], "variants has 'a b', expected a name of letters, digits and _ for a folder"),
+        ({"variants": {"a": "--x"}}, [], "the variant a is '--x', expected a list of options, [] for none"),
+        ({"variants": {"a": ["--model.backbone=swin_t"]}}, [], "--model.backbone is the sweep's to give"),
+        ({"variants": {"a": [], "b": ["--x=a b"]}}, ["--slurm", "list.txt"], "'--x=a b' cannot stand in a line"),
         ({}, ["--seed_everything", "4"], "--seed_everything is the sweep's to give"),
         ({}, ["--only", "swin_t-seed1"], "--only swin_t-seed1 is no run of tiny; did you mean swin_t-seed"),
-        ({}, ["--dry-run", "--images-per-second", "resnet=3"], "resnet is no backbone of the sweep"),
+        ({}, ["--dry-run", "--images-per-second", "resnet=3"], "resnet is not in the sweep"),
         ({}, ["--dry-run", "--images-per-second", "0"], "expected a number above 0"),
         ({}, ["--slurm", "list.txt", "--data.root", "a b"], "'a b' cannot stand in a line of list.txt"),
         ({}, ["--wandb", "no/folder.yaml"], "cannot write no/folder.yaml"),
@@ -295,9 +301,51 @@ def test_what_is_no_sweep(tmp_path: Path, text: str | None, words: str) -> None:
         sweep.main([str(path)])
 
 
-def test_sweeps_of_the_package_are_read() -> None:
-    paths = list((ROOT / "configs" / "sweeps").glob("*.yaml"))
-    assert paths and all(read_sweep(path).runs() for path in paths)
+def test_variants_of_the_recipe(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every backbone under every variant before the next seed; rates and lengths are those of a variant."""
+    variants = {"fcos": ["--model.detector=FCOS"], "long": ["--trainer.max_epochs=20"]}
+    file.write_text(yaml.safe_dump(CONTENT | {"variants": variants}))
+    monkeypatch.setattr(sweep_cost, "images_of_a_run", lambda _, more: 7200 if variants["long"][0] in more else 3600)
+    arguments = [str(file), "--dry-run", "--runs", str(tmp_path), "--data.root=R"]
+    sweep.main([*arguments, "--images-per-second", "4", "swin_t-long=2"])
+    commands, cost = capsys.readouterr().out.split("\n\n")
+    settings = [f"{backbone}-{name}" for backbone in ("mobilenet_v2_half_ca", "swin_t") for name in variants]
+    labels = [f"{setting}-seed{seed}" for seed in (7, 3) for setting in settings]
+    for line, label in zip(commands.splitlines(), labels, strict=True):
+        backbone, variant, seed = label.split("-")
+        one = command(f"tiny/{backbone}-{seed}", tmp_path, *variants[variant], "--data.root=R")
+        expected = [f"tiny/{label}" if word.startswith("tiny/") else word for word in one]
+        assert shlex.split(line) == ["python", "-m", "tasks.detect", *expected]
+    rows = [line.split() for line in cost.splitlines()]
+    assert [row[0] for row in rows[:-1]] == labels
+    assert [row[-3] for row in rows[:4]] == ["0.25", "0.5", "0.25", "1"]
+    assert cost.splitlines()[-1] == "8 runs of 3,600 or 7,200 images; what is not finished: 4 GPU hours"
+
+
+SWEEPS = sorted((ROOT / "configs" / "sweeps").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_sweeps_of_the_package_are_read(path: Path) -> None:
+    assert read_sweep(path).runs()
+    assert f"python -m tasks.sweep configs/sweeps/{path.name} " in path.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_initialisation")
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_settings_of_the_package_build(path: Path) -> None:
+    """Every command of a sweep up to its seed and folder; no two settings are one network."""
+    chosen, built = read_sweep(path), set()
+    for setting in chosen.settings():
+        options = [f"--model.backbone={setting.backbone}", *setting.options, "--data.class_names=[a, b, c]"]
+        options += ["--data.category_ids=[1, 2, 3]", "--data.images=none"] if chosen.task == "detect" else []
+        options.append("--host.start=scratch")
+        model = build_task(ROOT / chosen.config, Path("none"), *options, device="meta").model
+        built.add(repr(model))
+    assert len(built) == len(chosen.settings())
 
 
 @pytest.mark.slow

@@ -131,6 +131,10 @@ def test_criss_cross_twice_with_the_same_weights() -> None:
     y = once.attention(once.attention(once.entry(x)))
     torch.testing.assert_close(twice([x]), once.conv_seg(once.end(y)))
     assert not torch.allclose(twice([x]), once([x]))
+    without = build_part(config | {"attention": "none"}).eval()
+    without.load_state_dict(once.state_dict(), strict=False)
+    assert not [name for name in without.state_dict() if name not in once.state_dict()]
+    torch.testing.assert_close(without([x]), once.conv_seg(once.end(once.entry(x))))
 
 
 @pytest.mark.parametrize(
