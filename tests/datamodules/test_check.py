@@ -1,8 +1,6 @@
 """`python -m datamodules.check`: options, what it prints, and what it ends with."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,10 +47,9 @@ def test_exit_codes(shared_data: Callable[[str], Path], capsys: pytest.CaptureFi
     assert "is no recipe with `data`" in capsys.readouterr().err
 
 
-def test_help_says_the_exit_codes() -> None:
-    command = [sys.executable, "-m", "datamodules.check", "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
-    words = " ".join(shown.split())
+def test_help_says_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert end(["--help"]) == 0
+    words = " ".join(capsys.readouterr().out.split())
     assert "Exit code: 0 where a run can start, 2 where none can" in words and "1 where `--data.strict true`" in words
     assert "--json" in words and "--data CONFIG" in words
 
