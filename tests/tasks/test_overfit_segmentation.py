@@ -9,13 +9,15 @@ import pytest
 from tests.tasks.running import ROOT, run
 
 CA_MOBILENET_V2_DEEPLABV3 = (
-    "--trainer.max_epochs=150",
+    "--trainer.max_epochs=160",
+    "--model.optimizer.lr=0.002",
     "--model.backbone.output_stride=16",
     "--model.segmentor.decode_head={type: ASPPHead, channels: 64, dilations: [1, 6, 12, 18], dropout_ratio: 0.0}",
     "--model.segmentor.neck=null",
 )
 RESNET18_CAA = (
-    "--trainer.max_epochs=150",
+    "--trainer.max_epochs=240",
+    "--model.optimizer.lr=0.002",
     "--model.backbone=backbones.ResNet",
     "--model.backbone.depth=18",
     "--model.backbone.output_stride=8",
@@ -23,7 +25,10 @@ RESNET18_CAA = (
     "--model.segmentor.neck=null",
 )
 ELSA_SWIN_UPERNET = (
-    "--trainer.max_epochs=150",
+    "--trainer.max_epochs=240",
+    "--model.optimizer.lr=0.002",
+    "--data.batch_size=2",
+    "--model.parameter_rules.base_batch_size=2",
     "--model.backbone=backbones.ELSASwin",
     "--model.backbone.embed_channels=32",
     "--model.backbone.depths=[1,1,2,1]",
@@ -49,7 +54,7 @@ def test_label_maps_are_learnt_by_heart(
         "--data.max_images=8",
         "--data.num_workers=0",
         "--trainer.accelerator=cpu",
-        "--trainer.check_val_every_n_epoch=25",
+        "--trainer.check_val_every_n_epoch=40",
         "--wandb.mode=disabled",
         "--pictures.images=0",
         f"--runs={tmp_path}",
