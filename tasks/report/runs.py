@@ -126,7 +126,8 @@ def _state(record: Mapping[str, Any]) -> tuple[State, str]:
         return "broken", f"failed: {record.get('reason') or 'without a word'}; {saved}"
     if status == "stopped":
         return "unfinished", f"{record.get('reason') or 'stopped'}; {saved}"
-    return "unfinished", f"running, or killed; {saved}"
+    step = record.get("step", 0)  # the record of a run is written when it starts and when it ends
+    return "unfinished", "running, or killed" + (f"; taken up at step {step}" if step else "")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def test_states_and_their_reasons(study: Study) -> None:
     assert {str(run.folder) for run in runs if run.state == "finished"} == summaries.keys()
     assert {run.folder.name: (run.state, run.reason) for run in runs if run.state != "finished"} == {
         "stopped": ("unfinished", "stopped by SIGTERM; saved at step 12"),
-        "early": ("unfinished", "running, or killed; saved at step 3"),
+        "early": ("unfinished", "running, or killed; taken up at step 3"),
         "failed": ("broken", "failed: loss is not finite at step 7; saved at step 6"),
         "damaged": (
             "broken",
