@@ -9,7 +9,7 @@ import pytest
 from tests.tasks.running import ROOT, run
 
 CA_MOBILENET_V2_DEEPLABV3 = (
-    "--trainer.max_epochs=160",
+    "--trainer.max_epochs=320",
     "--model.optimizer.lr=0.002",
     "--model.backbone.output_stride=16",
     "--model.segmentor.decode_head={type: ASPPHead, channels: 64, dilations: [1, 6, 12, 18], dropout_ratio: 0.0}",
