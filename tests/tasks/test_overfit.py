@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tasks.metrics.coco_backends import COCO_NUMBERS
-from tests.tasks.running import ROOT, run
+from tests.tasks.running import learn_by_heart, run
 
 TWO_STAGES = (
     "--data.pipeline.height=256",
@@ -66,22 +66,7 @@ def photographs(shared_data: Callable[[str], Path]) -> Path:
 
 def overfit(photographs: Path, runs: Path, *options: str) -> Path:
     """Learns the 8 photographs with the lowest ids and scores them, in a process of its own; gives the run's folder."""
-    arguments = [
-        f"--config={ROOT}/configs/detect/overfit_coco.yaml",
-        f"--data.root={photographs}",
-        "--data.max_images=8",
-        "--data.num_workers=0",
-        "--trainer.accelerator=cpu",
-        "--trainer.check_val_every_n_epoch=20",
-        "--wandb.mode=disabled",
-        "--pictures.images=0",
-        f"--runs={runs}",
-        "--name=test",
-        *options,
-    ]
-    code, output = run("detect", ["fit", *arguments], seconds=7200)
-    assert code == 0, output
-    return runs / "detect" / "test"
+    return learn_by_heart("detect", "overfit_coco", photographs, runs, "--trainer.check_val_every_n_epoch=20", *options)
 
 
 def best_scores(folder: Path) -> dict[str, float]:

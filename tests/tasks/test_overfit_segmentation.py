@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tasks.running import ROOT, run
+from tests.tasks.running import learn_by_heart
 
 CA_MOBILENET_V2_DEEPLABV3 = (
     "--trainer.max_epochs=320",
@@ -48,20 +48,7 @@ NETWORKS = {
 def test_label_maps_are_learnt_by_heart(
     shared_data: Callable[[str], Path], tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    arguments = [
-        f"--config={ROOT}/configs/segment/overfit_ade20k.yaml",
-        f"--data.root={shared_data('coco-sem-free')}",
-        "--data.max_images=8",
-        "--data.num_workers=0",
-        "--trainer.accelerator=cpu",
-        "--trainer.check_val_every_n_epoch=40",
-        "--wandb.mode=disabled",
-        "--pictures.images=0",
-        f"--runs={tmp_path}",
-        "--name=test",
-        *options,
-    ]
-    code, output = run("segment", ["fit", *arguments], seconds=7200)
-    assert code == 0, output
-    summary = json.loads((tmp_path / "segment" / "test" / "summary.json").read_text())
+    photographs, every = shared_data("coco-sem-free"), "--trainer.check_val_every_n_epoch=40"
+    folder = learn_by_heart("segment", "overfit_ade20k", photographs, tmp_path, every, *options)
+    summary = json.loads((folder / "summary.json").read_text())
     assert summary["val/mIoU"] >= 0.6

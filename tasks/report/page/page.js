@@ -464,13 +464,12 @@ function drawCurves(part) {
   const order = [...names.filter((name) => first.has(name)), ...names.filter((name) => !first.has(name)).sort()];
   const axes = [["step", "steps"]];
   if (section.runs.some((run) => run.images_per_step !== null)) axes.push(["images", "images seen"]);
-  if (section.runs.some((run) => run.seconds_per_step)) axes.push(["hours", "hours of training"]);
   const view = part.views.curves;
   const place = chart(view, [
     choice("Number", order.map((name) => [name, name]), part.curve, (value) => { part.curve = value; drawCurves(part); }),
     choice("Over", axes, part.axis, (value) => { part.axis = value; drawCurves(part); }),
   ]);
-  const factor = { step: () => 1, images: (run) => run.images_per_step, hours: (run) => run.seconds_per_step / 3600 }[part.axis];
+  const factor = { step: () => 1, images: (run) => run.images_per_step }[part.axis];
   const groupOf = new Map(part.groups.flatMap((group) => group.runs.map((run) => [run, group])));
   const values = [];
   for (const run of section.runs) {
