@@ -7,6 +7,7 @@ import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -165,6 +166,19 @@ def run(task: str, arguments: list[str], seconds: float = 180, **environment: st
     """Runs a command to its end: exit code and output."""
     running = Running(task, arguments, **environment)
     return running.end(seconds), running.output
+
+
+def run_as_forks(task: str, arguments: list[str], processes: int, seconds: float = 180) -> tuple[list[int], str]:
+    """Runs a command in several processes, joined as torchrun joins those that it starts: exit codes and all output.
+
+    Lightning would start all but the first anew, and each of those imports everything once more.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    job = {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_RESTART_COUNT": "0", "MASTER_ADDR": "127.0.0.1"}
+    job |= {"MASTER_PORT": port, "GROUP_RANK": "0", "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    ranks = [Running(task, arguments, **job, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(processes)]
+    return [rank.end(seconds) for rank in ranks], "\n".join(rank.output for rank in ranks)
 
 
 def require_equal_runs(one: Path, other: Path) -> None:
