@@ -159,7 +159,8 @@ def test_own_files_fill_every_kind_of_head(name, tmp_path, caplog):
     torch.save(source.state_dict(), path)
     with caplog.at_level(logging.INFO):
         target = classifier(name, 7, weights=path)
-    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+    state = target.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in source.state_dict().items())
     assert caplog.records == []
 
 

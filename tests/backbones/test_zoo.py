@@ -49,6 +49,9 @@ HOSTS = {
     "swin_t": (43, 61),
 }
 # In every run of the tests; all with -m slow, and smaller networks of each class in the test file of its host.
+# Hosts whose own test files hold no published numbers, by parameters and operations, in every run.
+COUNTED_HERE = {"attention_cnn_quadratic", "cbam_mobilenet_v1", "efficientnet_b0_ca", "halonet26t", "lavit_t"}
+COUNTED_HERE |= {"ltpa_vgg", "sasa_resnet26"}
 SAVED_HERE = FROZEN_HERE = {"elsa_volo_d1", "halonet26t", "ltpa_vgg", "mobilenet_v2_ca", "swin_t"}
 CHECKPOINTED_HERE = TRAINED_HERE = {"mobilenet_v2_ca"}  # a step under every head: tests/tasks/test_every_head.py
 # Sides of the training images where 40 pixels take too long: these work at strides 1 and 2.
@@ -176,7 +179,7 @@ def test_public_constructors_name_their_options():
     assert len(constructors) > 50
 
 
-@pytest.mark.parametrize("name", mostly_slow(NAMES, HOSTS))
+@pytest.mark.parametrize("name", mostly_slow(NAMES, COUNTED_HERE))
 def test_published_size_and_cost(name):
     """Without storage, so at full size; shapes of the features are seen on the way."""
     figures = FIGURES[name]
@@ -199,7 +202,7 @@ def test_features_of_odd_images(host):
     check_contract(backbone)
     fine = backbone.strides[0] == 2 or isinstance(backbone, backbones.VGG)  # time of a full-size image: minutes
     with torch.no_grad():
-        for height, width in [(51, 83) if fine else (107, 171), (33, 1)]:
+        for height, width in [(51, 83) if fine else (75, 107), (33, 1)]:
             features = backbone(torch.randn(1, 3, height, width))
             assert [tuple(f.shape) for f in features] == expected_shapes(backbone, 1, height, width)
             assert all(f.isfinite().all() for f in features)

@@ -20,6 +20,7 @@ from tasks.metrics import COCODetectionMetric, Metric, NamedMetrics
 from tasks.run.resume import newest_good_checkpoint
 from tasks.segmentation import SegmentationTask
 from tasks.weights import NewerCheckpoint, read_checkpoint
+from tests.tasks.conftest import SIDE
 
 Command = Callable[..., Path]
 NAMES = ["disk", "square", "triangle", "star", "ring", "cross"]
@@ -58,7 +59,7 @@ FORMAT_1 = {
             "score_threshold": 0.05,
         },
     },
-    "image_size": (160, 160),
+    "image_size": (SIDE, SIDE),
     "lr_schedule": {
         "class_path": "tasks.schedules.Cosine",
         "init_args": {"final_factor": 0.0, "warmup_epochs": 0.0, "warmup_factor": 0.001, "warmup_steps": 50},
@@ -86,7 +87,7 @@ FORMAT_1 = {
     },
     "weights": None,
 }
-"""`hyper_parameters` as the version before wrote them for the quickstart at a quarter of the width, word for word."""
+"""`hyper_parameters` as the version before wrote them for the quickstart at a quarter of the width and on small images, word for word."""
 
 
 def task(**options: Any) -> DetectionTask:
@@ -124,7 +125,7 @@ class TestFormats:
         torch.save(content | {"hyper_parameters": FORMAT_1, "hparams_name": "kwargs"}, old)
 
         loaded = DetectionTask.load_from_checkpoint(old)
-        assert loaded.options.category_ids == FORMAT_1["category_ids"] and loaded.image_size == (160, 160)
+        assert loaded.options.category_ids == FORMAT_1["category_ids"] and loaded.image_size == (SIDE, SIDE)
         assert loaded.options.optimizer(list(loaded.parameters())).defaults["lr"] == 0.002
         assert all(torch.equal(value, content["state_dict"][name]) for name, value in loaded.state_dict().items())
         again = command("detect", "validate", f"--ckpt_path={old}", name="again")
@@ -197,7 +198,8 @@ class TestFormats:
             "headline": None,
         }
         other = DetectionTask.load_from_checkpoint(tmp_path / "a.ckpt", options=task().options)
-        assert all(torch.equal(value, other.state_dict()[name]) for name, value in built.state_dict().items())
+        state = other.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in built.state_dict().items())
 
 
 class TestMetrics:

@@ -70,7 +70,8 @@ TRIES = (
     Try("val_check_interval=0.5", slow=True),  # run/test_length.py
     Try("val_check_interval=2 check_val_every_n_epoch=null", slow=True),  # run/test_length.py
     Try("val_check_interval=00:00:00:01 check_val_every_n_epoch=1"),
-    Try("overfit_batches=2 check_val_every_n_epoch=5 num_sanity_val_steps=0", steps=2),
+    # Of `overfit_batches` in every run: tests/datamodules/test_training_epochs.py.
+    Try("overfit_batches=2 check_val_every_n_epoch=5 num_sanity_val_steps=0", steps=2, slow=True),
     Try("log_every_n_steps=0", refused="log_every_n_steps"),
     Try("enable_checkpointing=false", saved=False),
     Try("accumulate_grad_batches=2", steps=2, slow=True),  # run/test_length.py, test_training_options.py

@@ -33,10 +33,10 @@ def scored_steps(folder: Path, task: str = "detect") -> list[int]:
     [
         (("max_steps=5", "max_epochs=-1"), 5, [3, 5]),  # 3 steps an epoch: the last epoch is cut short
         (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=null", "val_check_interval=2"), 5, [2, 4, 5]),
-        (("max_epochs=3", "check_val_every_n_epoch=2", "limit_train_batches=2"), 6, [4, 6]),
         *(
             pytest.param(*values, marks=pytest.mark.slow)
             for values in (
+                (("max_epochs=3", "check_val_every_n_epoch=2", "limit_train_batches=2"), 6, [4, 6]),  # test_recipes.py
                 (("max_epochs=2", "accumulate_grad_batches=2"), 4, [2, 4]),  # test_training_options.py
                 (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=10"), 5, [5]),
                 (("max_epochs=3", "check_val_every_n_epoch=2"), 9, [6, 9]),
@@ -74,7 +74,7 @@ class TestTime:
 
     def test_time_with_a_constant_rate_is_a_run(self, command: Command) -> None:
         folder = command(
-            "detect", "fit", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:02", "--model.lr_schedule=Constant"
+            "detect", "fit", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01", "--model.lr_schedule=Constant"
         )
         step = last(folder)["global_step"]
         assert step >= 1 and scored_steps(folder)[-1] == step
@@ -82,7 +82,7 @@ class TestTime:
 
     def test_time_that_is_over_before_the_length_has_an_exit_code(self, command: Command, tmp_path: Path) -> None:
         with pytest.raises(SystemExit) as end:
-            command("detect", "fit", "--trainer.max_epochs=1000", "--trainer.max_time=00:00:00:02")
+            command("detect", "fit", "--trainer.max_epochs=1000", "--trainer.max_time=00:00:00:01")
         assert end.value.code == 124
         folder = tmp_path / "runs" / "detect" / "test"
         record = json.loads((folder / "run.json").read_text())

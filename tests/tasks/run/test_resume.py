@@ -206,16 +206,9 @@ class TestCommand:
         assert re.search(r"is finished: val/mAP [\d.e-]+ after 3 steps", caplog.text)
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == written
 
-    def test_the_configuration_stays_what_started_the_run(self, task: str, command: Command, finished: Command) -> None:
-        folder = finished(task)
-        started = (folder / "config.fit.yaml").read_text()
-        command(task, "fit", "--resume=auto", "--trainer.max_epochs=2")
-        assert (folder / "config.fit.yaml").read_text() == started
-        again = (folder / "config.fit.2.yaml").read_text()
-        assert "max_epochs: 2" in again and "ckpt_path: null" in again
-
     def test_rate_and_schedule_may_change_when_asked(self, task: str, command: Command, finished: Command) -> None:
-        finished(task)
+        """The configuration of the run stays what has started it; that of each later start stands beside it."""
+        started = (finished(task) / "config.fit.yaml").read_text()
         folder = command(
             task,
             "fit",
@@ -232,6 +225,9 @@ class TestCommand:
         assert {group["lr"] for group in groups} == {0.25}  # 4 of the 8 images that the rate is meant for
         assert {group["weight_decay"] for group in groups} == {0.125}
         assert state["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 0.5
+        assert (folder / "config.fit.yaml").read_text() == started
+        again = (folder / "config.fit.2.yaml").read_text()
+        assert "max_epochs: 2" in again and "ckpt_path: null" in again
 
     def test_evaluation_needs_weights(
         self, task: str, command: Command, finished: Command, fails: Callable[..., str]
