@@ -28,7 +28,7 @@ SMALL_IMAGES = {
 
 
 def command_arguments(task: str, subcommand: str, shapes: Path, runs: Path, name: str) -> list[str]:
-    """The quickstart of a task, made small: images, a quarter of the width, no workers, sanity check, pictures or W&B."""
+    """The quickstart, made small: images, a quarter of the width; no workers, sanity check, pictures or W&B."""
     return [
         subcommand,
         f"--config={ROOT}/configs/{task}/quickstart.yaml",

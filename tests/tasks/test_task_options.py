@@ -87,7 +87,7 @@ FORMAT_1 = {
     },
     "weights": None,
 }
-"""`hyper_parameters` as the version before wrote them for the quickstart at a quarter of the width and on small images, word for word."""
+"""`hyper_parameters` as the version before wrote them for the quickstart as `conftest.py` makes it, word for word."""
 
 
 def task(**options: Any) -> DetectionTask:
