@@ -52,7 +52,7 @@ HOSTS = {
 # Hosts whose own test files hold no published numbers, by parameters and operations, in every run.
 COUNTED_HERE = {"attention_cnn_quadratic", "cbam_mobilenet_v1", "efficientnet_b0_ca", "halonet26t", "lavit_t"}
 COUNTED_HERE |= {"ltpa_vgg", "sasa_resnet26"}
-SAVED_HERE = FROZEN_HERE = {"elsa_volo_d1", "halonet26t", "ltpa_vgg", "mobilenet_v2_ca", "swin_t"}
+BUILT_HERE = {"elsa_volo_d1", "halonet26t", "ltpa_vgg", "mobilenet_v2_ca", "swin_t"}
 CHECKPOINTED_HERE = TRAINED_HERE = {"mobilenet_v2_ca"}  # a step under every head: tests/tasks/test_every_head.py
 # Sides of the training images where 40 pixels take too long: these work at strides 1 and 2.
 SIDES = {"attention_cnn_quadratic": 24, "attention_cnn_learned": 24, "attention_cnn_content": 24, "ltpa_vgg": 24}
@@ -61,7 +61,7 @@ every_network = pytest.mark.parametrize("name", NAMES)
 every_host = pytest.mark.parametrize("name", HOSTS)
 
 
-@pytest.fixture(scope="module", params=HOSTS)
+@pytest.fixture(scope="module", params=mostly_slow(HOSTS, BUILT_HERE))
 def host(request):
     """Name and network of every host, built once for all tests that copy it."""
     return request.param, build(request.param)
@@ -237,7 +237,7 @@ def test_backward_through_a_classifier_of_attended_maps():
     assert lost == {n for n, _ in network.backbone.named_parameters() if n.startswith(behind_the_last_tap)}
 
 
-@pytest.mark.parametrize("name", mostly_slow(HOSTS, FROZEN_HERE))
+@pytest.mark.parametrize("name", mostly_slow(HOSTS, BUILT_HERE))
 def test_frozen_stages_and_groups(name):
     backbone = build(name, frozen_stages=2)
     assert backbone.train() is backbone and backbone.frozen_stages == 2
@@ -264,7 +264,6 @@ def test_frozen_stages_and_groups(name):
     assert len(groups) > len(backbone.stages()) / 2
 
 
-@pytest.mark.parametrize("host", mostly_slow(HOSTS, SAVED_HERE), indirect=True)
 def test_state_survives_a_file(host):
     name, source, file = host[0], host[1].eval(), io.BytesIO()
     torch.save(source.state_dict(), file)
