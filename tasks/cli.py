@@ -155,14 +155,15 @@ class VisionCLI(LightningCLI):
             rank_zero_info("sync_batchnorm needs GPUs; on the CPU every process keeps its own batch norm statistics")
             config.trainer.sync_batchnorm = False
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
+        content = {} if checkpoint is None else read_checkpoint(checkpoint)
         if checkpoint is not None:
-            self._take_options_of(checkpoint)
+            self._take_options_of(checkpoint, content)
         self._ask_for_masks()
         saved = self.config[self.subcommand].clone()
         saved.ckpt_path = None if self.subcommand == "fit" else saved.ckpt_path
         self.saved_config = self._dump(saved)
         if checkpoint is not None:
-            self._take_classes(read_checkpoint(checkpoint).get("hyper_parameters", {}))
+            self._take_classes(content.get("hyper_parameters", {}))
         elif self.subcommand == "predict" and config.data.init_args.get("images") is not None:
             classes = describe_weights_classes(config.model.weights)
             if classes is not None and config.data.init_args.class_names is None:
@@ -217,11 +218,11 @@ class VisionCLI(LightningCLI):
         remedy = f"--ckpt_path {best}" if best.is_file() else "--ckpt_path FILE, such as RUN/checkpoints/best.ckpt"
         return f"{self.subcommand} without weights would score a network that has learnt nothing; give {remedy}"
 
-    def _take_options_of(self, checkpoint: Path) -> None:
+    def _take_options_of(self, checkpoint: Path, content: Mapping[str, Any]) -> None:
         """Lets a checkpoint decide about the model, and says what it overrules."""
         subcommand = self.subcommand
         config = self.config[subcommand]
-        saved = saved_options(read_checkpoint(checkpoint), checkpoint, self.task.options_class)
+        saved = saved_options(content, checkpoint, self.task.options_class)
         merged, overruled = merge_options(saved, self._plain(config)["model"], self._explicit, config.new_schedule)
         if overruled:
             rank_zero_info(f"{checkpoint} decides about the model, not the command line: {'; '.join(overruled)}")
