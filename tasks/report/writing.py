@@ -15,7 +15,7 @@ from tasks.report.sections import Section
 from tasks.run.files import write_text
 
 PAGE = files("tasks.report") / "page"
-PARTS = ("page.css", "page.js", "licences.txt", "vega.js")
+PARTS = ("page.css", "images.js", "page.js", "licences.txt", "vega.js")
 
 
 def write_report(sections: Sequence[Section], folder: Path, resamples: int = 1000) -> Path:

@@ -1,4 +1,3 @@
-"use strict";
 // The numbers come with the page; everything here shows them, sorts them and hides some.
 
 const content = JSON.parse(document.getElementById("data").textContent);
@@ -158,6 +157,7 @@ class Section {
     if (this.configurations.length > 1) parts.push(card("difference", "Difference from a baseline"));
     if (this.cost) parts.push(card("cost", "Score against cost"));
     if (section.runs.some((run) => Object.keys(run.curves).length)) parts.push(card("curves", "Curves"));
+    if (section.differences && Object.keys(section.differences.images).length) parts.push(card("images", "Images that differ most"));
     if (section.runs.some((run) => Object.keys(run.pictures).length)) parts.push(card("pictures", "The same image in every run"));
     const title = make("h2", { id: `${id}-title` }, section.title);
     return make("section", { class: "section", id, "aria-labelledby": `${id}-title` }, title, facts, this.controls(), ...parts);
@@ -213,6 +213,7 @@ class Section {
     if (this.views.difference) drawDifference(this);
     if (this.views.cost) drawCost(this);
     if (this.views.curves) drawCurves(this);
+    if (this.views.images) drawImages(this);
     if (this.views.pictures) drawPictures(this);
   }
 
@@ -533,12 +534,12 @@ function drawDifference(part) {
   const titles = ["candidate", section.headline, "95 % interval", "P(better)", "p", "p, Holm", "runs"];
   const head = make("tr", {}, ...titles.map((title, place) => make("th", { scope: "col", class: place > 0 ? "number" : null }, title)));
   const table = make("table", { class: "differences" }, caption(`Candidates minus ${label}, on the same images; p corrected over all ${configurations.length - 1} candidates.`), make("thead", {}, head), make("tbody", {}, ...body));
-  const selectBase = choice("Baseline", named, String(part.baseline), (value) => { part.baseline = Number(value); drawDifference(part); }, `${part.id}-baseline`);
+  const selectBase = choice("Baseline", named, String(part.baseline), (value) => { part.baseline = Number(value); drawPair(part); }, `${part.id}-baseline`);
   const chartPlace = make("div", { class: "intervals", role: "figure" });
   const classPlace = make("div", { class: "intervals", role: "figure", tabindex: "0" });
   const oneSeed = rows.some(({ found }) => !found[5]) ? "* of these runs, not of the methods: the seed is not in it. " : "";
   part.candidate = shown.some((group) => group.arm === part.candidate) ? part.candidate : (rows[0] ? rows[0].group.arm : null);
-  const selectCandidate = choice("By class, candidate", named.filter(([value]) => shown.some((group) => String(group.arm) === value)), String(part.candidate), (value) => { part.candidate = Number(value); drawDifference(part); }, `${part.id}-candidate`);
+  const selectCandidate = choice("By class, candidate", named.filter(([value]) => shown.some((group) => String(group.arm) === value)), String(part.candidate), (value) => { part.candidate = Number(value); drawPair(part); }, `${part.id}-candidate`);
   view.replaceChildren(make("div", { class: "controls" }, selectBase, selectCandidate), scrolling(table, "Differences"),
     make("div", { class: "columns" }, chartPlace, classPlace),
     make("p", { class: "note" }, oneSeed + "Bars: 95 % interval from images and seeds. An interval that holds 0 does not show that there is no difference. By class: p corrected over the classes in the tooltip."));
@@ -564,25 +565,6 @@ function drawIntervals(place, values, title, label) {
       { mark: { type: "point", filled: true, size: 70, opacity: 1, color: marks[0] }, encoding: { x: { field: "value", type: "quantitative" } } },
     ],
   });
-}
-
-function drawPictures(part) {
-  const { section } = part;
-  const names = [...new Set(section.runs.flatMap((run) => Object.keys(run.pictures)))];
-  part.picture = part.picture || names[0];
-  const select = choice("Image", names.map((name) => [name, name]), part.picture, (value) => { part.picture = value; drawPictures(part); });
-  const grid = make("div", { class: "pictures" });
-  for (const group of part.shown) {
-    for (const run of group.runs) {
-      const seed = run.seed === null ? "" : `, seed ${run.seed}`;
-      if (!run.pictures[part.picture]) continue;
-      const image = make("img", { src: encodeURI(run.pictures[part.picture]), loading: "lazy", alt: `Image ${part.picture}: ground truth and prediction of ${group.label}${seed}` });
-      grid.append(make("figure", {}, image, make("figcaption", {}, `${group.label}${seed}`)));
-    }
-  }
-  const focused = part.views.pictures.contains(document.activeElement);
-  part.views.pictures.replaceChildren(make("div", { class: "controls" }, select), grid, make("p", { class: "note" }, "Left the ground truth, right the prediction after the last validation, which need not be the best one."));
-  if (focused) select.querySelector("select").focus();
 }
 
 // The page.

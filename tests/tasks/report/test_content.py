@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tasks import compare
 from tasks.comparison import build_arm, estimate_mean, read_run
@@ -17,6 +18,7 @@ from tasks.report.curves import fitting, read_curves, thinned
 from tasks.report.runs import find_runs
 from tasks.report.sections import in_sections
 from tasks.report.writing import PAGE, assemble
+from tasks.run.evaluation_file import SegmentationEvaluation
 from tests.tasks.report.run_folders import BATCH, EPOCHS, STEPS, write_run
 
 Study = tuple[Path, dict[str, dict[str, Any]]]
@@ -123,8 +125,30 @@ def test_pictures_lie_beside_the_page(study: Study, tmp_path: Path) -> None:
     for run in section["runs"]:
         assert sorted(run["pictures"]) == ["1", "2"]
         for name, place in run["pictures"].items():
-            original = Path(run["name"]) / "pictures" / f"{name}.png"
-            assert (tmp_path / place).read_bytes() == original.read_bytes()
+            original = np.asarray(Image.open(Path(run["name"]) / "pictures" / f"{name}.png")).astype(int)
+            assert np.abs(np.asarray(Image.open(tmp_path / place)).astype(int) - original).max() <= 3
+
+
+def test_images_that_differ_most(study: Study, tmp_path: Path) -> None:
+    sections = in_sections(find_runs([study[0] / "segment"]))
+    (section,) = report_content(sections, tmp_path, resamples=5)["sections"]
+    images, arms = section["differences"]["images"], section["differences"]["arms"]
+    areas = [[SegmentationEvaluation.read(Path(run) / "evaluation.npz").areas for run in arm["runs"]] for arm in arms]
+    # Every class is annotated in every image of these.
+    scores = [sum((one.intersection / one.union).mean(axis=1) for one in runs) / len(runs) for runs in areas]
+    for one, rivals in enumerate(images["pairs"]):
+        for other, most in enumerate(rivals, one + 1):
+            gains = scores[other] - scores[one]
+            order = sorted(range(30), key=lambda place: -gains[place])
+            assert most == [
+                *[place for place in order if gains[place] > 0][:6],
+                *[p for p in order if gains[p] < 0][-6:],
+            ]
+            for place in most:
+                expected = [score[place] for score in scores]
+                assert images["scores"][place] == pytest.approx(expected, abs=1e-4)
+                assert images["files"][place] == f"val/{place:04}.jpg"
+    assert images["pictures"] == {"1": 1, "2": 2}
 
 
 def test_page_holds_everything_and_names_no_server(content: dict[str, Any]) -> None:
