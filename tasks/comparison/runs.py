@@ -97,8 +97,8 @@ def _read_detector(path: Path, score: str) -> RunScores:
     scorer = WeightedAP(matches, len(evaluation.images), ious)
     by_image = partial(image_scores, matches, len(evaluation.images), ious)
     pictures = tuple(map(str, evaluation.image_ids))
-    names, images = evaluation.class_names, evaluation.images
-    return RunScores(path.parent, score, names, images, pictures, truth, scorer, by_image)
+    classes, images = evaluation.class_names, evaluation.images
+    return RunScores(path.parent, score, classes, images, pictures, truth, scorer, by_image)
 
 
 def _read_segmentor(path: Path, score: str) -> RunScores:
@@ -108,8 +108,8 @@ def _read_segmentor(path: Path, score: str) -> RunScores:
     areas = evaluation.areas
     scorer = WeightedIoU(areas.intersection, areas.union)
     pictures = tuple(map(str, range(len(evaluation.images))))
-    names, images = evaluation.class_names, evaluation.images
-    return RunScores(path.parent, score, names, images, pictures, areas.truth, scorer, areas.image_iou)
+    classes, images = evaluation.class_names, evaluation.images
+    return RunScores(path.parent, score, classes, images, pictures, areas.truth, scorer, areas.image_iou)
 
 
 def build_arm(name: str, runs: Sequence[RunScores], resamples: int = RESAMPLES, seed: int = 0) -> Arm:
