@@ -15,7 +15,9 @@ from tasks.report.sections import Section
 from tasks.run.files import write_text
 
 PAGE = files("tasks.report") / "page"
-PARTS = ("page.css", "images.js", "page.js", "licences.txt", "vega.js")
+PARTS = ("page.css", "licences.txt", "vega.js")
+SCRIPTS = ("elements.js", "runs.js", "charts.js", "difference.js", "images.js", "section.js", "page.js")
+"""What shows the numbers; the last one starts it."""
 
 
 def write_report(sections: Sequence[Section], folder: Path, resamples: int = 1000) -> Path:
@@ -43,6 +45,7 @@ def assemble(content: Mapping[str, Any]) -> str:
     page = (PAGE / "page.html").read_text()
     for part in PARTS:
         page = page.replace(f"/* {part} */", (PAGE / part).read_text())
+    page = page.replace("/* scripts */", "\n".join((PAGE / script).read_text() for script in SCRIPTS))
     # `<` could end the script element that holds the numbers.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return page.replace("/* data.json */", data)
