@@ -37,6 +37,19 @@ def as_json(sections: Sequence[Section]) -> str:
     return json.dumps(content, indent=2)
 
 
+def read_about(file: Path) -> list[str]:
+    """The paragraphs of a text, without the ends of its lines.
+
+    Raises:
+        TaskError: It cannot be read.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"--about {file} cannot be read as text: {error}") from error
+    return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
+
+
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="python -m tasks.compare",
@@ -52,6 +65,13 @@ def _parser() -> ArgumentParser:
         type=int,
         default=1000,
         help="resamples of the images for the report's intervals, half a second to minutes for each run; 0: none",
+    )
+    parser.add_argument(
+        "--about",
+        type=Path,
+        metavar="FILE",
+        help="text that stands above the numbers of the report, paragraphs with an empty line between them: what the "
+        "runs are for, and what they cannot show",
     )
     parser.add_argument("--write", type=Path, help="put the table into this document, between <!-- runs --> marks")
     parser.add_argument(
@@ -96,7 +116,8 @@ def main(args: list[str] | None = None) -> None:
         if options.output:
             from tasks.report.writing import write_report  # takes seconds
 
-            print(write_report(sections, options.output, options.resamples))  # noqa: T201
+            about = read_about(options.about) if options.about else []
+            print(write_report(sections, options.output, options.resamples, about))  # noqa: T201
             return
         tables.require_keys(sections, options.by or ())
         print(_table(sections, options.form, options.by))  # noqa: T201

@@ -20,13 +20,14 @@ SCRIPTS = ("elements.js", "runs.js", "charts.js", "difference.js", "images.js", 
 """What shows the numbers; the last one starts it."""
 
 
-def write_report(sections: Sequence[Section], folder: Path, resamples: int = 1000) -> Path:
+def write_report(sections: Sequence[Section], folder: Path, resamples: int = 1000, about: Sequence[str] = ()) -> Path:
     """Writes `index.html`, and the pictures of the runs beside it.
 
     Args:
         sections: The runs.
         folder: Where to; what is there of an earlier report is replaced.
         resamples: Resamples of the images for differences; 0 leaves them out.
+        about: Paragraphs that stand above the numbers.
 
     Returns:
         The page.
@@ -36,7 +37,7 @@ def write_report(sections: Sequence[Section], folder: Path, resamples: int = 100
     """
     if not (PAGE / "vega.js").is_file():
         raise TaskError("the code of the charts is missing; make it with: python -m tasks.report.bundle")
-    write_text(folder / "index.html", assemble(report_content(sections, folder, resamples)))
+    write_text(folder / "index.html", assemble({**report_content(sections, folder, resamples), "about": about}))
     return folder / "index.html"
 
 

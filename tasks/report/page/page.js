@@ -2,6 +2,7 @@
 
 const finished = content.sections.reduce((sum, section) => sum + section.runs.filter((run) => run.state === "finished").length, 0);
 document.getElementById("made").textContent = `${finished} finished of ${everyRun.length} runs, ${content.made.replace("T", " ")}`;
+for (const paragraph of content.about || []) document.getElementById("about").append(make("p", {}, paragraph));
 const main = document.getElementById("content");
 const parts = content.sections.map((section, number) => new Section(section, number + 1));
 const links = make("ul");

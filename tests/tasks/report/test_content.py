@@ -151,6 +151,17 @@ def test_images_that_differ_most(study: Study, tmp_path: Path) -> None:
     assert images["pictures"] == {"1": 1, "2": 2}
 
 
+def test_a_text_stands_above_the_numbers(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "about.txt"
+    text.write_text("Drawn shapes,\nno photographs.\n \n\nA <b> is no tag.\n")
+    arguments = [str(study[0] / "segment"), "--output", str(tmp_path / "out"), "--resamples=0", "--about"]
+    compare.main([*arguments, str(text)])
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert '"about":["Drawn shapes, no photographs.","A \\u003cb> is no tag."]' in page
+    with pytest.raises(SystemExit, match=r"error: --about .*none.txt cannot be read as text"):
+        compare.main([*arguments, str(tmp_path / "none.txt")])
+
+
 def test_page_holds_everything_and_names_no_server(content: dict[str, Any]) -> None:
     page = assemble({**content, "made": "</script><script>alert(1)</script>"})
     assert len(page.encode()) < 1_100_000 and page.count("</script>") == 3
@@ -160,7 +171,7 @@ def test_page_holds_everything_and_names_no_server(content: dict[str, Any]) -> N
     )
     own = page.replace((PAGE / "vega.js").read_text(), "")
     assert "http:" not in own and "https:" not in own and "/* vega.js */" not in own
-    for holder in ("University of Washington Interactive Data Lab", "Mike Bostock", "Trifacta"):
+    for holder in ("University of Washington Interactive Data Lab", "Mike Bostock", "Robert Penner"):
         assert holder in own
     for words in ("Redistribution and use in source", "Permission to use, copy, modify, and/or distribute"):
         assert words in own
