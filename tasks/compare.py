@@ -10,7 +10,7 @@ from typing import Any
 
 from tasks.errors import TaskError
 from tasks.report import tables
-from tasks.report.runs import find_runs
+from tasks.report.runs import find_runs, ranked_by
 from tasks.report.sections import Section, in_sections
 
 MARKS = re.compile(r"(<!-- runs -->\n).*?(<!-- /runs -->)", re.DOTALL)
@@ -81,6 +81,12 @@ def _parser() -> ArgumentParser:
         help="fold runs that agree in these, such as attention; default: all in which their configurations differ",
     )
     parser.add_argument(
+        "--score",
+        metavar="NAME",
+        help="compare by this score in place of the headline, such as mask_mAP; differences have an interval for mAP, "
+        "mAP50, mAP75, the same of masks, and mIoU",
+    )
+    parser.add_argument(
         "--plan",
         nargs=2,
         type=float,
@@ -109,7 +115,8 @@ def main(args: list[str] | None = None) -> None:
 
             print(f"{runs_needed(*options.plan)} runs of each method")  # noqa: T201
             return
-        sections = in_sections(find_runs(options.runs))
+        runs = find_runs(options.runs)
+        sections = in_sections(ranked_by(runs, options.score) if options.score else runs)
         if options.write:
             options.write.write_text(replace_table(options.write.read_text(), sections))
             return

@@ -70,7 +70,7 @@ def _read(groups: Sequence[Group]) -> tuple[list[list[RunScores]], list[Group], 
     left_out = []
     for group in groups:
         try:
-            runs = [read_run(run.folder) for run in group.runs]
+            runs = [read_run(run.folder, group.headline) for run in group.runs]
             require_same_data([read[0][0] if read else runs[0], *runs])
             require_enough_images(runs[0])
         except TaskError as error:

@@ -15,7 +15,7 @@ from tasks.comparison import compare as compare_arms
 from tasks.report import bundle
 from tasks.report.content import report_content
 from tasks.report.curves import fitting, read_curves, thinned
-from tasks.report.runs import find_runs
+from tasks.report.runs import find_runs, ranked_by
 from tasks.report.sections import in_sections
 from tasks.report.writing import PAGE, assemble
 from tasks.run.evaluation_file import SegmentationEvaluation
@@ -90,6 +90,24 @@ def test_differences_are_those_of_the_statistics(study: Study, content: dict[str
         "seconds",
     }
     assert all(0 <= share <= 1 for shares in found["front"].values() for share in shares)
+
+
+def test_another_score_than_the_headline(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ranked by it, compared by it; the headline stands beside it."""
+    folder = study[0] / "detect"
+    sections = in_sections(ranked_by(find_runs([folder]), "mAP50"))
+    section = report_content(sections, tmp_path, RESAMPLES)["sections"][0]
+    assert section["headline"] == "mAP50" and section["beside"] == ["mAP"]
+    names = [Path(arm["runs"][0]).name.partition("-")[0] for arm in section["differences"]["arms"]]
+    one, other = ([read_run(folder / f"{name}-seed{seed}", "mAP50") for seed in (0, 1)] for name in names[:2])
+    (expected,) = compare_arms(build_arm("", one, RESAMPLES), [build_arm("", other, RESAMPLES)])
+    value, low, high, *_ = section["differences"]["pairs"][0][0]
+    ends = [end[0] for end in expected.estimate.interval()]
+    assert [value, low, high] == pytest.approx([expected.estimate.value[0], *ends], abs=1e-6)
+    compare.main([str(folder), "--score", "mAP50"])
+    assert "mAP50 " in capsys.readouterr().out.split("| score")[1]
+    with pytest.raises(SystemExit, match=r"error: --score mAP5 is no score of these runs.*mAP50"):
+        compare.main([str(folder), "--score", "mAP5"])
 
 
 def test_runs_without_an_evaluation_are_named(tmp_path: Path) -> None:
