@@ -21,6 +21,7 @@ from tasks.run.resume import newest_good_checkpoint
 from tasks.segmentation import SegmentationTask
 from tasks.weights import NewerCheckpoint, read_checkpoint
 from tests.tasks.conftest import SIDE
+from tests.tasks.running import content_of
 
 Command = Callable[..., Path]
 NAMES = ["disk", "square", "triangle", "star", "ring", "cross"]
@@ -108,7 +109,7 @@ class TestFormats:
     ) -> None:
         folder = trained("detect")
         trained = json.loads((folder / "summary.json").read_text())
-        content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        content = content_of(folder / "checkpoints" / "last.ckpt")
         assert content.pop("attndense_format") == 3
         options = deepcopy(content["hyper_parameters"])
         new = {"coarsest_stride": 32, "extra_levels": "p6p7_from_p5", "finest_stride": 8}
@@ -136,7 +137,7 @@ class TestFormats:
         }
         more = ("--trainer.max_epochs=2", "--trainer.limit_val_batches=0")
         resumed = command("detect", "fit", f"--ckpt_path={old}", *more, name="resumed")
-        last = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)
+        last = content_of(resumed / "checkpoints" / "last.ckpt")
         assert (last["global_step"], last["attndense_format"]) == (6, 3)
 
         # A version in which the network had other parameters.
@@ -247,7 +248,7 @@ def test_a_headline_that_falls(command: Command, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(COCODetectionMetric, "compute", lambda self: compute(self) | {"mAP50": next(scores)})
     one_step = ("--trainer.limit_train_batches=1", "--trainer.num_sanity_val_steps=0")
     folder = command("detect", "fit", "--trainer.max_epochs=3", *one_step)
-    assert torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 2
+    assert content_of(folder / "checkpoints" / "best.ckpt")["global_step"] == 2
     summary = json.loads((folder / "summary.json").read_text())
     named = {"headline": "val/mAP50", "direction": "min", "val/mAP50": 0.125, "step": 2}
     assert {name: summary[name] for name in named} == named

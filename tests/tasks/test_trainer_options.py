@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
+from tests.tasks.running import content_of
+
 Command = Callable[..., Path]
 MONITOR = {"detect": "val/mAP", "segment": "val/mIoU"}
 
@@ -126,7 +128,7 @@ def test_option_is_right_or_refused(
         return
     expected = {"last.ckpt", "last.before.ckpt", "best.ckpt"} if each.scored else {"last.ckpt"}
     assert checkpoints - {"last.before.ckpt"} == expected - {"last.before.ckpt"}
-    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    last = content_of(folder / "checkpoints" / "last.ckpt")
     assert last["global_step"] == each.steps
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
     if "logger=false" not in each.options:

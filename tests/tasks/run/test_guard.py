@@ -12,14 +12,14 @@ from torch import nn
 from tasks import repeat
 from tasks.run.guard import Step, describe
 from tasks.run.numbers import DelayedFlag, gradients_are_finite, weights_are_finite
-from tests.tasks.running import fit_arguments, run, two_processes
+from tests.tasks.running import content_of, fit_arguments, run, two_processes
 
 Command = Callable[..., Path]
 BROKEN = "--trainer.callbacks+=tests.tasks.nan_probe.BrokenGradient"
 
 
 def weights(folder: Path, name: str) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+    return content_of(folder / "checkpoints" / f"{name}.ckpt")["state_dict"]
 
 
 def all_finite(state: dict[str, torch.Tensor]) -> bool:
@@ -99,7 +99,7 @@ def test_a_few_bad_steps_may_be_skipped(command: Command, tmp_path: Path) -> Non
     assert sum("the step is skipped" in str(warning.message) for warning in skipped) == 2
     folder = tmp_path / "runs" / "detect" / "test"
     assert (folder / "not_finite" / "step-5.ckpt").exists()
-    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    last = content_of(folder / "checkpoints" / "last.ckpt")
     assert last["global_step"] == 5 and all_finite(last["state_dict"])
 
 
@@ -116,7 +116,7 @@ def test_weights_that_explode_are_not_saved(command: Command, tmp_path: Path) ->
     assert end.value.code == 4
     folder = tmp_path / "runs" / "detect" / "test" / "checkpoints"
     for path in folder.glob("*.ckpt"):
-        state = torch.load(path, weights_only=True)["state_dict"]
+        state = content_of(path)["state_dict"]
         assert all(bool((value.abs() < 1e19).all()) for value in state.values())
 
 
@@ -128,7 +128,7 @@ def test_an_undefined_score_never_blocks_best(command: Command, monkeypatch: pyt
     monkeypatch.setattr(COCODetectionMetric, "compute", lambda self: compute(self) | {"mAP": next(scores)})
     one_step = ("--trainer.limit_train_batches=1", "--trainer.num_sanity_val_steps=0")
     folder = command("detect", "fit", "--trainer.max_epochs=4", *one_step)
-    best = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    best = content_of(folder / "checkpoints" / "best.ckpt")
     assert best["global_step"] == 2
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["val/mAP"], summary["step"]) == (0.25, 2)

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tasks.running import content_of
+
 Command = Callable[..., Path]
 HEADLINE = {"detect": "val/mAP", "segment": "val/mIoU"}
 
 
 def last(folder: Path) -> dict:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return content_of(folder / "checkpoints" / "last.ckpt")
 
 
 def table(folder: Path) -> list[dict[str, str]]:

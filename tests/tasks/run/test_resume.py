@@ -12,7 +12,7 @@ import torch
 from tasks.run.checkpoint_files import CheckpointFiles
 from tasks.run.checkpoint_options import merge_options
 from tasks.run.resume import differing_options, flatten, newest_good_checkpoint
-from tests.tasks.running import fit_arguments, run, two_processes
+from tests.tasks.running import content_of, fit_arguments, run, two_processes
 
 Command = Callable[..., Path]
 SEEN = "--trainer.callbacks+=tests.tasks.seen_probe.SeenImages"
@@ -220,7 +220,7 @@ class TestCommand:
             "--model.optimizer.lr=0.5",
             "--model.optimizer.weight_decay=0.125",
         )
-        state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        state = content_of(folder / "checkpoints" / "last.ckpt")
         groups = state["optimizer_states"][0]["param_groups"]
         assert {group["lr"] for group in groups} == {0.25}  # 4 of the 8 images that the rate is meant for
         assert {group["weight_decay"] for group in groups} == {0.125}
