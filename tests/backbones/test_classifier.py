@@ -136,7 +136,7 @@ PEERS = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(PEERS, {"resnet50", "timm's mobilenet_v2", "timm's swin_t"}))
+@pytest.mark.parametrize("name", mostly_slow(PEERS, {"resnet50", "timm's mobilenet_v2"}))
 def test_published_weights_give_the_published_scores(name, tmp_path, caplog):
     ours, make = PEERS[name]
     torch.manual_seed(0)

@@ -53,7 +53,7 @@ HOSTS = {
 COUNTED_HERE = {"attention_cnn_quadratic", "cbam_mobilenet_v1", "efficientnet_b0_ca", "halonet26t", "lavit_t"}
 COUNTED_HERE |= {"ltpa_vgg", "sasa_resnet26"}
 BUILT_HERE = {"elsa_volo_d1", "halonet26t", "ltpa_vgg", "mobilenet_v2_ca", "swin_t"}
-CHECKPOINTED_HERE = TRAINED_HERE = {"mobilenet_v2_ca"}  # a step under every head: tests/tasks/test_every_head.py
+CHECKPOINTED_HERE = {"mobilenet_v2_ca"}
 # Sides of the training images where 40 pixels take too long: these work at strides 1 and 2.
 SIDES = {"attention_cnn_quadratic": 24, "attention_cnn_learned": 24, "attention_cnn_content": 24, "ltpa_vgg": 24}
 
@@ -347,7 +347,8 @@ def check_training(model, batch, head_rate=1e-2, steps=20):
     assert sum(history[-3:]) < 0.8 * sum(history[:3]), history
 
 
-@pytest.mark.parametrize("name", mostly_slow(NAMES, TRAINED_HERE))
+@pytest.mark.slow  # in every run: tests/golden, and a step under every head in tests/tasks/test_every_head.py
+@every_network
 def test_a_segmentor_learns(name, shapes):
     side = SIDES.get(name, 40)
     pipeline = RandomRatioCrop(longest=2 * side, shorter=side, crop=side, ratio=(1.0, 1.0), photometric=False)

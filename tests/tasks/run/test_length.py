@@ -102,9 +102,10 @@ def cosine(step: int, steps: int, warmup: int, images: int = 4) -> float:
     return 0.002 * images / 8 * factor * (0.001 + 0.999 * step / warmup if step < warmup else 1)
 
 
+@pytest.mark.slow  # in every run: the run that is cut short, below
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("max_epochs=2", "max_epochs=4"), pytest.param("max_steps=6", "max_steps=12", marks=pytest.mark.slow)],
+    [("max_epochs=2", "max_epochs=4"), ("max_steps=6", "max_steps=12")],
 )
 def test_a_continued_run_has_the_rates_of_its_new_length(
     first: str, second: str, command: Command, caplog: pytest.LogCaptureFixture
@@ -136,13 +137,17 @@ def test_with_other_steps_the_schedule_goes_on_at_the_same_point_of_its_epochs(
     assert "a step now has 2 images instead of 4; the schedule goes on at the same point of its epochs" in caplog.text
 
 
-def test_a_run_cut_short_in_an_epoch_goes_on_with_the_images_that_are_left(command: Command) -> None:
+def test_a_run_cut_short_in_an_epoch_goes_on_with_the_images_that_are_left(
+    command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
     """The first part is 8 steps long and has their schedule, the second goes on in that of 12, with 6 an epoch."""
     options = ("--trainer.max_epochs=2", "--data.batch_size=2", "--trainer.limit_val_batches=1")
     options += ("--model.lr_schedule.warmup_steps=2",)
     command("detect", "fit", *options, "--trainer.max_steps=8")
+    caplog.set_level("INFO")
     folder = command("detect", "fit", *options, "--resume=auto")
     assert last(folder)["global_step"] == 12
+    assert "the run is now 12 steps long instead of 8" in caplog.text
     assert rates(folder)[:8] == pytest.approx([cosine(step, 8, 2, images=2) for step in range(8)])
     assert rates(folder)[8:] == pytest.approx([cosine(step, 12, 2, images=2) for step in range(8, 12)])
 
