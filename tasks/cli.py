@@ -49,6 +49,9 @@ from tasks.run_options import add_run_options
 from tasks.task_options import TaskOptions, saved_options
 from tasks.weights import describe_weights_classes, read_checkpoint
 
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML has it: the same objects, eight times as fast."""
+
 
 class VisionCLI(LightningCLI):
     """LightningCLI for one task.
@@ -206,7 +209,7 @@ class VisionCLI(LightningCLI):
 
     def _plain(self, config: Any) -> dict[str, Any]:
         """The configuration as plain data."""
-        plain: dict[str, Any] = yaml.safe_load(self._dump(config))
+        plain: dict[str, Any] = yaml.load(self._dump(config), Loader=YAML_LOADER)
         return plain
 
     def _dump(self, config: Any) -> str:
