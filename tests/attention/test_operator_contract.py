@@ -256,7 +256,7 @@ def onnx_session(program, inputs, optimize=False):
     return run
 
 
-EXPORTED_HERE = {"se", "elsa", "halo", "axial", "learn-to-pay"}  # one a family
+EXPORTED_HERE = {"se", "attention-stem", "halo", "channelized-axial", "learn-to-pay"}  # one a family
 
 
 @pytest.mark.parametrize("optimize", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "optimized"])
