@@ -30,8 +30,8 @@ CLASSES: dict[type, list[Case]] = {}
 for _case in CASES:
     CLASSES.setdefault(type(make_operator(_case, randomise=False)), []).append(_case)
 LATER = {  # traced among slow tests only: an operator of the same functions is traced in every run
+    "axial": "channelized-axial",
     "bam": "cbam",
-    "channelized-axial": "axial",
     "identity-start": "cbam",
     "stand-alone": "elsa",
     "attention-stem": "elsa",
