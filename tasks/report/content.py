@@ -64,12 +64,19 @@ def _run(run: Run, keys: Keys, curves: dict[str, Curve], folder: Path) -> dict[s
         "costs": {cost.name: cost.of(run) for cost in COSTS},
         "images_per_step": run.images_per_step,
         "curves": curves,
+        "times": _times(run, curves),
         "pictures": _copy_pictures(run, folder),
     }
 
 
 def _state(run: Run) -> dict[str, Any]:
     return {"id": str(run.folder), "name": run.name, "state": run.state, "reason": run.reason}
+
+
+def _times(run: Run, curves: dict[str, Curve]) -> list[tuple[int, float]]:
+    """Steps at which a point of a curve lies, and the seconds of training until then."""
+    shown = {step for curve in curves.values() for step, _ in curve}
+    return [(step, seconds) for step, seconds in run.times.items() if step in shown]
 
 
 def _copy_pictures(run: Run, folder: Path) -> dict[str, str]:

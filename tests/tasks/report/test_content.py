@@ -17,7 +17,7 @@ from tasks.report.curves import fitting, read_curves, thinned
 from tasks.report.runs import find_runs
 from tasks.report.sections import in_sections
 from tasks.report.writing import PAGE, assemble
-from tests.tasks.report.run_folders import BATCH, EPOCHS, STEPS, write_run
+from tests.tasks.report.run_folders import BATCH, EPOCHS, SECONDS_PER_STEP, STEPS, write_run
 
 Study = tuple[Path, dict[str, dict[str, Any]]]
 RESAMPLES = 40
@@ -104,11 +104,13 @@ def test_runs_without_an_evaluation_are_named(tmp_path: Path) -> None:
 
 def test_curves(study: Study, content: dict[str, Any]) -> None:
     curves = read_curves(study[0] / "detect" / "none-seed0")
-    assert list(curves) == ["train/loss", "perf/step_p50", "val/mAP"]
+    assert list(curves) == ["seconds", "train/loss", "perf/step_p50", "val/mAP"]
+    seconds = [[step, SECONDS_PER_STEP * step] for step in range(1, EPOCHS * STEPS + 1)]
     assert [step for step, _ in curves["val/mAP"]] == [STEPS * (epoch + 1) for epoch in range(EPOCHS)]
     assert curves["train/loss"][3] == (4, 0.5)
     run = next(run for run in content["sections"][0]["runs"] if run["name"].endswith("none-seed0"))
-    assert run["curves"] == curves and run["images_per_step"] == BATCH
+    assert {"seconds": [list(pair) for pair in run["times"]], **run["curves"]} == curves | {"seconds": seconds}
+    assert run["images_per_step"] == BATCH
     line = [(step, math.sqrt(step)) for step in range(1, 1001)]
     few = thinned(line, 7)
     assert len(few) == 7 and (few[0], few[-1]) == (line[0], line[-1]) and few[3] in (line[499], line[500])
