@@ -39,6 +39,7 @@ from attention.selective_kernel import SelectiveKernel
 from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation
 from attention.stand_alone import StandAloneSelfAttention
+from attention.static_gate import StaticGate
 
 __all__ = [
     "BAM",
@@ -72,6 +73,7 @@ __all__ = [
     "SpatialAttention",
     "SqueezeExcitation",
     "StandAloneSelfAttention",
+    "StaticGate",
     "VanillaAttention",
     "diagonality_loss",
     "record_attention",

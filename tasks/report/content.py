@@ -1,12 +1,14 @@
 """The numbers of a report, as its page reads them."""
 
-import shutil
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from tasks.callbacks.pictures import OF_THE_BEST, PICTURES, TRAINING_PICTURE
 from tasks.report.costs import COSTS
 from tasks.report.curves import Curve, fitting
 from tasks.report.differences import differences
@@ -17,9 +19,8 @@ from tasks.report.sections import Section, shortened
 
 POINTS = 6_000
 """Points of all curves together: about 100 kB."""
-PICTURES = 8
+SHOWN = 16
 """Pictures that are taken over from a run."""
-TRAINING = "training.png"
 
 
 def report_content(sections: Sequence[Section], folder: Path, resamples: int) -> dict[str, Any]:
@@ -42,6 +43,8 @@ def _section(section: Section, curves: dict[Path, dict[str, Curve]], folder: Pat
     keys = Keys(section.finished)
     groups = in_groups(section.runs, keys, keys.shown)
     first = section.runs[0].summary
+    runs = [_run(run, keys, curves[run.folder], folder) for run in section.runs]
+    pictured = list(dict.fromkeys(name for run in runs for name in run["pictures"]))
     names = [*keys.shown, *keys.offered]
     return {
         "title": section.title,
@@ -51,8 +54,8 @@ def _section(section: Section, curves: dict[Path, dict[str, Curve]], folder: Pat
         "direction": first["direction"],
         "keys": [{"name": name, "label": keys.label(name), "shown": name in keys.shown} for name in names],
         "costs": [{"name": cost.name, "label": cost.label} for cost in COSTS if any(map(cost.is_known, section.runs))],
-        "runs": [_run(run, keys, curves[run.folder], folder) for run in section.runs],
-        "differences": differences(groups, resamples) if resamples and len(groups) > 1 else None,
+        "runs": runs,
+        "differences": differences(groups, resamples, pictured) if resamples and len(groups) > 1 else None,
     }
 
 
@@ -80,12 +83,20 @@ def _times(run: Run, curves: dict[str, Curve]) -> list[tuple[int, float]]:
 
 
 def _copy_pictures(run: Run, folder: Path) -> dict[str, str]:
-    """Puts the pictures of a run beside the page; gives their places by their names."""
+    """Puts the pictures of a run, of its best epoch where they were kept, beside the page; places by names.
+
+    They are written as WebP, a quarter of their size.
+    """
     taken = {}
-    pictures = sorted((run.folder / "pictures").glob("*.png"), key=lambda file: (len(file.name), file.name))
-    for picture in [picture for picture in pictures if picture.name != TRAINING][:PICTURES]:
-        place = Path("pictures") / sha256(str(run.folder).encode()).hexdigest()[:12] / picture.name
+    kept = run.folder / PICTURES / OF_THE_BEST
+    pictures = sorted(
+        (kept if kept.is_dir() else kept.parent).glob("*.png"), key=lambda file: (len(file.name), file.name)
+    )
+    for picture in [picture for picture in pictures if picture.name != TRAINING_PICTURE][:SHOWN]:
+        name = sha256(str(run.folder).encode()).hexdigest()[:12]
+        place = Path("pictures") / name / f"{picture.stem}.webp"
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(picture, folder / place)
+        with Image.open(picture) as image:
+            image.save(folder / place, quality=90)
         taken[picture.stem] = place.as_posix()
     return taken

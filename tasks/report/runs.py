@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import yaml
 
 from tasks.errors import TaskError
+from tasks.near_names import instead
 from tasks.report.curves import COUNTS, Curve, read_curves
 from tasks.run.record import RECORD, RunRecord
 from tasks.run.summary_file import SUMMARY, read_summary
@@ -113,6 +114,28 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
         places = ", ".join(map(str, folders)) or "nothing"
         raise TaskError(f"no {SUMMARY} below {places}; expected run folders such as runs/detect/NAME")
     return [read_run(folder) for folder in sorted(found)]
+
+
+def ranked_by(runs: Sequence[Run], score: str) -> list[Run]:
+    """The runs that have a score as if it were what they are compared by; the others as they are.
+
+    Args:
+        runs: The runs.
+        score: One of their `scores`, such as `mask_mAP`; the larger the better.
+
+    Raises:
+        TaskError: No run has it.
+    """
+    known = {name for run in runs for name, value in run.scores.items() if value is not None}
+    if score not in known:
+        raise TaskError(f"--score {score} is no score of these runs{instead(score, sorted(known))}")
+    return [replace(run, summary=_ranked_by(run.summary, score)) if score in run.scores else run for run in runs]
+
+
+def _ranked_by(summary: Mapping[str, Any], score: str) -> dict[str, Any]:
+    split = summary["headline"].partition("/")[0]
+    beside = [name for name in (summary["headline"], *summary["beside"]) if name != f"{split}/{score}"]
+    return {**summary, "headline": f"{split}/{score}", "direction": "max", "beside": beside}
 
 
 def read_run(folder: Path) -> Run:

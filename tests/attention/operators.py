@@ -28,6 +28,7 @@ from attention.non_local import NonLocal
 from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
 from attention.stand_alone import StandAloneSelfAttention
+from attention.static_gate import StaticGate
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ REFINEMENTS = [
         1.5,
         zero_gradient=("channel.0.bias", "position.0.bias", "position.3.bias", "position.6.bias"),
     ),
+    Case("static", StaticGate, lambda c: c, 0.5),
     Case("efficient-channel", EfficientChannelAttention, lambda c: 3, 0.5),
     Case(
         "global-context",

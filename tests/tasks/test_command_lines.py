@@ -56,11 +56,13 @@ def test_run_folder_stands_alone(task: str, command: Command) -> None:
         "evaluation.npz",
     }
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", "last.before.ckpt"}
-    assert (
-        len(list((folder / "pictures").iterdir())) == 7 + 1
-    )  # all validation images, fewer than 8, and one of training
+    pictures = {path.name: path.read_bytes() for path in (folder / "pictures").glob("*.png")}
+    assert len(pictures) == 7 + 1  # all validation images, fewer than 8, and one of training
+    best = {path.name: path.read_bytes() for path in (folder / "pictures" / "best").iterdir()}
+    assert best.keys() == pictures.keys() - {"training.png"}
 
     summary = read_json(folder / "summary.json")
+    assert summary["epoch"] == 0 or best == {name: pictures[name] for name in best}
     assert all(not isinstance(value, dict | list) for value in summary.values())
     assert summary["backbone"] == "MobileNetV2 x0.25" and summary["attention"] == "CoordinateAttention"
     assert summary["parameters"] > 0 and summary["MACs"] > 0 and summary["seed"] == 42
