@@ -31,7 +31,7 @@ def as_json(sections: Sequence[Section]) -> str:
     """The summaries of all runs, each with its state, its starts and the section that it is ranked in."""
     content: list[dict[str, Any]] = [
         {**run.summary, "run": run.name, "state": run.state, "reason": run.reason, "section": section.title}
-        | {"starts": [*run.starts]}
+        | {"starts": [*run.starts], "measured": dict(run.measured)}
         for section in sections
         for run in section.runs
     ]

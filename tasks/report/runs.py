@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,7 +18,9 @@ from tasks.run.record import RECORD, RunRecord
 from tasks.run.summary_file import SUMMARY, read_summary
 from tasks.run.table_file import SECONDS
 
-CONFIG, DATA = "config.fit.yaml", "data.json"
+CONFIG, DATA, COSTS = "config.fit.yaml", "data.json", "costs.json"
+LOSS = re.compile(r"loss(_.*)?")
+"""Numbers of an evaluation that are curves, and no scores."""
 State = Literal["finished", "unfinished", "broken"]
 
 
@@ -34,6 +37,7 @@ class Run:
         data: Content of `data.json`, what is known of the splits.
         options: Resolved options by their dotted names, a class under the name of the option.
         command: The command line that started it.
+        measured: What `python -m tasks.profile --runs` has measured of its network: content of `costs.json`.
         starts: When and where it was started and taken up again, and how each time ended: those of `run.json`.
     """
 
@@ -45,6 +49,7 @@ class Run:
     options: Mapping[str, str] = field(default_factory=dict)
     command: Sequence[str] = ()
     starts: Sequence[Mapping[str, Any]] = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -66,7 +71,7 @@ class Run:
         """All scores of its best evaluation as they stand in the summary, `mAP_small`, `AP/person`, by their names."""
         split = self.summary["headline"].partition("/")[0] + "/" if self.summary else "/"
         found = {name.removeprefix(split): value for name, value in self.summary.items() if name.startswith(split)}
-        return {name: value for name, value in found.items() if name not in COUNTS}
+        return {name: value for name, value in found.items() if name not in COUNTS and not LOSS.fullmatch(name)}
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
@@ -160,6 +165,7 @@ def read_run(folder: Path) -> Run:
         options,
         record.get("command", ()),
         record.get("starts", ()),
+        _read_json(folder / COSTS),
     )
 
 

@@ -92,7 +92,7 @@ function drawCost(part) {
   }
   const intervals = values.some(({ interval }) => interval);
   const meaning = intervals ? "Bars: 95 % interval of the mean, from images and seeds (of the images alone where there is one run). \"On it in\": share of the resamples in which the point is on the front." : "Bars: ± standard deviation over the runs of a point; points of one run have none.";
-  view.note.textContent = `${meaning} Dashed, diamonds: no other point is as good and as cheap, of all ${all.length} points.`;
+  view.note.textContent = `${meaning} Dashed, diamonds: no other point is as good and as cheap, of all ${all.length} points. ${sentence(section.measured)}`;
   if (!values.length) return place.replaceChildren(make("p", { class: "note" }, "No group with a score is shown."));
   draw(place, `${part.costScore} against ${label} of ${values.length} groups`, {
     data: { values },

@@ -41,7 +41,7 @@ def test_numbers_equal_the_summaries(study: Study, content: dict[str, Any]) -> N
         }
         assert runs[name]["scores"] == scores and runs[name]["seed"] == summary["seed"]
         costs = {name: summary[name] for name in ("parameters", "MACs", "seconds")}
-        costs |= {"step": 100.0, "memory": summary["peak_memory_MB"]}
+        costs |= {"noted step": 100.0, "noted memory": summary["peak_memory_MB"]}
         assert {key: value for key, value in runs[name]["costs"].items() if value is not None} == costs
 
 
@@ -85,8 +85,8 @@ def test_differences_are_those_of_the_statistics(study: Study, content: dict[str
     assert found["corrected"][0][0] is None and set(found["front"]) == {
         "parameters",
         "MACs",
-        "step",
-        "memory",
+        "noted step",
+        "noted memory",
         "seconds",
     }
     assert all(0 <= share <= 1 for shares in found["front"].values() for share in shares)
