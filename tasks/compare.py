@@ -28,9 +28,10 @@ def replace_table(document: str, sections: Sequence[Section]) -> str:
 
 
 def as_json(sections: Sequence[Section]) -> str:
-    """The summaries of all runs, each with its state and the section that it is ranked in."""
+    """The summaries of all runs, each with its state, its starts and the section that it is ranked in."""
     content: list[dict[str, Any]] = [
         {**run.summary, "run": run.name, "state": run.state, "reason": run.reason, "section": section.title}
+        | {"starts": [*run.starts], "measured": dict(run.measured)}
         for section in sections
         for run in section.runs
     ]

@@ -17,7 +17,7 @@ from tasks.comparison import (
 )
 from tasks.errors import TaskError
 from tasks.report.changes import image_changes
-from tasks.report.costs import COSTS
+from tasks.report.costs import costs_of
 from tasks.report.groups import Group, spread_of
 
 DIGITS, CLASS_DIGITS = 6, 4
@@ -101,7 +101,7 @@ def _rounded(value: float | None, digits: int = DIGITS) -> float | None:
 
 def _fronts(groups: Sequence[Group], arms: Sequence[Arm]) -> dict[str, list[float | None]]:
     fronts = {}
-    for cost in COSTS:
+    for cost in costs_of([run for group in groups for run in group.runs]):
         spreads = [spread_of(map(cost.of, group.runs)) for group in groups]
         known = [place for place, spread in enumerate(spreads) if spread is not None]
         if len(known) > 1:

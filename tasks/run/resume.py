@@ -21,6 +21,7 @@ MAY_DIFFER = (
     "data.init_args.batch_size", "data.init_args.val_batch_size", "trainer.accumulate_grad_batches",
     "data.init_args.root", "data.init_args.train_images", "data.init_args.val_images",
     "data.init_args.train_annotations", "data.init_args.val_annotations", "model.weights", "runs", "name",
+    "data.init_args.training_targets", "model.validation_loss",
     "trainer.default_root_dir",
     "trainer.logger", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "trainer.profiler", "wandb", "pictures", "reports", "writer",

@@ -92,7 +92,7 @@ function drawCost(part) {
   }
   const intervals = values.some(({ interval }) => interval);
   const meaning = intervals ? "Bars: 95 % interval of the mean, from images and seeds (of the images alone where there is one run). \"On it in\": share of the resamples in which the point is on the front." : "Bars: ± standard deviation over the runs of a point; points of one run have none.";
-  view.note.textContent = `${meaning} Dashed, diamonds: no other point is as good and as cheap, of all ${all.length} points.`;
+  view.note.textContent = `${meaning} Dashed, diamonds: no other point is as good and as cheap, of all ${all.length} points. ${sentence(section.measured)}`;
   if (!values.length) return place.replaceChildren(make("p", { class: "note" }, "No group with a score is shown."));
   draw(place, `${part.costScore} against ${label} of ${values.length} groups`, {
     data: { values },
@@ -113,19 +113,25 @@ function drawCurves(part) {
   const order = [...names.filter((name) => first.has(name)), ...names.filter((name) => !first.has(name)).sort()];
   const axes = [["step", "steps"]];
   if (section.runs.some((run) => run.images_per_step !== null)) axes.push(["images", "images seen"]);
+  if (section.runs.some((run) => run.times.length)) axes.push(["time", "training time, s"]);
   const view = part.views.curves;
   const place = chart(view, [
     choice("Number", order.map((name) => [name, name]), part.curve, (value) => { part.curve = value; drawCurves(part); }),
     choice("Over", axes, part.axis, (value) => { part.axis = value; drawCurves(part); }),
   ]);
-  const factor = { step: () => 1, images: (run) => run.images_per_step }[part.axis];
+  const axis = {
+    step: () => (step) => step,
+    images: (run) => (step) => (run.images_per_step === null ? undefined : step * run.images_per_step),
+    time: (run) => { const times = new Map(run.times); return (step) => times.get(step); },
+  }[part.axis];
   const groupOf = new Map(part.groups.flatMap((group) => group.runs.map((run) => [run, group])));
   const values = [];
   for (const run of section.runs) {
     const group = groupOf.get(run);
-    if (!run.curves[part.curve] || !factor(run) || !isVisible(part, run, group)) continue;
+    if (!run.curves[part.curve] || !isVisible(part, run, group)) continue;
+    const at = axis(run);
     const label = group ? group.label : `${brief(run)} (${run.state})`;
-    for (const [step, value] of run.curves[part.curve]) values.push({ x: step * factor(run), value, group: label, run: brief(run), id: run.id, seed: run.seed === null ? "–" : run.seed, state: run.state });
+    for (const [step, value] of run.curves[part.curve]) if (at(step) !== undefined) values.push({ x: at(step), value, group: label, run: brief(run), id: run.id, seed: run.seed === null ? "–" : run.seed, state: run.state });
   }
   const title = axes.find(([name]) => name === part.axis)[1];
   const { marks } = colours();

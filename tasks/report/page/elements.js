@@ -43,6 +43,8 @@ function spread(values) {
   return { mean, deviation: defined.length > 1 ? Math.sqrt(squares / (defined.length - 1)) : null, count: defined.length };
 }
 
+const sentence = (words) => words && `${words[0].toUpperCase()}${words.slice(1)}.`;
+
 function spreadCell(found) {
   const cell = make("td", { class: "number", "data-value": found ? found.mean : null }, score(found && found.mean));
   if (found && found.deviation !== null) {

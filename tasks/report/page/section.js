@@ -11,7 +11,7 @@ class Section {
     this.only = {};
     this.sorting = { column: section.headline, down: section.direction === "max" };
     this.open = new Set();
-    this.cost = (section.costs.find(({ name }) => section.runs.some((run) => run.costs[name] !== null)) || {}).name;
+    this.cost = (section.costs.find(({ name }) => name === "latency") || section.costs[0] || {}).name;
     this.curve = section.headline;
     this.axis = "step";
     this.picture = null;
@@ -165,6 +165,7 @@ class Section {
       const list = make("ul", {}, ...left.map((words) => make("li", {}, words)));
       notes.push(make("details", { class: "note", open: left.length < 4 }, make("summary", { class: "unfinished" }, "Rows without an interval"), list));
     }
+    if (this.section.measured) notes.push(make("p", { class: "note measured" }, sentence(this.section.measured)));
     const others = this.section.runs.filter((run) => run.state !== "finished");
     if (others.length) notes.push(make("p", { class: "note" }, "In no number:"), stateTable(others, (run) => score(run.scores[this.section.headline]), this.section.headline));
     return notes;

@@ -19,7 +19,7 @@ from tasks.report.runs import find_runs, ranked_by
 from tasks.report.sections import in_sections
 from tasks.report.writing import PAGE, assemble
 from tasks.run.evaluation_file import SegmentationEvaluation
-from tests.tasks.report.run_folders import BATCH, EPOCHS, STEPS, write_run
+from tests.tasks.report.run_folders import BATCH, EPOCHS, SECONDS_PER_STEP, STEPS, write_run
 
 Study = tuple[Path, dict[str, dict[str, Any]]]
 RESAMPLES = 40
@@ -41,7 +41,7 @@ def test_numbers_equal_the_summaries(study: Study, content: dict[str, Any]) -> N
         }
         assert runs[name]["scores"] == scores and runs[name]["seed"] == summary["seed"]
         costs = {name: summary[name] for name in ("parameters", "MACs", "seconds")}
-        costs |= {"step": 100.0, "memory": summary["peak_memory_MB"]}
+        costs |= {"noted step": 100.0, "noted memory": summary["peak_memory_MB"]}
         assert {key: value for key, value in runs[name]["costs"].items() if value is not None} == costs
 
 
@@ -85,8 +85,8 @@ def test_differences_are_those_of_the_statistics(study: Study, content: dict[str
     assert found["corrected"][0][0] is None and set(found["front"]) == {
         "parameters",
         "MACs",
-        "step",
-        "memory",
+        "noted step",
+        "noted memory",
         "seconds",
     }
     assert all(0 <= share <= 1 for shares in found["front"].values() for share in shares)
@@ -124,11 +124,13 @@ def test_runs_without_an_evaluation_are_named(tmp_path: Path) -> None:
 
 def test_curves(study: Study, content: dict[str, Any]) -> None:
     curves = read_curves(study[0] / "detect" / "none-seed0")
-    assert list(curves) == ["train/loss", "perf/step_p50", "val/mAP"]
+    assert list(curves) == ["seconds", "train/loss", "perf/step_p50", "val/mAP"]
+    seconds = [[step, SECONDS_PER_STEP * step] for step in range(1, EPOCHS * STEPS + 1)]
     assert [step for step, _ in curves["val/mAP"]] == [STEPS * (epoch + 1) for epoch in range(EPOCHS)]
     assert curves["train/loss"][3] == (4, 0.5)
     run = next(run for run in content["sections"][0]["runs"] if run["name"].endswith("none-seed0"))
-    assert run["curves"] == curves and run["images_per_step"] == BATCH
+    assert {"seconds": [list(pair) for pair in run["times"]], **run["curves"]} == curves | {"seconds": seconds}
+    assert run["images_per_step"] == BATCH
     line = [(step, math.sqrt(step)) for step in range(1, 1001)]
     few = thinned(line, 7)
     assert len(few) == 7 and (few[0], few[-1]) == (line[0], line[-1]) and few[3] in (line[499], line[500])

@@ -88,7 +88,7 @@ class TestTime:
         assert end.value.code == 124
         folder = tmp_path / "runs" / "detect" / "test"
         record = json.loads((folder / "run.json").read_text())
-        assert record["status"] == "stopped" and record["reason"] == "max_time"
+        assert record["status"] == "stopped" and record["reason"] == "time limit (--trainer.max_time)"
         assert record["step"] == last(folder)["global_step"] == scored_steps(folder)[-1]
 
 
