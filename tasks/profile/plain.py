@@ -1,0 +1,109 @@
+"""Backbones without attention that a given one can be compared with: its host, narrower, wider, shallower or deeper."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from backbones import Backbone, MobileNetV1, MobileNetV2, MobileNeXt, ResNet
+from backbones.residual_blocks import BasicBlock
+from backbones.resnet import Depth
+from tasks.errors import TaskError
+from tasks.profile import costs
+
+SLOTS: Mapping[str, str | None] = {"attention": None, "attention_between": None, "mixer": None, "stem": "conv"}
+"""Options of hosts that put attention into them, and their values without."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """The plain host with one option changed.
+
+    Attributes:
+        option: The option, such as `width`.
+        value: Its value.
+    """
+
+    option: str
+    value: float
+
+    def __str__(self) -> str:
+        """As on a command line."""
+        return f"{self.option}={self.value:g}"
+
+
+def read_backbone(file: Path) -> dict[str, Any]:
+    """`class_path` and `init_args` of a file such as those in configs/backbones, without weights, as none cost more.
+
+    Raises:
+        TaskError: There is no such file, or something else is in it.
+    """
+    try:
+        content = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TaskError(
+            f"cannot read {file} ({costs.last_line(error)}); give a file such as configs/backbones/resnet50_cbam.yaml"
+        ) from error
+    if not isinstance(content, dict) or set(content) - {"class_path", "init_args"} or "class_path" not in content:
+        raise TaskError(f"{file} is no backbone: it needs class_path and may have init_args, and nothing else")
+    options = {name: value for name, value in (content.get("init_args") or {}).items() if name != "weights"}
+    return {"class_path": content["class_path"], "init_args": options}
+
+
+def build(content: Mapping[str, Any]) -> Backbone:
+    """The backbone that `class_path` and `init_args` describe, as recipes build it.
+
+    Raises:
+        TaskError: There is no such class, or it refuses an option.
+    """
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Backbone, "backbone")
+    try:
+        parsed = parser.parse_object({"backbone": copy.deepcopy(dict(content))})
+        built: Backbone = parser.instantiate_classes(parsed).backbone
+    except (ArgumentError, ValueError) as error:
+        raise TaskError(f"{content['class_path']} cannot be built: {costs.last_line(error)}") from error
+    return built
+
+
+def without_attention(content: Mapping[str, Any], candidate: Candidate) -> dict[str, Any]:
+    """The description of a candidate: that of the host with all attention taken out and one option changed."""
+    slots = {name: value for name, value in SLOTS.items() if name in content["init_args"]}
+    return {
+        "class_path": content["class_path"],
+        "init_args": {**content["init_args"], **slots, candidate.option: candidate.value},
+    }
+
+
+def own_size(host: Backbone) -> Candidate:
+    """The candidate that is the host without attention and otherwise as it is."""
+    option = "width_per_group" if isinstance(host, ResNet) else "width"
+    return Candidate(option, getattr(host, option))
+
+
+def ladders(host: Backbone) -> list[list[Candidate]]:
+    """What the host can be without its attention, by the option that changes; costs rise along each list.
+
+    The first list has the host's own size, and widths from half to twice that. A ResNet of basic blocks has one width.
+
+    Raises:
+        TaskError: The host has no plain form that could be wider or deeper.
+    """
+    if isinstance(host, ResNet):
+        basic, own = isinstance(host.layer1[0], BasicBlock), host.width_per_group
+        depths = [depth for depth in get_args(Depth) if (depth in (18, 34)) == basic]
+        widths = range(-(-own // 2), 2 * own + 1, max(1, own // 16))
+        return [
+            [own_size(host)] if basic else [Candidate("width_per_group", width) for width in widths],
+            [Candidate("depth", depth) for depth in depths if depth != host.depth],
+        ]
+    if isinstance(host, MobileNetV1 | MobileNetV2 | MobileNeXt):
+        return [[Candidate("width", round(host.width * percent / 100, 4)) for percent in range(50, 201, 2)]]
+    raise TaskError(
+        f"{type(host).__name__} has no plain form that is wider or deeper; match a backbone of class ResNet, "
+        "MobileNetV1, MobileNetV2 or MobileNeXt"
+    )
