@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 
 from backbones import Backbone
+from tasks.errors import TaskError
 from tasks.profile import costs
 from tasks.profile.backbones import calls, count_network
 from tasks.profile.plain import Candidate, build, ladders, own_size, read_backbone, without_attention
@@ -27,7 +28,7 @@ Step = Literal["forward", "training"]
 AT_LEAST = 0.2
 """Seconds that a timed run lasts; shorter calls are repeated."""
 _CHOICES = 3
-"""How often the nearest is chosen and timed again: where a time was wrong, the search takes another way with the new one."""
+"""How often the nearest is chosen and timed again; with the new time, the search may take another way."""
 _AROUND = 2
 """Rungs that are tried on either side of the crossing, where times do not rise with every rung."""
 Rung = TypeVar("Rung")
@@ -113,7 +114,7 @@ class Contest:
 
     def __init__(self, file: Path, step: Step, setup: Setup) -> None:
         self.content = read_backbone(file)
-        self.given = build(self.content).to(setup.device)
+        self.given = build(self.content)
         self.measured: dict[Candidate, Ratio] = {}
         self._step, self._setup = step, setup
         self._calls = self._calls_of(self.given)
@@ -126,12 +127,20 @@ class Contest:
         return self.measured[candidate].ratio
 
     def time(self, candidate: Candidate, step: Step) -> Ratio:
-        """Times one step of a candidate anew."""
-        return time_against(self._calls[step], self._calls_of(build(self.plain(candidate)))[step], self._setup)
+        """Times one step of a candidate anew.
+
+        Raises:
+            TaskError: The step fails, as training does where a norm sees a single value.
+        """
+        ours = self._calls_of(build(self.plain(candidate)))
+        try:
+            return time_against(self._calls[step], ours[step], self._setup)
+        except (ValueError, RuntimeError) as error:
+            raise TaskError(f"{step} fails ({costs.last_line(error)}); try another --size or --batch") from error
 
     def plain(self, candidate: Candidate) -> dict[str, Any]:
         """What a file of the candidate says."""
-        return without_attention(self.content, candidate)
+        return without_attention(self.content, self.given, candidate)
 
     def _calls_of(self, network: Backbone) -> costs.Calls:
         return calls(network.to(self._setup.device), *self._setup.size, self._setup.batch)
@@ -161,11 +170,11 @@ def match(file: Path, step: Step, tolerance: float, setup: Setup) -> dict[str, A
     Returns:
         What `costs.result_of` names, and `file`, `host`, `step`, `rounds`, `tolerance`; `rows` are those of
         `Contest.rows`. `best` is the nearest candidate: its name, whether it is `within` the tolerance, its ratios
-        when timed again (`forward`, `training`), the `backbone` as a file has it, and the `options` that make it of the
-        given one on a command line.
+        when timed again (`forward`, `training`; the one that is not asked for where it runs), the `backbone` as a file
+        has it, and the `options` that make it of the given one on a command line.
 
     Raises:
-        TaskError: The file is no backbone, or its host has no plain form that is wider or deeper.
+        TaskError: The file is no backbone, its host has no plain form that is wider or deeper, or the step fails.
     """
     contest = Contest(file, step, setup)
     rungs = ladders(contest.given)
@@ -173,14 +182,18 @@ def match(file: Path, step: Step, tolerance: float, setup: Setup) -> dict[str, A
     for _ in range(_CHOICES):
         finalists = [nearest(ladder, contest.ratio) for ladder in rungs]
         best = min(finalists, key=lambda candidate: abs(contest.ratio(candidate) - 1))
-        again = {name: contest.time(best, name) for name in get_args(Step)}
+        again = {step: contest.time(best, step)}
         if within := abs(again[step].ratio - 1) <= tolerance:
             break
         contest.measured[best] = again[step]
+    skipped = []
+    (other,) = set(get_args(Step)) - {step}
+    try:
+        again[other] = contest.time(best, other)
+    except TaskError as error:
+        skipped.append({"name": f"time of {other}", "reason": str(error)})
     backbone = contest.plain(best)
-    before = contest.content["init_args"].items()
-    changed = dict(item for item in backbone["init_args"].items() if item not in before)
-    return costs.result_of(setup.device, setup.size, setup.batch, contest.rows(), []) | {
+    return costs.result_of(setup.device, setup.size, setup.batch, contest.rows(), skipped) | {
         "file": str(file),
         "host": type(contest.given).__name__,
         "step": step,
@@ -190,10 +203,20 @@ def match(file: Path, step: Step, tolerance: float, setup: Setup) -> dict[str, A
             "name": str(best),
             "within": within,
             "backbone": backbone,
-            "options": [f"--model.backbone.{name}={json.dumps(value)}" for name, value in changed.items()],
+            "options": _options(contest.content, backbone),
             **{name: asdict(ratio) for name, ratio in again.items()},
         },
     }
+
+
+def _options(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Options of a command line that make one backbone of another; those of another class come after its name."""
+    same = before["class_path"] == now["class_path"]
+    kept = before["init_args"].items() if same else ()
+    changed = [item for item in now["init_args"].items() if item not in kept]
+    values = ((name, value if isinstance(value, str) else json.dumps(value)) for name, value in changed)
+    named = [] if same else [f"--model.backbone={now['class_path']}"]
+    return [*named, *(f"--model.backbone.{name}={value}" for name, value in values)]
 
 
 def verdict(result: dict[str, Any]) -> str | None:
@@ -211,8 +234,8 @@ def verdict(result: dict[str, Any]) -> str | None:
 def backbone_file(result: dict[str, Any]) -> str:
     """The nearest candidate as a file for configs/backbones, with what was measured."""
     best = result["best"]
-    comment = f"# Plain {result['host']}, {best['name']}, as long as {result['file']}: {_measured(result)}"
-    return f"{comment}.\n{yaml.safe_dump(best['backbone'], sort_keys=False)}"
+    comment = f"# Plain {result['host']}, {best['name']}, which takes as long as {result['file']}."
+    return f"{comment}\n# {_measured(result)}\n{yaml.safe_dump(best['backbone'], sort_keys=False)}"
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -223,13 +246,15 @@ def format_table(result: dict[str, Any]) -> str:
         lines.append([row["name"], *cells, _ratio(row)])
     step = "forward" if result["step"] == "forward" else "forward and backward"
     title = f"{result['file']} and plain {result['host']}, {step}, {_where(result)}"
-    best = result["best"]
-    match_lines = [f"{best['name']}, timed again: {_measured(result)}", f"options: {' '.join(best['options'])}"]
-    return "\n".join([title, "", *costs.table(lines), *(["", *match_lines] if best["within"] else [])])
+    best, text = result["best"], [title, "", *costs.table(lines), "", *costs.notes(result)]
+    if best["within"]:
+        text += [f"{best['name']}, timed again: {_measured(result)}", f"options: {' '.join(best['options'])}"]
+    return "\n".join(text)
 
 
 def _measured(result: dict[str, Any]) -> str:
-    ratios = ", ".join(f"{step} {_ratio(result['best'][step])} times its time" for step in get_args(Step))
+    again = {step: result["best"][step] for step in get_args(Step) if step in result["best"]}
+    ratios = ", ".join(f"{step} {_ratio(found)} of its time" for step, found in again.items())
     return f"{ratios}; {_where(result)}"
 
 

@@ -1,6 +1,7 @@
 """Backbones without attention that a given one can be compared with: its host, narrower, wider, shallower or deeper."""
 
 import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from tasks.profile import costs
 
 SLOTS: Mapping[str, str | None] = {"attention": None, "attention_between": None, "mixer": None, "stem": "conv"}
 """Options of hosts that put attention into them, and their values without."""
+SIZES = ("depth", "variant", "groups", "width_per_group", "width")
+"""Options of hosts that say how large they are, and their attributes."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,21 @@ def build(content: Mapping[str, Any]) -> Backbone:
     return built
 
 
-def without_attention(content: Mapping[str, Any], candidate: Candidate) -> dict[str, Any]:
-    """The description of a candidate: that of the host with all attention taken out and one option changed."""
-    slots = {name: value for name, value in SLOTS.items() if name in content["init_args"]}
+def without_attention(content: Mapping[str, Any], host: Backbone, candidate: Candidate) -> dict[str, Any]:
+    """What a file of a candidate says: the host's class, its own size, nothing in the slots, and one option changed.
+
+    Args:
+        content: What the file of the backbone with attention says, whose other options of the host stay.
+        host: That backbone.
+        candidate: What is changed.
+    """
+    known = inspect.signature(type(host)).parameters  # a published network has options of its own besides
+    options = {name: value for name, value in content["init_args"].items() if name in known}
+    options |= {name: getattr(host, name) for name in SIZES if name in known}
+    options |= {name: value for name, value in SLOTS.items() if name in known}
     return {
-        "class_path": content["class_path"],
-        "init_args": {**content["init_args"], **slots, candidate.option: candidate.value},
+        "class_path": f"backbones.{type(host).__name__}",
+        "init_args": options | {candidate.option: candidate.value},
     }
 
 
