@@ -3,8 +3,8 @@
 FLOPs of attention are few and its time is not (Klomp et al., Neural Processing Letters 2023), so that what is held
 equal is the measured time: of one forward pass, or of one training step. Candidates are the host without attention,
 narrower to wider or shallower to deeper (`tasks.profile.plain`). Each is timed in turn with the given backbone in one
-process, so that a drift of the machine hits both alike; the one that is chosen is timed again, because the nearest of
-several noisy times is nearer than it is.
+process, so that a drift of the machine hits both alike; the nearest is timed again, because what was measured to be the
+nearest of several owes some of that to noise.
 """
 
 import json

@@ -67,9 +67,12 @@ def build(content: Mapping[str, Any]) -> Backbone:
     parser.add_subclass_arguments(Backbone, "backbone")
     try:
         parsed = parser.parse_object({"backbone": copy.deepcopy(dict(content))})
-        built: Backbone = parser.instantiate_classes(parsed).backbone
+        built: Backbone = parser.instantiate(parsed).backbone
     except (ArgumentError, ValueError) as error:
-        raise TaskError(f"{content['class_path']} cannot be built: {costs.last_line(error)}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # jsonargparse wraps it once more at every level
+            cause = cause.__cause__
+        raise TaskError(f"{content['class_path']} cannot be built: {' '.join(str(cause).split())}") from error
     return built
 
 

@@ -47,7 +47,7 @@ def test_search_finds_what_trying_everything_finds() -> None:
 class Truth:
     """A clock on which a network takes a microsecond a parameter, attention as long as it is told; four times to train.
 
-    Single runs take up to 2 % longer or less. The first time of a network may be wrong by a factor.
+    Single runs take up to half a percent longer or less. The first time of a network may be wrong by a factor.
     """
 
     def __init__(self, attention: float, wrong_at_first: dict[int, float] | None = None) -> None:
@@ -63,7 +63,7 @@ class Truth:
         factor = self.wrong.pop(size(network), 1.0)
 
         def spend(times: float) -> None:
-            self.now += times * cost * factor * self.chance.uniform(0.98, 1.02)
+            self.now += times * cost * factor * self.chance.uniform(0.995, 1.005)
 
         return {"forward": lambda: spend(1), "training": lambda: spend(4)}
 
@@ -71,15 +71,20 @@ class Truth:
 def on_clock(truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(match, "calls", truth.calls)
     monkeypatch.setattr(match, "milliseconds", lambda device: truth.now)
+    without_counts(monkeypatch)
+
+
+def without_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(match, "count_network", lambda make, *_: dict.fromkeys(("parameters", "MACs"), size(make())))
     monkeypatch.setattr(timing.gc, "collect", lambda: 0)
+    monkeypatch.setattr(match, "AT_LEAST", 0.0)
 
 
 def size(network: nn.Module) -> int:
     return sum(value.numel() for value in network.parameters())
 
 
-@pytest.mark.parametrize(("attention", "step"), [(1.0, "forward"), (1.6, "training"), (2.9, "forward")])
+@pytest.mark.parametrize(("attention", "step"), [(1.0, "forward"), (1.6, "training")])
 def test_match_is_the_nearest_of_all_candidates(
     attention: float, step: match.Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -113,8 +118,9 @@ def gates(network: nn.Module) -> list[nn.Parameter]:
 def test_a_wrong_time_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The nearest is timed again, and the search goes on with the new time."""
     given = build(TINY)
-    (ladder,) = ladders(given)
-    chosen = ladder[len(ladder) // 2]  # bisection begins with it
+    ladder = [Candidate("width", width) for width in (0.1, 0.126, 0.164, 0.184, 0.2)]
+    monkeypatch.setattr(match, "ladders", lambda host: [ladder])
+    chosen = ladder[1]
     wrong = size(build(without_attention(TINY, given, chosen)))
     truth = Truth(2.0 * wrong / size(given))  # the given one takes twice as long
     truth.wrong = {wrong: 2.0}
@@ -122,7 +128,7 @@ def test_a_wrong_time_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(TINY))
     result = match.match(file, "forward", 0.05, SETUP)
-    assert not truth.wrong and result["best"]["within"] and result["best"]["name"] != str(chosen)
+    assert not truth.wrong and result["best"]["within"] and result["best"]["name"] == "width=0.184"
     (row,) = [row for row in result["rows"] if row["name"] == str(chosen)]
     assert row["ratio"] == pytest.approx(0.5, rel=0.05)
 
@@ -147,6 +153,7 @@ def test_command_on_a_real_network(
 ) -> None:
     """What it writes builds, and is the network of the options; how near it is belongs to no test."""
     monkeypatch.setattr(match, "AT_LEAST", 0.0)
+    monkeypatch.setattr(timing.gc, "collect", lambda: 0)
     monkeypatch.setattr(match, "ladders", lambda host: [[Candidate("width", 0.12)]])
     given, written = tmp_path / "tiny.yaml", tmp_path / "match.yaml"
     given.write_text(yaml.safe_dump(TINY))
@@ -224,7 +231,7 @@ def test_mistakes_are_named(text: str | None, message: str, tmp_path: Path) -> N
 
 def test_a_step_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batch normalisation of one value cannot train; what runs is compared all the same."""
-    monkeypatch.setattr(match, "AT_LEAST", 0.0)
+    without_counts(monkeypatch)
     monkeypatch.setattr(match, "ladders", lambda host: [[own_size(host)]])
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     setup = match.Setup((32, 32), 1, "cpu", 1)
