@@ -1,7 +1,8 @@
 """Pictures of ground truth and prediction, of the same validation images after every epoch."""
 
+import shutil
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from tasks.base import VisionTask
 from tasks.batch import Batch
 from tasks.callbacks.report import Report
 from tasks.drawing import Colour, draw_detections, draw_label_map, pad_to_equal, side_by_side
+from tasks.run.summary_file import SUMMARY, read_summary
 from tasks.run.wandb_run import WandbRun
 
+PICTURES, OF_THE_BEST = "pictures", "best"
 TRAINING_PICTURE = "training.png"
 Palette = Sequence[Colour] | None
 """Colours of the classes, where the data set has some."""
@@ -26,9 +29,10 @@ Palette = Sequence[Colour] | None
 class Pictures(Report):
     """Writes `pictures/<image id>.png` (ground truth left, prediction right), and sends the same to W&B.
 
-    The first images of the validation split are taken, so every epoch and every run shows the same ones. Before the
-    first step there is `pictures/training.png`: a training image as the network gets it, and its ground truth. Classes
-    that are mistaken for one another in the data show there.
+    The first images of the validation split are taken, so every epoch and every run shows the same ones. Those of the
+    best epoch of a training, whose numbers `summary.json` holds, are in `pictures/best` too. Before the first step
+    there is `pictures/training.png`: a training image as the network gets it, and its ground truth. Classes that are
+    mistaken for one another in the data show there.
 
     Args:
         images: Number of images; 0 writes none.
@@ -51,7 +55,7 @@ class Pictures(Report):
         if self.images and trainer.global_step == batch_idx == 0 and trainer.is_global_zero:
             height, width = batch["size"][0].tolist()
             picture = self.draw_truth(pl_module, batch["image"][0, :, :height, :width].cpu(), batch, 0)
-            save_picture(picture, Path(trainer.default_root_dir) / "pictures" / TRAINING_PICTURE)
+            save_picture(picture, Path(trainer.default_root_dir) / PICTURES / TRAINING_PICTURE)
 
     def on_validation_batch_end(
         self,
@@ -64,23 +68,29 @@ class Pictures(Report):
     ) -> None:
         """Draws the images that the first process sees, until there are enough."""
         assert isinstance(pl_module, VisionTask)
-        due = trainer.current_epoch % self.every_n_epochs == 0 and not trainer.sanity_checking
-        if not due or not trainer.is_global_zero:
+        if trainer.sanity_checking or not trainer.is_global_zero:
             return
         for position, target in enumerate(batch["targets"]):
             if len(self._drawn) < self.images:
                 image = original_image(batch, position)
                 self._drawn[target["image_id"]] = self.draw(pl_module, image, outputs[position], batch, position)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the pictures."""
-        for image_id, picture in self._drawn.items():
-            save_picture(picture, Path(trainer.default_root_dir) / "pictures" / f"{image_id}.png")
+        drawn, self._drawn = self._drawn, {}
+        if not drawn:
+            return
+        folder = Path(trainer.default_root_dir) / PICTURES
+        if trainer.state.fn == "fit" and _is_best(trainer):
+            shutil.rmtree(folder / OF_THE_BEST, ignore_errors=True)
+            save_pictures(drawn, folder / OF_THE_BEST)
+        if trainer.current_epoch % self.every_n_epochs:
+            return
+        save_pictures(drawn, folder)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbRun) and self._drawn:
-                pictures = [picture.permute(1, 2, 0).numpy() for picture in pad_to_equal(list(self._drawn.values()))]
-                logger.log_pictures("val/pictures", pictures, list(map(str, self._drawn)), trainer.global_step - 1)
-        self._drawn = {}
+            if isinstance(logger, WandbRun):
+                pictures = [picture.permute(1, 2, 0).numpy() for picture in pad_to_equal(list(drawn.values()))]
+                logger.log_pictures("val/pictures", pictures, list(map(str, drawn)), trainer.global_step - 1)
 
     @abstractmethod
     def draw_truth(self, task: VisionTask, image: Tensor, batch: Batch, position: int) -> Tensor:
@@ -142,6 +152,18 @@ def original_image(batch: Batch, position: int) -> Tensor:
     height, width = batch["size"][position].tolist()
     image = batch["image"][position, :, :height, :width].cpu()
     return resize(image, batch["targets"][position]["original_size"].tolist())
+
+
+def _is_best(trainer: Trainer) -> bool:
+    """Whether the summary, which is written before, is of the evaluation that has just ended."""
+    summary = Path(trainer.default_root_dir) / SUMMARY
+    return summary.exists() and read_summary(summary).get("step") == trainer.global_step
+
+
+def save_pictures(pictures: Mapping[int, Tensor], folder: Path) -> None:
+    """Writes pictures (3, H, W) uint8, called by the ids of their images."""
+    for image_id, picture in pictures.items():
+        save_picture(picture, folder / f"{image_id}.png")
 
 
 def save_picture(picture: Tensor, path: Path) -> None:

@@ -6,7 +6,7 @@ from tasks.comparison.holm import holm
 from tasks.comparison.pareto import on_front, share_on_front
 from tasks.comparison.plan import runs_needed
 from tasks.comparison.resampling import Scorer, image_weights, resampled_scores
-from tasks.comparison.runs import RunScores, build_arm, read_run, require_same_data
+from tasks.comparison.runs import RunScores, build_arm, read_run, require_enough_images, require_same_data
 from tasks.comparison.weighted_ap import WeightedAP
 from tasks.comparison.weighted_iou import WeightedIoU
 
@@ -26,6 +26,7 @@ __all__ = [
     "image_weights",
     "on_front",
     "read_run",
+    "require_enough_images",
     "require_same_data",
     "resampled_scores",
     "runs_needed",

@@ -1,8 +1,9 @@
 """Runs as what they are compared by: the scores of any resample of their images, from their evaluation files."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.comparison.estimate import Arm
 from tasks.comparison.resampling import Scorer, resampled_scores
-from tasks.comparison.weighted_ap import WeightedAP
+from tasks.comparison.weighted_ap import WeightedAP, image_scores
 from tasks.comparison.weighted_iou import WeightedIoU
 from tasks.errors import TaskError
 from tasks.metrics.coco_backends import IoUType
@@ -34,16 +35,20 @@ class RunScores:
         score: The score that it is compared by, such as `mAP`.
         class_names: K names.
         images: I files.
+        pictures: What the picture of each image is called, without its ending.
         truth: What is annotated in each image and class, to tell data sets apart.
         scorer: The score, and that of each class, on any resample.
+        score_images: Gives the score of each image alone, (I,).
     """
 
     folder: Path
     score: str
     class_names: tuple[str, ...]
     images: tuple[str, ...]
+    pictures: tuple[str, ...]
     truth: NDArray[np.int64]
     scorer: Scorer
+    score_images: Callable[[], NDArray[np.float64]]
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -90,15 +95,21 @@ def _read_detector(path: Path, score: str) -> RunScores:
     matches = evaluation.matches[kind]
     truth = np.stack([matches.truth_images, matches.truth_labels, matches.truth_counts])
     scorer = WeightedAP(matches, len(evaluation.images), ious)
-    return RunScores(path.parent, score, evaluation.class_names, evaluation.images, truth, scorer)
+    by_image = partial(image_scores, matches, len(evaluation.images), ious)
+    pictures = tuple(map(str, evaluation.image_ids))
+    classes, images = evaluation.class_names, evaluation.images
+    return RunScores(path.parent, score, classes, images, pictures, truth, scorer, by_image)
 
 
 def _read_segmentor(path: Path, score: str) -> RunScores:
     if score != "mIoU":
         raise TaskError(f"{path.parent} cannot be compared by {score}, expected mIoU")
     evaluation = SegmentationEvaluation.read(path)
-    scorer = WeightedIoU(evaluation.areas.intersection, evaluation.areas.union)
-    return RunScores(path.parent, score, evaluation.class_names, evaluation.images, evaluation.areas.truth, scorer)
+    areas = evaluation.areas
+    scorer = WeightedIoU(areas.intersection, areas.union)
+    pictures = tuple(map(str, range(len(evaluation.images))))
+    classes, images = evaluation.class_names, evaluation.images
+    return RunScores(path.parent, score, classes, images, pictures, areas.truth, scorer, areas.image_iou)
 
 
 def build_arm(name: str, runs: Sequence[RunScores], resamples: int = RESAMPLES, seed: int = 0) -> Arm:
@@ -114,10 +125,19 @@ def build_arm(name: str, runs: Sequence[RunScores], resamples: int = RESAMPLES, 
         TaskError: The runs are of different data, or there are too few images.
     """
     require_same_data(runs)
-    if len(runs[0].images) < 2:
-        raise TaskError(f"{runs[0].folder} was scored on {len(runs[0].images)} image, a comparison needs at least 2")
+    require_enough_images(runs[0])
     resampled = [resampled_scores(run.scorer, resamples, seed) for run in runs]
     return Arm(name, np.stack([run.scores for run in runs]), np.mean(resampled, axis=0), len(runs[0].images))
+
+
+def require_enough_images(run: RunScores) -> None:
+    """Refuses a run of a single image, which cannot be resampled.
+
+    Raises:
+        TaskError: It was scored on fewer than two.
+    """
+    if len(run.images) < 2:
+        raise TaskError(f"{run.folder} was scored on {len(run.images)} image, a comparison needs at least 2")
 
 
 def require_same_data(runs: Sequence[RunScores]) -> None:

@@ -19,6 +19,8 @@ from tasks.metrics.matches import IOUS, Matches
 
 ALL_IOUS = slice(None)
 RECALLS = np.linspace(0, 1, 101)
+PAIRS = 10_000
+"""Pairs of an image and a class that are scored at once: 80 MB."""
 Weights = NDArray[np.int64]
 """(I,) how often each image counts."""
 
@@ -80,6 +82,45 @@ class WeightedAP:
         classes = self.table(weights)[:, self.ious].mean(axis=1)
         defined = classes[~np.isnan(classes)]
         return np.append(defined.mean() if len(defined) else np.nan, classes)
+
+
+def image_scores(matches: Matches, num_images: int, ious: slice = ALL_IOUS) -> NDArray[np.float64]:
+    """(I,) mAP of each image alone, over the classes that are annotated in it; nan where none is.
+
+    Args:
+        matches: What a detector has found.
+        num_images: I.
+        ious: Which of the 10 IoUs the mean is taken of.
+    """
+    scores = np.zeros(num_images)
+    once = np.ones(num_images, np.int64)
+    for first in range(0, len(matches.truth_images), PAIRS):
+        pairs = slice(first, first + PAIRS)
+        ap = WeightedAP(_by_pairs(matches, pairs), num_images, ious).scores(once)[1:]
+        scores += np.bincount(matches.truth_images[pairs], ap, num_images)
+    classes = np.bincount(matches.truth_images, minlength=num_images)
+    return np.divide(scores, classes, out=np.full(num_images, np.nan), where=classes > 0)
+
+
+def _by_pairs(matches: Matches, pairs: slice) -> Matches:
+    """The same with some pairs of an image and a class that is annotated in it as classes; the rest is left out."""
+    labels = np.repeat(np.arange(len(matches.starts) - 1), np.diff(matches.starts))
+    images = matches.images.max(initial=matches.truth_images.max(initial=0)) + 1
+    wanted = matches.truth_labels[pairs] * images + matches.truth_images[pairs]  # rising: by class, then by image
+    found = labels * images + matches.images
+    pair = np.minimum(np.searchsorted(wanted, found), len(wanted) - 1)
+    kept = np.flatnonzero(wanted[pair] == found)
+    order = kept[np.argsort(pair[kept], kind="stable")]  # stable: scores still fall
+    return Matches(
+        np.searchsorted(pair[order], np.arange(len(wanted) + 1)),
+        matches.scores[order],
+        matches.images[order],
+        matches.matched[:, order],
+        matches.ignored[:, order],
+        matches.truth_images[pairs],
+        np.arange(len(wanted)),
+        matches.truth_counts[pairs],
+    )
 
 
 def _events(happens: NDArray[np.bool_], labels: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -45,6 +45,12 @@ class ImageAreas:
         """(K,) IoU of each class over all pixels; nan where it is in neither ground truth nor prediction."""
         return _share(self.intersection.sum(axis=0), self.union.sum(axis=0))
 
+    def image_iou(self) -> NDArray[np.float64]:
+        """(I,) mean IoU of each image alone, over the classes of its ground truth; nan where it has none."""
+        held = self.truth > 0
+        iou = np.divide(self.intersection, self.union, out=np.zeros(held.shape), where=held)
+        return _share(iou.sum(axis=1), held.sum(axis=1))
+
     def scores(self) -> dict[str, float]:
         """All scores; the order of the images does not matter.
 
@@ -71,9 +77,10 @@ class ImageAreas:
     def _scores_by_image(self) -> dict[str, float]:
         held = self.truth > 0
         iou = np.divide(self.intersection, self.union, out=np.zeros(held.shape), where=held)
-        images = [_mean(row[of_image]) for row, of_image in zip(iou, held, strict=True) if of_image.any()]
+        images = self.image_iou()
+        images = images[~np.isnan(images)]
         classes = [_mean(column[of_class]) for column, of_class in zip(iou.T, held.T, strict=True) if of_class.any()]
-        worst = sorted(images)[: max(1, int(len(images) * WORST))]
+        worst = np.sort(images)[: max(1, int(len(images) * WORST))]
         return {"mIoU_image": _mean(images), "mIoU_class": _mean(classes), "mIoU_worst": _mean(worst)}
 
 

@@ -1,4 +1,4 @@
-"""The command line: `python -m tasks.profile {attention,backbones,recipe,match}`."""
+"""The command line: `python -m tasks.profile {attention,backbones,recipe,match,runs}`."""
 
 import json
 import sys
@@ -46,13 +46,28 @@ def run_match(options: Namespace) -> dict[str, Any]:
     """Runs `python -m tasks.profile match`."""
     costs.prepare(options.device)
     setup = match.Setup(options.size, options.batch, options.device, options.rounds)
-    result = match.match(options.source, options.step, options.tolerance, setup)
-    if options.write is not None and result["best"]["within"]:
+    return match.match(options.source, options.step, options.tolerance, setup)
+
+
+def end_match(result: dict[str, Any], file: Path | None) -> None:
+    """Writes the match to a file, if there is one and a file is wanted; an error where there is none."""
+    if (reason := match.verdict(result)) is not None:
+        sys.exit(f"error: {reason}")
+    if file is not None:
         try:
-            options.write.write_text(match.backbone_file(result))
+            file.write_text(match.backbone_file(result))
         except OSError as error:
-            raise TaskError(f"cannot write {options.write}: {error.strerror}; give --write another FILE") from error
-    return result
+            sys.exit(f"error: cannot write {file}: {error.strerror}; the options above make the same network")
+
+
+def run_runs(options: Namespace) -> dict[str, Any]:
+    """Runs `python -m tasks.profile runs`, which is also called `--runs`."""
+    from tasks.profile import runs  # loads Lightning
+
+    costs.prepare(options.device, options.threads)
+    options.format = runs.format_table
+    setup = runs.Setup(options.size, options.batch, options.device, options.threads, options.rounds)
+    return runs.profile(options.folders, setup)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -141,11 +156,23 @@ def main(args: list[str] | None = None) -> None:
     )
     part.add_argument("--write", type=Path, metavar="FILE", help="write the match as a file for configs/backbones")
     part.set_defaults(run=run_match, format=match.format_table)
+    part = commands.add_parser(
+        "runs",
+        help="the networks of trained runs, each configuration once, in turn",
+        description="Latency of one image, time of a training step and memory of the networks of runs, measured in "
+        "turn, to be called when nothing else runs. tasks.compare finds them as costs.json in every run folder.",
+    )
+    part.add_argument("folders", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders above them")
+    part.add_argument("--size", type=_size, help="pixels of the images, HEIGHTxWIDTH (those of each run)")
+    part.add_argument("--batch", type=_positive, help="images of a training step (those of a process of each run)")
+    part.add_argument("--threads", type=_positive, default=1, help="threads of the processor (1)")
+    part.set_defaults(run=run_runs)
     for part, rounds in (
         (commands.choices["attention"], 5),
         (commands.choices["backbones"], 3),
         (commands.choices["recipe"], 3),
         (commands.choices["match"], 5),
+        (commands.choices["runs"], 10),
     ):
         part.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (cpu, one thread)")
         part.add_argument(
@@ -153,8 +180,8 @@ def main(args: list[str] | None = None) -> None:
         )
         part.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = sys.argv[1:] if args is None else args
-    if args[:1] == ["--match"]:  # so is it called elsewhere
-        args = ["match", *args[1:]]
+    if args[:1] in (["--match"], ["--runs"]):  # so are they called elsewhere
+        args = [args[0].removeprefix("--"), *args[1:]]
     options, more = parser.parse_known_args(args)
     if more and options.run is not run_recipe:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -164,8 +191,8 @@ def main(args: list[str] | None = None) -> None:
     except TaskError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(result, indent=2) if options.json else options.format(result))  # noqa: T201
-    if options.run is run_match and (reason := match.verdict(result)) is not None:
-        sys.exit(f"error: {reason}")
+    if options.run is run_match:
+        end_match(result, options.write)
 
 
 if __name__ == "__main__":

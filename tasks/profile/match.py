@@ -193,6 +193,7 @@ def match(file: Path, step: Step, tolerance: float, setup: Setup) -> dict[str, A
     except TaskError as error:
         skipped.append({"name": f"time of {other}", "reason": str(error)})
     backbone = contest.plain(best)
+    ratios: dict[str, Any] = {name: asdict(ratio) for name, ratio in again.items()}
     return costs.result_of(setup.device, setup.size, setup.batch, contest.rows(), skipped) | {
         "file": str(file),
         "host": type(contest.given).__name__,
@@ -204,8 +205,8 @@ def match(file: Path, step: Step, tolerance: float, setup: Setup) -> dict[str, A
             "within": within,
             "backbone": backbone,
             "options": _options(contest.content, backbone),
-            **{name: asdict(ratio) for name, ratio in again.items()},
-        },
+        }
+        | ratios,
     }
 
 

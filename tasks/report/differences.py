@@ -6,27 +6,31 @@ from typing import Any
 from tasks.comparison import (
     Arm,
     Estimate,
+    RunScores,
     build_arm,
     compare,
     estimate_mean,
     read_run,
+    require_enough_images,
     require_same_data,
     share_on_front,
 )
 from tasks.errors import TaskError
-from tasks.report.costs import COSTS
+from tasks.report.changes import image_changes
+from tasks.report.costs import costs_of
 from tasks.report.groups import Group, spread_of
 
 DIGITS, CLASS_DIGITS = 6, 4
 """Decimal places of what is kept of a score, and of that of a class: there are hundreds of those."""
 
 
-def differences(groups: Sequence[Group], resamples: int) -> dict[str, Any]:
+def differences(groups: Sequence[Group], resamples: int, pictured: Sequence[str] = ()) -> dict[str, Any]:
     """Compares groups pair by pair, by the headline.
 
     Args:
         groups: Seeds of one configuration each, which may be ranked together.
         resamples: Resamples of the images.
+        pictured: Names of the pictures that the report shows.
 
     Returns:
         `arms`: folders of the runs of each group that could be compared, the 95 % interval of its mean, and whether the
@@ -34,9 +38,10 @@ def differences(groups: Sequence[Group], resamples: int) -> dict[str, Any]:
         probability of being better, p value, seeds are in it, [[difference, half of the interval, p value corrected
         over the classes] of each class]]; the other way round they have the other sign. `corrected`: (A, A) p values by
         baseline and candidate, corrected over the candidates. `front`: how often each group is on the front of a cost.
-        `left_out`: why runs could not be compared, in words.
+        `images`: see `image_changes`. `left_out`: why runs could not be compared, in words.
     """
-    arms, classes, kept, left_out = _arms(groups, resamples)
+    read, kept, left_out = _read(groups)
+    arms = [build_arm(group.runs[0].name, runs, resamples) for group, runs in zip(kept, read, strict=True)]
     found = [compare(arm, [other for other in arms if other is not arm]) for arm in arms] if len(arms) > 1 else []
     means = [estimate_mean(arm) for arm in arms]
     return {
@@ -44,7 +49,7 @@ def differences(groups: Sequence[Group], resamples: int) -> dict[str, Any]:
             {"runs": [str(run.folder) for run in group.runs], "interval": _interval(mean, 0), "seeds": mean.with_seeds}
             for group, mean in zip(kept, means, strict=True)
         ],
-        "classes": classes,
+        "classes": list(read[0][0].class_names) if read else [],
         "pairs": [
             [_pair(one.estimate, one.class_p_corrected) for one in rivals[place:]] for place, rivals in enumerate(found)
         ],
@@ -53,26 +58,27 @@ def differences(groups: Sequence[Group], resamples: int) -> dict[str, Any]:
             for place, rivals in enumerate(found)
         ],
         "front": _fronts(kept, arms),
+        "images": image_changes(read, pictured),
         "left_out": left_out,
     }
 
 
-def _arms(groups: Sequence[Group], resamples: int) -> tuple[list[Arm], list[str], list[Group], list[str]]:
-    """Groups whose evaluations can be read, as arms, with the names of the classes, and why others cannot."""
-    arms: list[Arm] = []
+def _read(groups: Sequence[Group]) -> tuple[list[list[RunScores]], list[Group], list[str]]:
+    """The evaluations of the groups that can be compared, those groups, and why the others cannot be."""
+    read: list[list[RunScores]] = []
     kept: list[Group] = []
     left_out = []
-    first = None
     for group in groups:
         try:
-            scores = [read_run(run.folder) for run in group.runs]
-            first = first or scores[0]
-            require_same_data([first, *scores])
-            arms.append(build_arm(group.runs[0].name, scores, resamples))
-            kept.append(group)
+            runs = [read_run(run.folder, group.headline) for run in group.runs]
+            require_same_data([read[0][0] if read else runs[0], *runs])
+            require_enough_images(runs[0])
         except TaskError as error:
             left_out.append(str(error))
-    return arms, list(first.class_names) if first else [], kept, left_out
+        else:
+            read.append(runs)
+            kept.append(group)
+    return read, kept, left_out
 
 
 def _pair(estimate: Estimate, class_p_values: Iterable[float]) -> list[Any]:
@@ -95,7 +101,7 @@ def _rounded(value: float | None, digits: int = DIGITS) -> float | None:
 
 def _fronts(groups: Sequence[Group], arms: Sequence[Arm]) -> dict[str, list[float | None]]:
     fronts = {}
-    for cost in COSTS:
+    for cost in costs_of([run for group in groups for run in group.runs]):
         spreads = [spread_of(map(cost.of, group.runs)) for group in groups]
         known = [place for place, spread in enumerate(spreads) if spread is not None]
         if len(known) > 1:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError
+from tasks.run.files import write_text
 
 SUMMARY = "summary.json"
 _UNNAMED = {"detect": ("val/mAP", "detector"), "segment": ("val/mIoU", "segmentor")}
@@ -45,6 +46,16 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise TaskError(f"{path} does not say which number runs of {task!r} are compared by: it has no `headline`")
     headline, model = _UNNAMED[task]
     return {**content, "headline": headline, "direction": "max", "beside": [], "head": content[model]}
+
+
+def update_summary(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Adds facts to the summary of training in a run folder; where none lies that can be read, it is left as it is."""
+    try:
+        content = json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return
+    if isinstance(content, dict):
+        write_text(folder / SUMMARY, json.dumps({**content, **facts}, indent=2) + "\n")
 
 
 def shown_scores(summary: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ def test_reports_beside_the_pictures(command: Callable[..., Path], fails: Callab
     options = ("fit", "--model.detector.score_threshold=0.0", "--pictures.images=2", "--trainer.limit_train_batches=1")
     folder = command("detect", *options, *several)
     assert int((folder / "all.txt").read_text()) > 0 == int((folder / "sure.txt").read_text())
-    assert sorted(path.name for path in (folder / "pictures").iterdir()) == ["1.png", "2.png", "training.png"]
+    assert sorted(path.name for path in (folder / "pictures").iterdir()) == ["1.png", "2.png", "best", "training.png"]
     again = (own, "--reports.file=again.txt", "--trainer.max_epochs=2", "--resume=auto")
     assert command("detect", *options, *again) == folder and (folder / "again.txt").exists()
     assert json.loads((folder / "run.json").read_text())["epoch"] == 2

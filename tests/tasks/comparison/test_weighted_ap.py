@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.comparison import WeightedAP, image_weights
+from tasks.comparison import WeightedAP, image_weights, weighted_ap
 from tasks.metrics import COCODetectionMetric
 from tasks.metrics.matches import Matches, match
 from tests.tasks.metrics.test_metric_coco import BACKENDS, random_problem
@@ -107,3 +107,16 @@ def test_groups_of_classes_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> Non
     again = matches_of(made, "bbox", "hotcoco")
     for name in Matches.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(once, name), getattr(again, name))
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_an_image_scores_as_if_it_were_the_only_one(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = problem(5, segm=kind == "segm")
+    matches = matches_of(made, kind, "hotcoco")
+    alone = np.stack([evaluated(*written_out(made, once), kind, "pycocotools") for once in np.eye(7, dtype=int)])
+    assert np.isnan(alone[:, 0]).any() and len(np.unique(alone[:, 0])) > 4
+    for pairs in (weighted_ap.PAIRS, 4):  # in one piece, and in several
+        monkeypatch.setattr(weighted_ap, "PAIRS", pairs)
+        for column, ious in enumerate((slice(None), slice(0, 1), slice(5, 6))):
+            found = weighted_ap.image_scores(matches, 7, ious)
+            np.testing.assert_allclose(found, alone[:, column], rtol=0, atol=1e-12)

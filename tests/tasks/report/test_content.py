@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tasks import compare
 from tasks.comparison import build_arm, estimate_mean, read_run
@@ -14,10 +15,11 @@ from tasks.comparison import compare as compare_arms
 from tasks.report import bundle
 from tasks.report.content import report_content
 from tasks.report.curves import fitting, read_curves, thinned
-from tasks.report.runs import find_runs
+from tasks.report.runs import find_runs, ranked_by
 from tasks.report.sections import in_sections
 from tasks.report.writing import PAGE, assemble
-from tests.tasks.report.run_folders import BATCH, EPOCHS, STEPS, write_run
+from tasks.run.evaluation_file import SegmentationEvaluation
+from tests.tasks.report.run_folders import BATCH, EPOCHS, SECONDS_PER_STEP, STEPS, write_run
 
 Study = tuple[Path, dict[str, dict[str, Any]]]
 RESAMPLES = 40
@@ -39,7 +41,7 @@ def test_numbers_equal_the_summaries(study: Study, content: dict[str, Any]) -> N
         }
         assert runs[name]["scores"] == scores and runs[name]["seed"] == summary["seed"]
         costs = {name: summary[name] for name in ("parameters", "MACs", "seconds")}
-        costs |= {"step": 100.0, "memory": summary["peak_memory_MB"]}
+        costs |= {"noted step": 100.0, "noted memory": summary["peak_memory_MB"]}
         assert {key: value for key, value in runs[name]["costs"].items() if value is not None} == costs
 
 
@@ -83,11 +85,29 @@ def test_differences_are_those_of_the_statistics(study: Study, content: dict[str
     assert found["corrected"][0][0] is None and set(found["front"]) == {
         "parameters",
         "MACs",
-        "step",
-        "memory",
+        "noted step",
+        "noted memory",
         "seconds",
     }
     assert all(0 <= share <= 1 for shares in found["front"].values() for share in shares)
+
+
+def test_another_score_than_the_headline(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ranked by it, compared by it; the headline stands beside it."""
+    folder = study[0] / "detect"
+    sections = in_sections(ranked_by(find_runs([folder]), "mAP50"))
+    section = report_content(sections, tmp_path, RESAMPLES)["sections"][0]
+    assert section["headline"] == "mAP50" and section["beside"] == ["mAP"]
+    names = [Path(arm["runs"][0]).name.partition("-")[0] for arm in section["differences"]["arms"]]
+    one, other = ([read_run(folder / f"{name}-seed{seed}", "mAP50") for seed in (0, 1)] for name in names[:2])
+    (expected,) = compare_arms(build_arm("", one, RESAMPLES), [build_arm("", other, RESAMPLES)])
+    value, low, high, *_ = section["differences"]["pairs"][0][0]
+    ends = [end[0] for end in expected.estimate.interval()]
+    assert [value, low, high] == pytest.approx([expected.estimate.value[0], *ends], abs=1e-6)
+    compare.main([str(folder), "--score", "mAP50"])
+    assert "mAP50 " in capsys.readouterr().out.split("| score")[1]
+    with pytest.raises(SystemExit, match=r"error: --score mAP5 is no score of these runs.*mAP50"):
+        compare.main([str(folder), "--score", "mAP5"])
 
 
 def test_runs_without_an_evaluation_are_named(tmp_path: Path) -> None:
@@ -104,11 +124,13 @@ def test_runs_without_an_evaluation_are_named(tmp_path: Path) -> None:
 
 def test_curves(study: Study, content: dict[str, Any]) -> None:
     curves = read_curves(study[0] / "detect" / "none-seed0")
-    assert list(curves) == ["train/loss", "perf/step_p50", "val/mAP"]
+    assert list(curves) == ["seconds", "train/loss", "perf/step_p50", "val/mAP"]
+    seconds = [[step, SECONDS_PER_STEP * step] for step in range(1, EPOCHS * STEPS + 1)]
     assert [step for step, _ in curves["val/mAP"]] == [STEPS * (epoch + 1) for epoch in range(EPOCHS)]
     assert curves["train/loss"][3] == (4, 0.5)
     run = next(run for run in content["sections"][0]["runs"] if run["name"].endswith("none-seed0"))
-    assert run["curves"] == curves and run["images_per_step"] == BATCH
+    assert {"seconds": [list(pair) for pair in run["times"]], **run["curves"]} == curves | {"seconds": seconds}
+    assert run["images_per_step"] == BATCH
     line = [(step, math.sqrt(step)) for step in range(1, 1001)]
     few = thinned(line, 7)
     assert len(few) == 7 and (few[0], few[-1]) == (line[0], line[-1]) and few[3] in (line[499], line[500])
@@ -123,8 +145,41 @@ def test_pictures_lie_beside_the_page(study: Study, tmp_path: Path) -> None:
     for run in section["runs"]:
         assert sorted(run["pictures"]) == ["1", "2"]
         for name, place in run["pictures"].items():
-            original = Path(run["name"]) / "pictures" / f"{name}.png"
-            assert (tmp_path / place).read_bytes() == original.read_bytes()
+            original = np.asarray(Image.open(Path(run["name"]) / "pictures" / f"{name}.png")).astype(int)
+            assert np.abs(np.asarray(Image.open(tmp_path / place)).astype(int) - original).max() <= 3
+
+
+def test_images_that_differ_most(study: Study, tmp_path: Path) -> None:
+    sections = in_sections(find_runs([study[0] / "segment"]))
+    (section,) = report_content(sections, tmp_path, resamples=5)["sections"]
+    images, arms = section["differences"]["images"], section["differences"]["arms"]
+    areas = [[SegmentationEvaluation.read(Path(run) / "evaluation.npz").areas for run in arm["runs"]] for arm in arms]
+    # Every class is annotated in every image of these.
+    scores = [sum((one.intersection / one.union).mean(axis=1) for one in runs) / len(runs) for runs in areas]
+    for one, rivals in enumerate(images["pairs"]):
+        for other, most in enumerate(rivals, one + 1):
+            gains = scores[other] - scores[one]
+            order = sorted(range(30), key=lambda place: -gains[place])
+            assert most == [
+                *[place for place in order if gains[place] > 0][:6],
+                *[p for p in order if gains[p] < 0][-6:],
+            ]
+            for place in most:
+                expected = [score[place] for score in scores]
+                assert images["scores"][place] == pytest.approx(expected, abs=1e-4)
+                assert images["files"][place] == f"val/{place:04}.jpg"
+    assert images["pictures"] == {"1": 1, "2": 2}
+
+
+def test_a_text_stands_above_the_numbers(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "about.txt"
+    text.write_text("Drawn shapes,\nno photographs.\n \n\nA <b> is no tag.\n")
+    arguments = [str(study[0] / "segment"), "--output", str(tmp_path / "out"), "--resamples=0", "--about"]
+    compare.main([*arguments, str(text)])
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert '"about":["Drawn shapes, no photographs.","A \\u003cb> is no tag."]' in page
+    with pytest.raises(SystemExit, match=r"error: --about .*none.txt cannot be read as text"):
+        compare.main([*arguments, str(tmp_path / "none.txt")])
 
 
 def test_page_holds_everything_and_names_no_server(content: dict[str, Any]) -> None:
@@ -136,7 +191,7 @@ def test_page_holds_everything_and_names_no_server(content: dict[str, Any]) -> N
     )
     own = page.replace((PAGE / "vega.js").read_text(), "")
     assert "http:" not in own and "https:" not in own and "/* vega.js */" not in own
-    for holder in ("University of Washington Interactive Data Lab", "Mike Bostock", "Trifacta"):
+    for holder in ("University of Washington Interactive Data Lab", "Mike Bostock", "Robert Penner"):
         assert holder in own
     for words in ("Redistribution and use in source", "Permission to use, copy, modify, and/or distribute"):
         assert words in own

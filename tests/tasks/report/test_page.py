@@ -144,6 +144,14 @@ def test_views(study: Study, opened: Opened) -> None:
     assert opened.value("none", table="differences") == pytest.approx(-gain, abs=1e-6)
     assert opened.value("none", 1, table="differences") == pytest.approx(1 - above, abs=1e-6)
 
+    rows = page.locator("#section-1-images table tbody tr")
+    assert 2 <= rows.count() <= 12
+    one, other, change = (float(cell.get_attribute("data-value")) for cell in rows.first.locator("td").all())
+    assert change == pytest.approx(other - one) and change > 0
+    assert page.locator("#section-1-images .pair").count() == 2
+    words = page.locator("#section-1-images .pair").first.inner_text()
+    assert "CoordinateAttention, seed 0, val/" in words and "SqueezeExcitation, seed 0, val/" in words
+
     mark = page.locator("#section-1-cost path[aria-roledescription='point']").first
     mark.scroll_into_view_if_needed()
     mark.hover(force=True)
