@@ -29,8 +29,8 @@ quickstart: $(INSTALLED) data/shapes/shapes.json  ## Trains a detector and a seg
 
 # Hours: 49 trainings, which go on where they were when it is called again; then each network is measured, alone.
 study: $(INSTALLED) data/shapes/shapes.json  ## Runs the study of docs/study and writes its report.
-	$(BIN)/python -m tasks.sweep configs/sweeps/shapes_detect.yaml --resume auto
-	$(BIN)/python -m tasks.sweep configs/sweeps/shapes_segment.yaml --resume auto
+	$(BIN)/python -m tasks.sweep configs/sweeps/shapes_detect.yaml
+	$(BIN)/python -m tasks.sweep configs/sweeps/shapes_segment.yaml
 	$(BIN)/python -m tasks.profile --runs runs/detect/shapes_detect runs/segment/shapes_segment
 	$(BIN)/python -m tasks.compare runs/detect/shapes_detect runs/segment/shapes_segment \
 		--output docs/study --about docs/study/about.txt

@@ -50,6 +50,9 @@ from tasks.run_options import add_run_options
 from tasks.task_options import TaskOptions, saved_options
 from tasks.weights import describe_weights_classes, read_checkpoint
 
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML has it: the same objects, eight times as fast."""
+
 
 class VisionCLI(LightningCLI):
     """LightningCLI for one task.
@@ -156,14 +159,15 @@ class VisionCLI(LightningCLI):
             rank_zero_info("sync_batchnorm needs GPUs; on the CPU every process keeps its own batch norm statistics")
             config.trainer.sync_batchnorm = False
         config.ckpt_path = None if checkpoint is None else str(checkpoint)
+        content = {} if checkpoint is None else read_checkpoint(checkpoint)
         if checkpoint is not None:
-            self._take_options_of(checkpoint)
+            self._take_options_of(checkpoint, content)
         self._ask_for_targets()
         saved = self.config[self.subcommand].clone()
         saved.ckpt_path = None if self.subcommand == "fit" else saved.ckpt_path
         self.saved_config = self._dump(saved)
         if checkpoint is not None:
-            self._take_classes(read_checkpoint(checkpoint).get("hyper_parameters", {}))
+            self._take_classes(content.get("hyper_parameters", {}))
         elif self.subcommand == "predict" and config.data.init_args.get("images") is not None:
             classes = describe_weights_classes(config.model.weights)
             if classes is not None and config.data.init_args.class_names is None:
@@ -206,7 +210,7 @@ class VisionCLI(LightningCLI):
 
     def _plain(self, config: Any) -> dict[str, Any]:
         """The configuration as plain data."""
-        plain: dict[str, Any] = yaml.safe_load(self._dump(config))
+        plain: dict[str, Any] = yaml.load(self._dump(config), Loader=YAML_LOADER)
         return plain
 
     def _dump(self, config: Any) -> str:
@@ -218,11 +222,11 @@ class VisionCLI(LightningCLI):
         remedy = f"--ckpt_path {best}" if best.is_file() else "--ckpt_path FILE, such as RUN/checkpoints/best.ckpt"
         return f"{self.subcommand} without weights would score a network that has learnt nothing; give {remedy}"
 
-    def _take_options_of(self, checkpoint: Path) -> None:
+    def _take_options_of(self, checkpoint: Path, content: Mapping[str, Any]) -> None:
         """Lets a checkpoint decide about the model, and says what it overrules."""
         subcommand = self.subcommand
         config = self.config[subcommand]
-        saved = saved_options(read_checkpoint(checkpoint), checkpoint, self.task.options_class)
+        saved = saved_options(content, checkpoint, self.task.options_class)
         merged, overruled = merge_options(saved, self._plain(config)["model"], self._explicit, config.new_schedule)
         if overruled:
             rank_zero_info(f"{checkpoint} decides about the model, not the command line: {'; '.join(overruled)}")

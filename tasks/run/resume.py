@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tasks.errors import TaskError
 from tasks.run.checkpoint_files import CHECKPOINTS
-from tasks.weights import NewerCheckpoint, read_checkpoint, verify_checkpoint
+from tasks.weights import NewerCheckpoint, read_checkpoint, require_good_bytes
 
 SAVED_CONFIG = "config.fit.yaml"
 
@@ -60,7 +60,7 @@ def newest_good_checkpoint(folder: Path) -> Candidate | None:
     """
     for candidate in sorted(_candidates(folder), key=lambda each: (each.step, each.path.stat().st_mtime), reverse=True):
         try:
-            verify_checkpoint(candidate.path)
+            require_good_bytes(candidate.path)
         except TaskError as error:
             rank_zero_info(f"{error}; taking the one before")
             continue

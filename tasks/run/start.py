@@ -20,7 +20,7 @@ from tasks.run.lock import RunLock
 from tasks.run.record import RunRecord, Status, read_record
 from tasks.run.rendezvous import agree
 from tasks.run.resume import newest_good_checkpoint, require_same_options
-from tasks.weights import read_checkpoint, verify_checkpoint
+from tasks.weights import verify_checkpoint
 
 _HANDED_DOWN = "ATTNDENSE_RUN"
 
@@ -99,8 +99,7 @@ class RunStart:
         remove_leftovers(folder)
         remove_leftovers(folder / CHECKPOINTS)
         if checkpoint is not None:
-            verify_checkpoint(checkpoint)
-            step = int(read_checkpoint(checkpoint)["global_step"])
+            step = int(verify_checkpoint(checkpoint)["global_step"])
             take_up(claim, self.job, step)
             return Start(str(folder), str(checkpoint), step, continues=claim.found is not None)
         if claim.found is None:
