@@ -44,9 +44,14 @@ def _parser() -> ArgumentParser:
         "in one HTML file. Runs on different data, or scored in different ways, are never ranked together.",
     )
     parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders above them")
-    parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="write the report into this folder, as index.html"
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--output", type=Path, metavar="FOLDER", help="write the report into this folder, as index.html")
+    shown.add_argument(
+        "--serve",
+        action="store_true",
+        help="show the report on 127.0.0.1, for this machine alone, made anew while runs go on; Ctrl-C ends it",
     )
+    parser.add_argument("--port", type=int, default=8765, help="port of --serve, 8765 by default; 0: any free one")
     parser.add_argument(
         "--resamples",
         type=int,
@@ -88,6 +93,11 @@ def main(args: list[str] | None = None) -> None:
             from tasks.comparison.plan import runs_needed  # takes seconds
 
             print(f"{runs_needed(*options.plan)} runs of each method")  # noqa: T201
+            return
+        if options.serve:
+            from tasks.report.serving import serve  # takes seconds
+
+            serve(options.runs, options.port, options.resamples)
             return
         sections = in_sections(find_runs(options.runs))
         if options.write:

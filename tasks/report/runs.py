@@ -95,11 +95,20 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         TaskError: There is none.
     """
+    return [read_run(folder) for folder in find_folders(folders)]
+
+
+def find_folders(folders: Sequence[Path]) -> list[Path]:
+    """The run folders at or below some folders, in their order.
+
+    Raises:
+        TaskError: There is none.
+    """
     found = {file.parent for folder in folders for name in (SUMMARY, RECORD) for file in folder.rglob(name)}
     if not found:
         places = ", ".join(map(str, folders)) or "nothing"
         raise TaskError(f"no {SUMMARY} below {places}; expected run folders such as runs/detect/NAME")
-    return [read_run(folder) for folder in sorted(found)]
+    return sorted(found)
 
 
 def read_run(folder: Path) -> Run:
