@@ -24,6 +24,12 @@ from tasks.report.groups import Group, spread_of
 DIGITS, CLASS_DIGITS = 6, 4
 """Decimal places of what is kept of a score, and of that of a class: there are hundreds of those."""
 
+IN_WANDB = (
+    "{} of the rows are of runs in W&B, which has no evaluation.npz: intervals come of their run folders, or of the "
+    "artifacts of --wandb.upload_evaluation"
+)
+"""Said once, whatever the number."""
+
 
 def differences(
     groups: Sequence[Group],
@@ -76,8 +82,11 @@ def _read(
     """The evaluations of the groups that can be compared, those groups, and why the others cannot be."""
     read: list[list[RunScores]] = []
     kept: list[Group] = []
-    left_out = []
+    in_wandb = [group for group in groups if any(run.logged is not None for run in group.runs)]
+    left_out = [IN_WANDB.format(len(in_wandb))] if in_wandb else []
     for group in groups:
+        if group in in_wandb:
+            continue
         try:
             runs = [read_scores(run.folder) for run in group.runs]
             require_same_data([read[0][0] if read else runs[0], *runs])

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ class Run:
         data: Content of `data.json`, what is known of the splits.
         options: Resolved options by their dotted names, a class under the name of the option.
         command: The command line that started it.
+        logged: Its curves where W&B has them; None of a run folder, whose `metrics.csv` has them.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Run:
     data: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     command: Sequence[str] = ()
+    logged: Mapping[str, Curve] | None = None
 
     @property
     def name(self) -> str:
@@ -66,7 +68,7 @@ class Run:
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """What it has logged."""
-        return read_curves(self.folder)
+        return read_curves(self.folder) if self.logged is None else dict(self.logged)
 
     @property
     def images_per_step(self) -> int | None:
@@ -104,11 +106,21 @@ def find_folders(folders: Sequence[Path]) -> list[Path]:
     Raises:
         TaskError: There is none.
     """
-    found = {file.parent for folder in folders for name in (SUMMARY, RECORD) for file in folder.rglob(name)}
+    found = {file.parent for folder in folders for file in _marks(folder)}
     if not found:
         places = ", ".join(map(str, folders)) or "nothing"
         raise TaskError(f"no {SUMMARY} below {places}; expected run folders such as runs/detect/NAME")
     return sorted(found)
+
+
+def is_run_below(place: Path) -> bool:
+    """Whether there is a run folder at or below a place."""
+    return next(_marks(place), None) is not None
+
+
+def _marks(place: Path) -> Iterator[Path]:
+    """The files by which the run folders at or below a place are known."""
+    return (file for name in (SUMMARY, RECORD) for file in place.rglob(name))
 
 
 def read_run(folder: Path) -> Run:
@@ -123,7 +135,7 @@ def read_run(folder: Path) -> Run:
             state, reason = "broken", str(error)
     elif state == "finished":
         state, reason = "broken", f"it has no {SUMMARY}: no epoch was scored"
-    options = _flat(_read_yaml(folder / CONFIG))
+    options = flat_options(_read_yaml(folder / CONFIG))
     return Run(folder, state, reason, summary, _read_json(folder / DATA), options, record.get("command", ()))
 
 
@@ -156,13 +168,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat_options(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Options by their dotted names: `model.backbone` is the class, `model.backbone.width` an option of it."""
     flat: dict[str, str] = {}
     for name, value in content.items():
         path = prefix.removesuffix(".") if name in ("class_path", "init_args") else f"{prefix}{name}"
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{path}.")
+            flat |= flat_options(value, f"{path}.")
         elif value is not None:
             flat[path] = value if isinstance(value, str) else json.dumps(value)
     return flat
