@@ -7,6 +7,8 @@ cannot, it says so in one line on the other output.
 
 import contextlib
 import json
+import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -40,14 +42,21 @@ def _plain(content: Any) -> dict[str, Any]:
 
 def _rows(run: Any) -> list[dict[str, Any]]:
     """The history, and all evaluations, which a sample may lack."""
-    config = run.config
-    scores = [name for name in (config.get("headline"), *config.get("beside", "").split(", ")) if name]
+    split = str(run.config.get("headline")).partition("/")[0]
+    summary = _plain(run.summary_metrics)
+    scores = [name for name, value in summary.items() if re.fullmatch(f"{split}/[^/]+", name) and _is_score(value)]
     rows: dict[int, dict[str, Any]] = {}
-    asked = [{}, {"keys": ["trainer/global_step", *scores]}] if scores else [{}]
-    for keys in asked:
+    for keys in ({}, {"keys": ["trainer/global_step", *scores]}) if scores else ({},):
         for row in run.history(samples=ROWS, pandas=False, **keys):
             rows.setdefault(row["_step"], {}).update(row)
     return [rows[step] for step in sorted(rows)]
+
+
+def _is_score(value: Any) -> bool:
+    """Whether it is a number that is defined, or the best of them; a picture is neither."""
+    if isinstance(value, dict):
+        return value.keys() <= {"max", "min"}
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -49,11 +49,10 @@ def _grid(entity: str, project: str, part: Mapping[str, Any]) -> Any:
     )
 
     best = SummaryMetric(part["best"])
-    by = {"groupby": Config(ATTENTION), "groupby_aggfunc": "mean"}
-    spread = {**by, "groupby_rangefunc": "stddev"}
+    spread = {"groupby": Config(ATTENTION), "groupby_aggfunc": "mean", "groupby_rangefunc": "stddev"}
     panels: list[Any] = [
         BarPlot(title=f"best {part['score']}, mean of the runs", metrics=[best], **spread),
-        ScalarChart(title=f"best {part['score']}", metric=best, **by),
+        ScalarChart(title=f"best {part['score']}, mean of all runs", metric=best, groupby_aggfunc="mean"),
         *(LinePlot(title=name, x=STEP, y=[name], **spread) for name in (part["score"], "train/loss")),
     ]
     for place, name in part["costs"]:

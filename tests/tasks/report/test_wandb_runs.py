@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from tasks import compare
+from tasks.report import wandb_report
 from tasks.report.content import report_content
 from tasks.report.curves import read_curves
 from tasks.report.runs import read_run
 from tasks.report.sections import in_sections, ranked_together
 from tasks.report.wandb_file import records
 from tasks.report.wandb_runs import find_everywhere
-from tasks.run.summary import _as_config, tags_of
+from tasks.run.summary import _as_config
 from tasks.run.wandb_run import WandbRun
 from tests.tasks.report.run_folders import CLASSES, write_run
 from tests.tasks.run.test_wandb_run import KEY, Handler, Server, lines  # noqa: F401
@@ -68,7 +69,6 @@ def test_offline_run_is_its_folder_again(
     logged.mkdir(parents=True)
     run = WandbRun(logged, "offline", {"name": "se-seed1", "project": "p", "group": "se", "tags": None}, 30)
     run.update_config(config)
-    run.add_tags(tags_of(summary))
     run.keep_best("val/mIoU", "max")
     for step in range(LATER + 1):
         run.log_metrics({"train/loss": 1 / (1 + step), "epoch": 0}, step)
@@ -80,7 +80,7 @@ def test_offline_run_is_its_folder_again(
     run.finish(0)
     assert lines == []
     (file,) = logged.glob("wandb/offline-run-*/run-*.wandb")
-    assert all(words in file.read_bytes() for words in (b"run-evaluation", b"SqueezeExcitation"))
+    assert f"{file.stem}-evaluation".encode() in file.read_bytes()
     (found,) = find_everywhere([logged])
     assert (found.state, found.reason, found.name, found.folder) == ("finished", "", "se-seed1", file.parent)
     assert_same_run(found, folder, scores)
@@ -140,6 +140,7 @@ def test_records_of_all_lengths() -> None:
 class Project(Handler):
     """Answers as the API of a project with two runs does."""
 
+    GetDefaultEntity = Handler.Viewer
     runs: dict[str, dict[str, Any]]
     histories: dict[str, list[dict[str, Any]]]
 
@@ -158,8 +159,25 @@ class Project(Handler):
 
     def RunSampledHistory(self, variables: dict[str, Any]) -> Any:
         (spec,) = map(json.loads, variables["specs"])
-        rows = [row for row in self.histories[variables["name"]] if set(spec["keys"]) <= row.keys()]
+        asked = {"_step", *spec["keys"]}
+        rows = [{name: row[name] for name in asked} for row in self.histories[variables["name"]] if asked <= row.keys()]
         return {"project": {"run": {"sampledHistory": [rows]}}}
+
+    def GetProjects(self, variables: dict[str, Any]) -> Any:
+        node = {"__typename": "Project", "id": "p", "name": "proj", "entityName": "team", "user": None}
+        node |= {"createdAt": "2026-11-29T00:00:00Z", "isBenchmark": False, "internalId": "1"}
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"edges": [{"node": node, "cursor": "p"}], "pageInfo": page}}
+
+    def ProjectInternalId(self, _: dict[str, Any]) -> Any:
+        return {"project": {"internalId": "1"}}
+
+    def upsertView(self, variables: dict[str, Any]) -> Any:
+        self.server.upserts.append(variables)
+        project = {"id": "p", "name": variables["projectName"], "entityName": variables["entityName"]}
+        kept = {name: variables[name] for name in ("name", "displayName", "description", "type", "spec")}
+        view = {**kept, "id": "Vmlldzox", "project": project, "updatedAt": "2026-11-29T00:00:00Z"}
+        return {"upsertView": {"view": view, "inserted": True}}
 
 
 @pytest.fixture
@@ -176,6 +194,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]) -
 def add(name: str, summary: dict[str, Any], folder: Path, state: str) -> None:
     config, told = parts_of(summary, folder)
     scores = scores_of(summary)
+    told |= {**scores, "val/mIoU": {"max": scores["val/mIoU"]}, "val/pictures": {"_type": "images"}, "val/images": 6}
     Project.histories[name] = [
         {"_step": 0, "trainer/global_step": BEST, **scores, "val/images": 6},
         {"_step": 1, "trainer/global_step": LATER, "val/mIoU": scores["val/mIoU"] / 2, "train/loss": 0.5},
@@ -205,3 +224,47 @@ def test_project_through_the_api(project: Server, tmp_path: Path, capsys: pytest
         compare.main(["--wandb", "proj"])
     with pytest.raises(SystemExit, match=r"^error: --serve shows run folders"):
         compare.main(["--wandb", "team/proj", "--serve"])
+
+
+def test_report_in_wandb(
+    project: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb_workspaces", reason="wandb-workspaces is not installed")
+    for attention, quality in (("none", 0.5), ("CBAM", 0.8)):
+        for seed in (0, 1):
+            folder = tmp_path / "runs" / f"{attention}-seed{seed}"
+            write_run(folder, "segment", attention, seed, quality, images=6)
+            if attention == "CBAM" or seed:
+                (folder / "wandb_id.txt").write_text(f"{attention.lower()}{seed}\n")
+    command = [str(tmp_path / "runs"), "--resamples", "20", "--wandb-report"]
+    compare.main([*command, "team/proj"])
+    assert capsys.readouterr().out == f"{project.url}/team/proj/reports/Comparison-of-runs--Vmlldzox\n"
+    (sent,) = project.upserts
+    assert (sent["entityName"], sent["projectName"], sent["displayName"]) == ("team", "proj", "Comparison of runs")
+    blocks = json.loads(sent["spec"])["blocks"]
+    (text,) = (block["content"] for block in blocks if block["type"] == "markdown-block")
+    sections = in_sections(find_everywhere([tmp_path / "runs"]))
+    assert text.startswith(compare.tables.markdown(sections))
+    differences = report_content(sections, tmp_path / "report", 20)["sections"][0]["differences"]
+    value, low, high, above, *_ = differences["pairs"][0][0]  # the baseline is the second one, the worse
+    shown = [f"{-value:+.4f}", f"{-high:+.4f} to {-low:+.4f}", f"{1 - above:.3f}"]
+    assert value < 0 and f"| CBAM | {' | '.join(shown)} | {differences['corrected'][1][0]:.3f} | 2 |" in text
+    (grid,) = (block["metadata"] for block in blocks if block["type"] == "panel-grid")
+    (runs,) = grid["runSets"]
+    assert sorted(runs["filters"]["filters"][0]["value"]) == ["cbam0", "cbam1", "none1"]
+    assert runs["grouping"] == [{"section": "config", "name": "attention.value"}]
+    kinds = [panel["viewType"] for panel in grid["panelBankSectionConfig"]["panels"]]
+    assert kinds == ["Bar Chart", "Scalar Chart", *2 * ["Run History Line Plot"], *4 * ["Scatter Plot"]]
+
+    with pytest.raises(SystemExit, match=r"^error: W&B: team has no project other$"):
+        compare.main([*command, "team/other"])
+    for file in (tmp_path / "runs").glob("*/wandb_id.txt"):
+        file.unlink()
+    with pytest.raises(SystemExit, match=r"^error: .*none of the finished runs was logged with W&B"):
+        compare.main([*command, "team/proj"])
+    monkeypatch.setattr(wandb_report, "find_spec", lambda _: None)
+    with pytest.raises(
+        SystemExit, match=r"^error: --wandb-report needs wandb-workspaces; install the extra: pip install"
+    ):
+        compare.main([*command, "team/proj"])
+    assert len(project.upserts) == 1
