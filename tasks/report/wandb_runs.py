@@ -60,7 +60,7 @@ def read_files(files: Sequence[Path]) -> list[Run]:
     for part in (Logged(**content) for content in ask_wandb("files", *map(str, files))):
         parts.setdefault(part.id, []).append(part)
     places = {file.stem.removeprefix("run-"): file.parent for file in files}
-    return [as_run(_joined(starts), places[name]) for name, starts in parts.items()]
+    return [as_run(joined(starts), places[name]) for name, starts in parts.items()]
 
 
 def read_project(path: str) -> list[Run]:
@@ -105,7 +105,7 @@ def ask_wandb(*arguments: str, given: str = "") -> Any:
     return json.loads(answer.stdout)
 
 
-def _joined(starts: Sequence[Logged]) -> Logged:
+def joined(starts: Sequence[Logged]) -> Logged:
     """The starts of one run, in their order."""
     last = starts[-1]
     config: dict[str, Any] = {}
@@ -129,12 +129,12 @@ def as_run(logged: Logged, place: Path) -> Run:
         stopped, words = logged.exit_code in STOPS, MEANINGS.get(logged.exit_code, "failed")
         state, reason = ("unfinished" if stopped else "broken"), STOPS.get(logged.exit_code, words.partition(";")[0])
     named = logged.config.get("facts")
-    if not isinstance(named, list):
+    if not isinstance(named, list) or "headline" not in named:
         return Run(place, "broken", "it is no run of this project, or of an earlier version: its config names no facts")
     facts = {name: logged.config.get(name) for name in named}
     class_names = facts.pop("class_names", None) or []
     options = {name: value for name, value in logged.config.items() if name not in (*named, "facts", "_wandb")}
-    best = _best_row(logged.rows, facts["headline"], facts["direction"])
+    best = _best_row(logged.rows, str(facts["headline"]), str(facts["direction"]))
     if not best and state == "finished":
         state, reason = "broken", "no epoch was scored"
     summary = completed({**facts, **_told(class_names, logged.summary, best), "run": logged.name}) if best else {}

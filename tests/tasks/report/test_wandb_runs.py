@@ -1,6 +1,7 @@
 """Runs of W&B in a comparison: its files as W&B writes them, and a project on a stand-in of its server."""
 
 import json
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ from tasks.report.content import report_content
 from tasks.report.curves import read_curves
 from tasks.report.runs import read_run
 from tasks.report.sections import in_sections, ranked_together
-from tasks.report.wandb_file import records
-from tasks.report.wandb_runs import find_everywhere
+from tasks.report.wandb_file import Logged, records
+from tasks.report.wandb_runs import as_run, find_everywhere, joined
 from tasks.run.summary import _as_config
 from tasks.run.wandb_run import WandbRun
 from tests.tasks.report.run_folders import CLASSES, write_run
@@ -54,12 +55,8 @@ def assert_same_run(found: Any, folder: Path, scores: dict[str, float]) -> None:
     assert ranked_together(found) == ranked_together(expected)
 
 
-def test_offline_run_is_its_folder_again(
-    tmp_path: Path,
-    lines: list[str],  # noqa: F811
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Killed and resumed: the file of the first start has no end, and the second repeats nothing."""
+def test_offline_run_is_its_folder_again(tmp_path: Path, lines: list[str]) -> None:  # noqa: F811
+    """Whole, cut as that of a run that goes on, and damaged."""
     folder = tmp_path / "runs" / "se-seed1"
     summary = write_run(folder, "segment", "SqueezeExcitation", seed=1, images=6)
     config, told = parts_of(summary, folder)
@@ -81,21 +78,15 @@ def test_offline_run_is_its_folder_again(
     assert lines == []
     (file,) = logged.glob("wandb/offline-run-*/run-*.wandb")
     assert f"{file.stem}-evaluation".encode() in file.read_bytes()
-    (found,) = find_everywhere([logged])
+    write_run(tmp_path / "runs" / "none", "segment", images=6)
+    both = find_everywhere([tmp_path / "runs" / "none", logged])
+    found = both[1]
     assert (found.state, found.reason, found.name, found.folder) == ("finished", "", "se-seed1", file.parent)
     assert_same_run(found, folder, scores)
     curve = [(step + 1, float(f"{1 / (1 + step):.6g}")) for step in range(LATER + 1)]
     assert found.curves["train/loss"] == curve
-    assert found.curves["val/mIoU"] == [
-        (BEST + 1, float(f"{scores['val/mIoU']:.6g}")),
-        (LATER + 1, float(f"{scores['val/mIoU'] / 2:.6g}")),
-    ]
-    compare.main([str(logged), "--json"])
-    (shown,) = json.loads(capsys.readouterr().out)
-    assert shown["val/mIoU"] == scores["val/mIoU"] and shown["section"] == "segment, mIoU"
-
-    write_run(tmp_path / "runs" / "none", "segment", images=6)
-    both = find_everywhere([tmp_path / "runs" / "none", logged])
+    best, last = (float(f"{value:.6g}") for value in (scores["val/mIoU"], scores["val/mIoU"] / 2))
+    assert found.curves["val/mIoU"] == [(BEST + 1, best), (LATER + 1, last)]
     (section,) = report_content(in_sections(both), tmp_path / "report", 5)["sections"]
     assert section["differences"]["left_out"][0].startswith("1 of the rows are of runs in W&B")
     assert len(section["differences"]["arms"]) == 1 and len(section["runs"]) == 2
@@ -107,6 +98,32 @@ def test_offline_run_is_its_folder_again(
     file.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
     with pytest.raises(SystemExit, match=r"^error: W&B: .*run-\w+\.wandb: it is damaged at byte \d+$"):
         compare.main([str(logged)])
+
+
+@pytest.mark.parametrize(
+    ("state", "exit_code", "expected", "reason"),
+    [
+        ("finished", 0, "finished", ""),
+        ("failed", 143, "unfinished", "stopped by SIGTERM"),
+        ("failed", 4, "broken", "losses, gradients or weights are not finite"),
+        ("failed", None, "broken", "failed, or stopped before its end; W&B does not say why"),
+        ("running", None, "unfinished", "running, or killed"),
+        ("preempting", None, "broken", "W&B calls it preempting"),
+    ],
+)
+def test_states(state: str, exit_code: int | None, expected: str, reason: str) -> None:
+    """Of the last of two starts; the undefined epoch of the first is not the best."""
+    config = {"task": "detect", "headline": "val/error", "direction": "min", "facts": ["task", "headline", "direction"]}
+    rows = [{"trainer/global_step": step, "val/error": value} for step, value in ((1, math.nan), (3, 0.5), (5, 0.75))]
+    starts = [
+        Logged("a", "x", "crashed", None, config, {}, rows[:2]),
+        Logged("a", "x", state, exit_code, {}, {}, rows[2:]),
+    ]
+    run = as_run(joined(starts), Path("x"))
+    assert (run.state, run.reason, run.score, run.summary["step"]) == (expected, reason, 0.5, 4)
+    assert run.curves == {"val/error": [(4, 0.5), (6, 0.75)]}
+    strange = as_run(Logged("b", "y", "finished", 0, {"lr": 0.1}), Path("y"))
+    assert strange.state == "broken" and strange.summary == {} and "its config names no facts" in strange.reason
 
 
 def log_of(*contents: bytes) -> bytes:
