@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install quickstart test lint types clean
+.PHONY: help install quickstart study test lint types clean
 
 help:  ## Lists the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -26,6 +26,14 @@ quickstart: $(INSTALLED) data/shapes/shapes.json  ## Trains a detector and a seg
 	$(BIN)/python -m tasks.detect fit --config configs/detect/quickstart.yaml
 	$(BIN)/python -m tasks.segment fit --config configs/segment/quickstart.yaml
 	$(BIN)/python -m tasks.compare runs
+
+# Hours: 49 trainings, which go on where they were when it is called again; then each network is measured, alone.
+study: $(INSTALLED) data/shapes/shapes.json  ## Runs the study of docs/study and writes its report.
+	$(BIN)/python -m tasks.sweep configs/sweeps/shapes_detect.yaml
+	$(BIN)/python -m tasks.sweep configs/sweeps/shapes_segment.yaml
+	$(BIN)/python -m tasks.profile --runs runs/detect/shapes_detect runs/segment/shapes_segment
+	$(BIN)/python -m tasks.compare runs/detect/shapes_detect runs/segment/shapes_segment \
+		--output docs/study --about docs/study/about.txt
 
 # One process per core, each with one thread: threads that compete for a core are slower than none.
 test: $(INSTALLED)  ## Runs the tests on all cores, at most eight.

@@ -69,6 +69,8 @@ class COCO(VisionDataModule):
             detector.
         empty_images: Keep training images without any object to learn from (nothing, or only crowds and boxes without
             area), as negatives, or drop them, as the recipes of torchvision and MMDetection do.
+        training_targets: Give of validation images, too, what only training needs: crowd regions in the frame and, with
+            `masks`, the objects' masks. The command line takes it from `--model.validation_loss`.
         follow_links: Read images through links that lead out of their folder, as where a data set is links to shared
             storage; otherwise such an image is an error.
         orientation: What to do with a picture that EXIF wants turned where the size in the json does not tell, as it
@@ -110,6 +112,7 @@ class COCO(VisionDataModule):
         group_by_orientation: bool = False,
         masks: bool = False,
         empty_images: Literal["keep", "drop"] = "keep",
+        training_targets: bool = False,
         follow_links: bool = True,
         orientation: Orientation = "stored",
         max_pixels: int = MAX_PIXELS,
@@ -152,7 +155,7 @@ class COCO(VisionDataModule):
         self.test_images, self.test_annotations = test_images, test_annotations
         self.pipeline = pipeline or ShorterSide()
         self.group_by_orientation = group_by_orientation
-        self.masks, self.empty_images = masks, empty_images
+        self.masks, self.empty_images, self.training_targets = masks, empty_images, training_targets
         self._given_category_ids = category_ids
 
     @property
@@ -247,6 +250,7 @@ class COCO(VisionDataModule):
             self.masks,
             images,
             self.read_image,
+            self.training_targets,
         )
 
     def image_files(self, split: Split) -> ImageFiles:
@@ -272,7 +276,7 @@ class COCO(VisionDataModule):
         That is the mean over the training split, and three times the spread of the mean of so many images.
         """
         of_image = super().sample_bytes(training)
-        if not (self.masks and training):
+        if not (self.masks and (training or self.training_targets)):
             return of_image
         objects = self._training.objects()[self.training_images]
         images = max(1, self.batch_size * self.num_workers * PREFETCHED)

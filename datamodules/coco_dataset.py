@@ -37,6 +37,7 @@ class COCODataset(Dataset[Sample]):
         masks: Give the masks of the objects, too.
         images: Images of the file that are samples, by their place in it. Default: all.
         read: Decodes an image.
+        training_targets: Give what only training needs in validation, too.
     """
 
     def __init__(
@@ -51,10 +52,12 @@ class COCODataset(Dataset[Sample]):
         masks: bool = False,
         images: Sequence[int] | NDArray[np.intp] | None = None,
         read: ReadImage = read_image,
+        training_targets: bool = False,
     ) -> None:
         self.folder, self.annotations, self.labels = folder, annotations, labels
         self.seed, self.training, self.follow_links, self.masks = seed, training, follow_links, masks
         self.images, self.read = range(len(annotations)) if images is None else images, read
+        self.with_losses = training or training_targets
         self.geometry = _geometry(transforms)
         self.transforms = A.Compose(transforms, bbox_params=_box_params())
 
@@ -93,9 +96,9 @@ class COCODataset(Dataset[Sample]):
             "original_size": torch.tensor([height, width]),
             **self._objects(image, augmented["bboxes"], augmented["row"]),
         }
-        if self.training:
+        if self.with_losses:
             target["crowd"] = _moved_boxes(corners[has_area & crowd], self.geometry.window)
-        else:
+        if not self.training:
             target["ground_truth"] = self._ground_truth(image)
         return {"image": to_tensor(augmented["image"]), "target": target, "key": key}
 
@@ -104,7 +107,7 @@ class COCODataset(Dataset[Sample]):
         file, where = self.annotations, self.annotations.of_image(image)
         boxes, rows = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(rows, np.int64)
         masks = {}
-        if self.masks and self.training:
+        if self.masks and self.with_losses:
             window, size = self.geometry.window, tuple(file.sizes[image].tolist())
             patches = draw_masks(map(file.segmentation, where.start + rows), size, window)
             seen = [place for place, patch in enumerate(patches) if patch.pixels.any()]

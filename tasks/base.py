@@ -23,6 +23,7 @@ from tasks.run.evaluation_file import Evaluation
 from tasks.run.length import images_per_step, require_end
 from tasks.same_network import require_same_network
 from tasks.task_options import TaskOptions, build_options, saved_options
+from tasks.validation_loss import ValidationLosses
 from tasks.weights import FORMAT, FORMAT_KEY, arguments_without_weights, load_model_weights, read_checkpoint
 
 Predictions = list[Any]
@@ -65,6 +66,7 @@ class VisionTask(pl.LightningModule):
         self.results: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
         self.loss_parts: dict[str, Tensor] = {}
+        self.validation_losses = ValidationLosses() if options.validation_loss else None
         self.saved_options = options.plain()
         if options.weights is not None:
             load_model_weights(self.model, self.class_names, options.weights)
@@ -128,7 +130,9 @@ class VisionTask(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Predictions:
-        """Updates the metric, and hands the predictions to the callbacks."""
+        """Updates the metric and the loss, and hands the predictions to the callbacks."""
+        if self.validation_losses is not None:
+            self.validation_losses.update(self.model, batch)
         return self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Predictions:
@@ -143,6 +147,10 @@ class VisionTask(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Scores the split."""
         self._score("val")
+        if self.validation_losses is not None:
+            losses = {f"val/{name}": value for name, value in self.validation_losses.compute().items()}
+            self.results |= losses
+            self.log_dict(losses)  # by every process, so that an early stopping may watch it
 
     def on_test_epoch_end(self) -> None:
         """Scores the split."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from backbones import Backbone
+from tasks.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,21 @@ class DenseModel(nn.Module, ABC):
     """
 
     backbone: Backbone
+
+    @abstractmethod
+    def as_training(self, batch: Batch, position: int) -> list[Batch]:
+        """What training would see of an image of a validation batch: batches of it, whose losses are averaged.
+
+        Raises:
+            TaskError: The batch lacks what losses need.
+        """
+
+    def loss_modules(self) -> list[nn.Module]:
+        """The modules that choose by their own `training` between losses, or what losses are made of, and predictions.
+
+        None of them may draw by it, as dropout does, or gather statistics.
+        """
+        return [self]
 
     @abstractmethod
     def class_tensors(self) -> dict[str, ClassRows | None]:

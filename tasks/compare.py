@@ -10,6 +10,7 @@ from typing import Any
 
 from tasks.errors import TaskError
 from tasks.report import tables
+from tasks.report.runs import ranked_by
 from tasks.report.sections import Section, in_sections
 from tasks.report.wandb_runs import find_everywhere
 
@@ -28,13 +29,27 @@ def replace_table(document: str, sections: Sequence[Section]) -> str:
 
 
 def as_json(sections: Sequence[Section]) -> str:
-    """The summaries of all runs, each with its state and the section that it is ranked in."""
+    """The summaries of all runs, each with its state, its starts and the section that it is ranked in."""
     content: list[dict[str, Any]] = [
         {**run.summary, "run": run.name, "state": run.state, "reason": run.reason, "section": section.title}
+        | {"starts": [*run.starts], "measured": dict(run.measured)}
         for section in sections
         for run in section.runs
     ]
     return json.dumps(content, indent=2)
+
+
+def read_about(file: Path) -> list[str]:
+    """The paragraphs of a text, without the ends of its lines.
+
+    Raises:
+        TaskError: It cannot be read.
+    """
+    try:
+        text = file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"--about {file} cannot be read as text: {error}") from error
+    return [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
 
 
 def _parser() -> ArgumentParser:
@@ -69,12 +84,25 @@ def _parser() -> ArgumentParser:
         default=1000,
         help="resamples of the images for the report's intervals, half a second to minutes for each run; 0: none",
     )
+    parser.add_argument(
+        "--about",
+        type=Path,
+        metavar="FILE",
+        help="text that stands above the numbers of the report, paragraphs with an empty line between them: what the "
+        "runs are for, and what they cannot show",
+    )
     parser.add_argument("--write", type=Path, help="put the table into this document, between <!-- runs --> marks")
     parser.add_argument(
         "--by",
         nargs="+",
         metavar="KEY",
         help="fold runs that agree in these, such as attention; default: all in which their configurations differ",
+    )
+    parser.add_argument(
+        "--score",
+        metavar="NAME",
+        help="compare by this score in place of the headline, such as mask_mAP; differences have an interval for mAP, "
+        "mAP50, mAP75, the same of masks, and mIoU",
     )
     parser.add_argument(
         "--plan",
@@ -105,21 +133,23 @@ def main(args: list[str] | None = None) -> None:
 
             print(f"{runs_needed(*options.plan)} runs of each method")  # noqa: T201
             return
+        about = read_about(options.about) if options.about else []
         if options.serve:
             if options.wandb:
                 raise TaskError("--serve shows run folders, whose files it can watch; --output shows those of --wandb")
             from tasks.report.serving import serve  # takes seconds
 
-            serve(options.runs, options.port, options.resamples)
+            serve(options.runs, options.port, options.resamples, options.score, about)
             return
-        sections = in_sections(find_everywhere(options.runs, options.wandb))
+        runs = find_everywhere(options.runs, options.wandb)
+        sections = in_sections(ranked_by(runs, options.score) if options.score else runs)
         if options.write:
             options.write.write_text(replace_table(options.write.read_text(), sections))
             return
         if options.output:
             from tasks.report.writing import write_report  # takes seconds
 
-            print(write_report(sections, options.output, options.resamples))  # noqa: T201
+            print(write_report(sections, options.output, options.resamples, about))  # noqa: T201
             return
         if options.wandb_report:
             from tasks.report.wandb_report import write_wandb_report  # takes seconds

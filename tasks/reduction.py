@@ -1,7 +1,23 @@
 """Numbers by which losses are divided, over all processes of a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor, distributed
+
+_is_alone = ContextVar("is_alone", default=False)
+
+
+@contextmanager
+def of_this_process() -> Iterator[None]:
+    """Inside, this process computes losses that the others know nothing of."""
+    token = _is_alone.set(True)
+    try:
+        yield
+    finally:
+        _is_alone.reset(token)
 
 
 def reduce_mean(count: Tensor, at_least: float = 1.0) -> Tensor:
@@ -11,7 +27,7 @@ def reduce_mean(count: Tensor, at_least: float = 1.0) -> Tensor:
     positives, the average depends on how the images are dealt out; divided by the mean of the numbers, it is the sum
     over all images through the number in all images, as one process has it.
 
-    Every process must call this as often as the others.
+    Every process must call this as often as the others, unless it is inside of `of_this_process`.
 
     Args:
         count: Number in the batch of this process, one element; integers are taken as well.
@@ -22,7 +38,7 @@ def reduce_mean(count: Tensor, at_least: float = 1.0) -> Tensor:
     """
     total = count.detach().to(torch.promote_types(count.dtype, torch.float32), copy=True).reshape(())
     processes = 1
-    if distributed.is_available() and distributed.is_initialized():
+    if not _is_alone.get() and distributed.is_available() and distributed.is_initialized():
         processes = distributed.get_world_size()
         if processes > 1:
             distributed.all_reduce(total)

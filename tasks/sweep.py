@@ -19,7 +19,7 @@ from tasks.near_names import instead
 from tasks.recipe_parts import with_files
 from tasks.run import exit_codes
 from tasks.run.child import run_to_end
-from tasks.run.folder import read_record
+from tasks.run.record import read_record
 from tasks.sweep_list import Sweep, SweepRun, read_sweep, refuse_own_options
 
 GOES_ON = (exit_codes.FINISHED, exit_codes.NUMBERS)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tasks.errors import TaskError
 from tasks.near_names import instead
 from tasks.profile.recipes import build, shown_config
-from tasks.run.folder import read_record
+from tasks.run.record import read_record
 from tasks.run.summary_file import SUMMARY, read_summary
 from tasks.sweep_list import Sweep, SweepRun
 

@@ -36,6 +36,8 @@ class TaskOptions:
         compile_backbone: Run the backbone through torch.compile; the first steps take minutes.
         headline: Score by which the best checkpoint is chosen and runs are compared, the larger the better: `mask_mAP`.
             Default: `mAP` or `mIoU`.
+        validation_loss: Log `val/loss` and its parts `val/loss_*`, the mean loss of the validation images in evaluation
+            mode, beside the scores. Every image then goes through the network a second time. Training is the same.
     """
 
     backbone: Backbone
@@ -48,6 +50,7 @@ class TaskOptions:
     channels_last: bool = False
     compile_backbone: bool = False
     headline: str | None = None
+    validation_loss: bool = False
 
     def plain(self) -> dict[str, Any]:
         """Those that are data, as a checkpoint can hold them; what was built in Python is left out."""

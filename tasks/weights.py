@@ -51,7 +51,13 @@ class CheckpointClasses:
     category_ids: list[int] | None
 
 
-def verify_checkpoint(path: str | Path) -> None:
+def verify_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Verifies every byte of a checkpoint (`require_good_bytes`) and reads it (`read_checkpoint`)."""
+    require_good_bytes(path)
+    return read_checkpoint(path)
+
+
+def require_good_bytes(path: str | Path) -> None:
     """Reads every byte of a checkpoint and compares it with the checksums in the file, in a megabyte of memory.
 
     `torch.load` does not: it takes a file with a flipped byte or a zeroed block for a good one.
@@ -59,7 +65,7 @@ def verify_checkpoint(path: str | Path) -> None:
     Raises:
         DamagedCheckpoint: The file is empty, cut off, changed, cannot be read, or has PyTorch's format before 1.6,
             which has no checksums.
-        TaskError: There is no file at `path`, or it is not the checkpoint of a run.
+        TaskError: There is no file at `path`.
     """
     _require_file(path)
     if _verify_bytes(path):
@@ -67,7 +73,6 @@ def verify_checkpoint(path: str | Path) -> None:
             f"{path} has PyTorch's format before 1.6, whose contents cannot be checked; load it with torch.load and "
             "write it again with torch.save"
         )
-    read_checkpoint(path)
 
 
 def _verify_bytes(path: str | Path) -> bool:
@@ -96,9 +101,20 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         TaskError: There is none, or it is something else than a checkpoint, or names foreign code as a part of its
             model.
     """
+    content = load_as_data(path, mmap=True)
+    return renewed(content) if content.get(FORMAT_KEY, 1) < FORMAT else content
+
+
+def load_as_data(path: str | Path, **options: Any) -> dict[str, Any]:
+    """A run's checkpoint as its version has written it; what it raises is what `read_checkpoint` does.
+
+    Args:
+        path: The file.
+        options: Those of `torch.load`; tensors come to the CPU unless there is a `map_location`.
+    """
     _require_file(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, weights_only=True, **{"map_location": "cpu", **options})
     except Exception as error:  # bytes that are no checkpoint can raise anything
         raise _damaged(path, error) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
@@ -117,7 +133,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} names {foreign} as a part of its model, and nothing of it has been run; expected parts of this "
             "package and of torch.optim, and modules of your own that are imported before"
         )
-    return renewed(content) if written < FORMAT else content
+    return content
 
 
 def arguments_without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: where the real sample data lies; and how long each folder's tests have taken."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -50,6 +51,17 @@ def annotation_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTNDENSE_CACHE", str(folder))
         yield folder
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Keeps the garbage collector away from what is imported, now and later: half a million objects that all stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -12,6 +12,7 @@ from torchvision.models.detection.image_list import ImageList
 from backbones import Backbone
 from tasks.batch import Batch
 from tasks.class_tensors import DenseModel
+from tasks.errors import TaskError
 from tasks.losses import Losses
 from tasks.normalization import Normalization
 from tasks.precision import at_least_float32
@@ -57,6 +58,18 @@ class Detector(DenseModel):
         ]
         found: list[Tensor] = self.anchor_generator(images, shapes)
         return found
+
+    def as_training(self, batch: Batch, position: int) -> list[Batch]:
+        """A batch of the image alone, padded as it is."""
+        target, wanted = batch["targets"][position], {"boxes", "labels"} | ({"masks"} if self.with_masks else set())
+        if missing := sorted(wanted - target.keys()):
+            raise TaskError(
+                f"--model.validation_loss true needs {missing[0]} of validation images as of training images, and the "
+                "data module gives none; leave the option out, or use datamodules.COCO"
+            )
+        one = {name: batch[name][position : position + 1] for name in ("image", "size", "targets", "keys")}
+        one["keys"] = [key._replace(epoch=0) for key in one["keys"]]  # the same anchors and proposals in every epoch
+        return [one]
 
     @staticmethod
     def to_original(detections: Detections, batch: Batch) -> Detections:

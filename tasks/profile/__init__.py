@@ -4,4 +4,5 @@ python -m tasks.profile attention --size 100x136 --names CBAM,CoordinateAttentio
 python -m tasks.profile backbones mobilenet_v2_ca elsa_swin_t --size 800x1333
 python -m tasks.profile recipe configs/detect/quickstart.yaml --model.backbone.attention CBAM
 python -m tasks.profile recipe runs/detect/quickstart
+python -m tasks.profile --runs runs/detect
 """

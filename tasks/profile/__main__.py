@@ -1,4 +1,4 @@
-"""The command line: `python -m tasks.profile {attention,backbones,recipe}`."""
+"""The command line: `python -m tasks.profile {attention,backbones,recipe,runs}`."""
 
 import json
 import sys
@@ -40,6 +40,16 @@ def run_recipe(options: Namespace) -> dict[str, Any]:
     options.format = recipes.format_table
     sizes = (options.classes, options.size, options.batch)
     return recipes.profile(options.source, options.more, *sizes, options.device, options.rounds)
+
+
+def run_runs(options: Namespace) -> dict[str, Any]:
+    """Runs `python -m tasks.profile runs`, which is also called `--runs`."""
+    from tasks.profile import runs  # loads Lightning
+
+    costs.prepare(options.device, options.threads)
+    options.format = runs.format_table
+    setup = runs.Setup(options.size, options.batch, options.device, options.threads, options.rounds)
+    return runs.profile(options.folders, setup)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -103,16 +113,31 @@ def main(args: list[str] | None = None) -> None:
     part.add_argument("--size", type=_size, help="pixels of the images, HEIGHTxWIDTH (those of the recipe)")
     part.add_argument("--batch", type=_positive, default=2, help="images (2)")
     part.set_defaults(run=run_recipe)
+    part = commands.add_parser(
+        "runs",
+        help="the networks of trained runs, each configuration once, in turn",
+        description="Latency of one image, time of a training step and memory of the networks of runs, measured in "
+        "turn, to be called when nothing else runs. tasks.compare finds them as costs.json in every run folder.",
+    )
+    part.add_argument("folders", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders above them")
+    part.add_argument("--size", type=_size, help="pixels of the images, HEIGHTxWIDTH (those of each run)")
+    part.add_argument("--batch", type=_positive, help="images of a training step (those of a process of each run)")
+    part.add_argument("--threads", type=_positive, default=1, help="threads of the processor (1)")
+    part.set_defaults(run=run_runs)
     for part, rounds in (
         (commands.choices["attention"], 5),
         (commands.choices["backbones"], 3),
         (commands.choices["recipe"], 3),
+        (commands.choices["runs"], 10),
     ):
         part.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (cpu, one thread)")
         part.add_argument(
             "--rounds", type=_positive, default=rounds, help=f"runs of which the median counts ({rounds})"
         )
         part.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    args = sys.argv[1:] if args is None else args
+    if args[:1] == ["--runs"]:  # so is it called elsewhere
+        args = ["runs", *args[1:]]
     options, more = parser.parse_known_args(args)
     if more and options.run is not run_recipe:
         parser.error(f"unrecognized arguments: {' '.join(more)}")

@@ -56,7 +56,7 @@ def measure_calls(
     """
     device = "cuda" if peaks is None else "cpu"
     if peaks is None:
-        peaks = {key: _gpu_memory(call) for key, call in calls.items()}
+        peaks = {key: gpu_memory(call) for key, call in calls.items()}
     times = {key: median_milliseconds(call, device, rounds) for key, call in calls.items()}
     return Row(
         name=name,
@@ -74,7 +74,7 @@ def peaks_in_fresh_process(module: str, function: str, *arguments: str) -> dict[
     return {name: memory.peak for name, memory in extra_memories(module, function, *arguments).items()}
 
 
-def _gpu_memory(call: Callable[[], object]) -> float:
+def gpu_memory(call: Callable[[], object]) -> float:
     """Most memory that a call adds on the GPU, in MB."""
     call()
     torch.cuda.synchronize()
@@ -99,8 +99,8 @@ def result_of(
     }
 
 
-def prepare(device: str) -> None:
-    """One thread on the CPU.
+def prepare(device: str, threads: int = 1) -> None:
+    """So many threads on the CPU.
 
     Raises:
         TaskError: There is no such device.
@@ -108,7 +108,7 @@ def prepare(device: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise TaskError("this PyTorch sees no GPU; leave --device cuda out")
     if device == "cpu":
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
 
 
 def announced(names: Sequence[str]) -> Iterator[str]:

@@ -110,11 +110,13 @@ def random_batch(size: tuple[int, int], batch: int, device: str) -> dict[str, An
     sizes = torch.tensor([size] * batch, device=device)
     box = torch.tensor([[width / 4, height / 4, width / 2, height / 2]], device=device)
     label = torch.zeros(1, dtype=torch.int64, device=device)
+    mask = torch.zeros(1, height, width, dtype=torch.uint8, device=device)
+    mask[:, height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 1
     return {
         "image": torch.randint(256, (batch, 3, height, width), dtype=torch.uint8, device=device),
         "size": sizes,
         "mask": torch.zeros(batch, height, width, dtype=torch.uint8, device=device),
-        "targets": [{"original_size": each, "boxes": box, "labels": label} for each in sizes],
+        "targets": [{"original_size": each, "boxes": box, "labels": label, "masks": mask} for each in sizes],
     }
 
 

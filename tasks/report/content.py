@@ -11,7 +11,7 @@ from PIL import Image
 
 from tasks.callbacks.pictures import OF_THE_BEST, PICTURES, TRAINING_PICTURE
 from tasks.comparison import RunScores, read_run
-from tasks.report.costs import COSTS
+from tasks.report.costs import Cost, costs_of, measured_on
 from tasks.report.curves import Curve, fitting
 from tasks.report.differences import differences
 from tasks.report.groups import in_groups
@@ -26,7 +26,7 @@ SHOWN = 16
 
 
 def report_content(
-    sections: Sequence[Section], folder: Path, resamples: int, read: Callable[[Path], RunScores] = read_run
+    sections: Sequence[Section], folder: Path, resamples: int, read: Callable[[Path, str], RunScores] = read_run
 ) -> dict[str, Any]:
     """Collects all numbers, and puts the pictures of the runs beside the page.
 
@@ -34,7 +34,7 @@ def report_content(
         sections: The runs.
         folder: Folder of the page.
         resamples: Resamples of the images for differences; 0 leaves them out.
-        read: Reads the evaluation of a run folder.
+        read: Reads the evaluation of a run folder by a score.
     """
     curves = fitting({run.folder: run.curves for part in sections for run in part.runs}, POINTS)
     return {
@@ -49,12 +49,13 @@ def _section(
     curves: dict[Path, dict[str, Curve]],
     folder: Path,
     resamples: int,
-    read: Callable[[Path], RunScores],
+    read: Callable[[Path, str], RunScores],
 ) -> dict[str, Any]:
     keys = Keys(section.finished)
     groups = in_groups(section.runs, keys, keys.shown)
     first = section.runs[0].summary
-    runs = [_run(run, keys, curves[run.folder], folder) for run in section.runs]
+    costs = costs_of(section.finished or section.runs)
+    runs = [_run(run, keys, costs, curves[run.folder], folder) for run in section.runs]
     pictured = list(dict.fromkeys(name for run in runs for name in run["pictures"]))
     names = [*keys.shown, *keys.offered]
     return {
@@ -64,26 +65,34 @@ def _section(
         "beside": [name.partition("/")[2] for name in first["beside"]],
         "direction": first["direction"],
         "keys": [{"name": name, "label": keys.label(name), "shown": name in keys.shown} for name in names],
-        "costs": [{"name": cost.name, "label": cost.label} for cost in COSTS if any(map(cost.is_known, section.runs))],
+        "costs": [{"name": cost.name, "label": cost.label} for cost in costs],
+        "measured": measured_on(section.finished),
         "runs": runs,
         "differences": differences(groups, resamples, pictured, read) if resamples and len(groups) > 1 else None,
     }
 
 
-def _run(run: Run, keys: Keys, curves: dict[str, Curve], folder: Path) -> dict[str, Any]:
+def _run(run: Run, keys: Keys, costs: Sequence[Cost], curves: dict[str, Curve], folder: Path) -> dict[str, Any]:
     return _state(run) | {
         "seed": run.seed,
         "keys": keys.of(run),
         "scores": run.scores,
-        "costs": {cost.name: cost.of(run) for cost in COSTS},
+        "costs": {cost.name: cost.of(run) for cost in costs},
         "images_per_step": run.images_per_step,
         "curves": curves,
+        "times": _times(run, curves),
         "pictures": _copy_pictures(run, folder),
     }
 
 
 def _state(run: Run) -> dict[str, Any]:
     return {"id": str(run.folder), "name": run.name, "state": run.state, "reason": run.reason}
+
+
+def _times(run: Run, curves: dict[str, Curve]) -> list[tuple[int, float]]:
+    """Steps at which a point of a curve lies, and the seconds of training until then."""
+    shown = {step for curve in curves.values() for step, _ in curve}
+    return [(step, seconds) for step, seconds in run.times.items() if step in shown]
 
 
 def _copy_pictures(run: Run, folder: Path) -> dict[str, str]:

@@ -4,17 +4,16 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tasks.run.table_file import DamagedTable, read_table
+from tasks.run.table_file import TABLE, DamagedTable, read_table
 
 Curve = list[tuple[int, float]]
 """Steps that were done, and the number then, with six digits."""
-TABLE = "metrics.csv"
 COUNTS = ("images", "classes")
 """Numbers of an evaluation that are no scores."""
 
 
 def read_curves(folder: Path) -> dict[str, Curve]:
-    """The numbers that are finite, by their names; none where the run has no table that can be read."""
+    """The numbers that are finite, by their names, and `seconds`; none where the run has no table that can be read."""
     try:
         names, rows = read_table(folder / TABLE)
     except (OSError, DamagedTable):

@@ -18,7 +18,7 @@ from tasks.comparison import (
 )
 from tasks.errors import TaskError
 from tasks.report.changes import image_changes
-from tasks.report.costs import COSTS
+from tasks.report.costs import costs_of
 from tasks.report.groups import Group, spread_of
 
 DIGITS, CLASS_DIGITS = 6, 4
@@ -35,7 +35,7 @@ def differences(
     groups: Sequence[Group],
     resamples: int,
     pictured: Sequence[str] = (),
-    read_scores: Callable[[Path], RunScores] = read_run,
+    read_scores: Callable[[Path, str], RunScores] = read_run,
 ) -> dict[str, Any]:
     """Compares groups pair by pair, by the headline.
 
@@ -43,7 +43,7 @@ def differences(
         groups: Seeds of one configuration each, which may be ranked together.
         resamples: Resamples of the images.
         pictured: Names of the pictures that the report shows.
-        read_scores: Reads the evaluation of a run folder.
+        read_scores: Reads the evaluation of a run folder by a score.
 
     Returns:
         `arms`: folders of the runs of each group that could be compared, the 95 % interval of its mean, and whether the
@@ -77,7 +77,7 @@ def differences(
 
 
 def _read(
-    groups: Sequence[Group], read_scores: Callable[[Path], RunScores]
+    groups: Sequence[Group], read_scores: Callable[[Path, str], RunScores]
 ) -> tuple[list[list[RunScores]], list[Group], list[str]]:
     """The evaluations of the groups that can be compared, those groups, and why the others cannot be."""
     read: list[list[RunScores]] = []
@@ -88,7 +88,7 @@ def _read(
         if group in in_wandb:
             continue
         try:
-            runs = [read_scores(run.folder) for run in group.runs]
+            runs = [read_scores(run.folder, group.headline) for run in group.runs]
             require_same_data([read[0][0] if read else runs[0], *runs])
             require_enough_images(runs[0])
         except TaskError as error:
@@ -119,7 +119,7 @@ def _rounded(value: float | None, digits: int = DIGITS) -> float | None:
 
 def _fronts(groups: Sequence[Group], arms: Sequence[Arm]) -> dict[str, list[float | None]]:
     fronts = {}
-    for cost in COSTS:
+    for cost in costs_of([run for group in groups for run in group.runs]):
         spreads = [spread_of(map(cost.of, group.runs)) for group in groups]
         known = [place for place, spread in enumerate(spreads) if spread is not None]
         if len(known) > 1:

@@ -15,9 +15,9 @@ OFFERED = ("seed", "device", "git", "torch", "versions")
 """Keys by which no table is grouped unless it is asked for: runs that differ in nothing else are folded."""
 UNRELATED = re.compile(
     r"seed_everything|name|runs|resume|new_schedule|ckpt_path|weights_only|check_every_step|stop_within|save_every_.*|"
-    r"(wandb|pictures|reports|writer)\b.*|data\.(root|num_workers|images)|trainer\.(accelerator|strategy|logger.*|"
-    r"callbacks.*|enable_.*|log_every_n_steps|default_root_dir|num_sanity_val_steps|profiler|devices|num_nodes|"
-    r"limit_(test|predict)_batches|barebones|detect_anomaly)"
+    r"(wandb|pictures|reports|writer)\b.*|data\.(root|num_workers|images|training_targets)|model\.validation_loss|"
+    r"trainer\.(accelerator|strategy|logger.*|callbacks.*|enable_.*|log_every_n_steps|default_root_dir|"
+    r"num_sanity_val_steps|profiler|devices|num_nodes|limit_(test|predict)_batches|barebones|detect_anomaly)"
 )
 """Options that make no other configuration."""
 COVERED = {"model.backbone": ("backbone", "attention"), "model.detector": ("head",), "model.segmentor": ("head",)}

@@ -12,12 +12,12 @@ from tasks.callbacks.pictures import OF_THE_BEST, PICTURES
 from tasks.comparison import RunScores
 from tasks.comparison import read_run as read_scores
 from tasks.report.curves import TABLE
-from tasks.report.runs import CONFIG, DATA, RECORD, Run, find_folders, read_run
+from tasks.report.runs import CONFIG, COSTS, DATA, RECORD, Run, find_folders, read_run
 from tasks.run.evaluation_file import EVALUATION
 from tasks.run.summary_file import SUMMARY
 
 SCORED = (SUMMARY, EVALUATION)
-FILES = (*SCORED, RECORD, CONFIG, DATA, TABLE, PICTURES, f"{PICTURES}/{OF_THE_BEST}")
+FILES = (*SCORED, RECORD, CONFIG, DATA, COSTS, TABLE, PICTURES, f"{PICTURES}/{OF_THE_BEST}")
 """What a report is made of: files of a run folder, and folders whose time changes with their files."""
 Stamp = tuple[tuple[int, int] | None, ...]
 """Time in ns and size of some files; None of those that are missing."""
@@ -48,7 +48,7 @@ class KnownRuns:
     def __init__(self, places: Sequence[Path], resamples: int) -> None:
         self.places, self.resamples = places, resamples
         self._runs: dict[Path, tuple[Stamp, Run]] = {}
-        self._scores: dict[Path, tuple[Stamp, RunScores]] = {}
+        self._scores: dict[tuple[Path, str], tuple[Stamp, RunScores]] = {}
 
     def look(self) -> list[Run] | None:
         """All runs; None where nothing has changed since the last look.
@@ -58,19 +58,20 @@ class KnownRuns:
         """
         before = {folder: known[0] for folder, known in self._runs.items()}
         folders = find_folders(self.places)
-        self._runs = {folder: _up_to_date(self._runs, folder, FILES, read_run) for folder in folders}
-        self._scores = {folder: known for folder, known in self._scores.items() if folder in self._runs}
+        self._runs = {folder: _up_to_date(self._runs.get(folder), folder, FILES, read_run) for folder in folders}
+        self._scores = {key: known for key, known in self._scores.items() if key[0] in self._runs}
         changed = before != {folder: known[0] for folder, known in self._runs.items()}
         return [run for _, run in self._runs.values()] if changed else None
 
-    def scores(self, folder: Path) -> RunScores:
+    def scores(self, folder: Path, score: str) -> RunScores:
         """The evaluation of a run; see `tasks.comparison.read_run`."""
-        self._scores[folder] = _up_to_date(self._scores, folder, SCORED, self._read_scores)
-        return self._scores[folder][1]
+        known = _up_to_date(self._scores.get((folder, score)), folder, SCORED, lambda _: self._read(folder, score))
+        self._scores[folder, score] = known
+        return known[1]
 
-    def _read_scores(self, folder: Path) -> RunScores:
+    def _read(self, folder: Path, score: str) -> RunScores:
         """Without what the scores are computed from, which takes a hundred times their memory."""
-        run, seed = read_scores(folder), 0
+        run, seed = read_scores(folder, score), 0
         scores, by_image = run.resampled(self.resamples, seed), run.score_images()
 
         def resampled(*asked: int) -> NDArray[np.float64]:
@@ -81,7 +82,7 @@ class KnownRuns:
 
 
 def _up_to_date(
-    known: dict[Path, tuple[Stamp, Known]], folder: Path, names: Sequence[str], read: Callable[[Path], Known]
+    known: tuple[Stamp, Known] | None, folder: Path, names: Sequence[str], read: Callable[[Path], Known]
 ) -> tuple[Stamp, Known]:
     now = stamp(folder, names)  # before it is read: what changes meanwhile is read again
-    return known[folder] if folder in known and known[folder][0] == now else (now, read(folder))
+    return known if known is not None and known[0] == now else (now, read(folder))

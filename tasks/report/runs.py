@@ -2,8 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +12,15 @@ from typing import Any, Literal
 import yaml
 
 from tasks.errors import TaskError
+from tasks.near_names import instead
 from tasks.report.curves import COUNTS, Curve, read_curves
+from tasks.run.record import RECORD, RunRecord
 from tasks.run.summary_file import SUMMARY, read_summary
+from tasks.run.table_file import SECONDS
 
-RECORD, CONFIG, DATA = "run.json", "config.fit.yaml", "data.json"
+CONFIG, DATA, COSTS = "config.fit.yaml", "data.json", "costs.json"
+LOSS = re.compile(r"loss(_.*)?")
+"""Numbers of an evaluation that are curves, and no scores."""
 State = Literal["finished", "unfinished", "broken"]
 
 
@@ -31,6 +37,8 @@ class Run:
         data: Content of `data.json`, what is known of the splits.
         options: Resolved options by their dotted names, a class under the name of the option.
         command: The command line that started it.
+        measured: What `python -m tasks.profile --runs` has measured of its network: content of `costs.json`.
+        starts: When and where it was started and taken up again, and how each time ended: those of `run.json`.
         logged: Its curves where W&B has them; None of a run folder, whose `metrics.csv` has them.
     """
 
@@ -41,6 +49,8 @@ class Run:
     data: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, str] = field(default_factory=dict)
     command: Sequence[str] = ()
+    starts: Sequence[Mapping[str, Any]] = ()
+    measured: Mapping[str, Any] = field(default_factory=dict)
     logged: Mapping[str, Curve] | None = None
 
     @property
@@ -63,12 +73,21 @@ class Run:
         """All scores of its best evaluation as they stand in the summary, `mAP_small`, `AP/person`, by their names."""
         split = self.summary["headline"].partition("/")[0] + "/" if self.summary else "/"
         found = {name.removeprefix(split): value for name, value in self.summary.items() if name.startswith(split)}
-        return {name: value for name, value in found.items() if name not in COUNTS}
+        return {name: value for name, value in found.items() if name not in COUNTS and not LOSS.fullmatch(name)}
 
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """What it has logged."""
-        return read_curves(self.folder) if self.logged is None else dict(self.logged)
+        return {name: curve for name, curve in self._all_curves.items() if name != SECONDS}
+
+    @cached_property
+    def times(self) -> dict[int, float]:
+        """Seconds of training, by the steps that were done then; empty where they were not logged."""
+        return dict(self._all_curves.get(SECONDS, ()))
+
+    @cached_property
+    def _all_curves(self) -> Mapping[str, Curve]:
+        return read_curves(self.folder) if self.logged is None else self.logged
 
     @property
     def images_per_step(self) -> int | None:
@@ -123,6 +142,28 @@ def _marks(place: Path) -> Iterator[Path]:
     return (file for name in (SUMMARY, RECORD) for file in place.rglob(name))
 
 
+def ranked_by(runs: Sequence[Run], score: str) -> list[Run]:
+    """The runs that have a score as if it were what they are compared by; the others as they are.
+
+    Args:
+        runs: The runs.
+        score: One of their `scores`, such as `mask_mAP`; the larger the better.
+
+    Raises:
+        TaskError: No run has it.
+    """
+    known = {name for run in runs for name, value in run.scores.items() if value is not None}
+    if score not in known:
+        raise TaskError(f"--score {score} is no score of these runs{instead(score, sorted(known))}")
+    return [replace(run, summary=_ranked_by(run.summary, score)) if score in run.scores else run for run in runs]
+
+
+def _ranked_by(summary: Mapping[str, Any], score: str) -> dict[str, Any]:
+    split = summary["headline"].partition("/")[0]
+    beside = [name for name in (summary["headline"], *summary["beside"]) if name != f"{split}/{score}"]
+    return {**summary, "headline": f"{split}/{score}", "direction": "max", "beside": beside}
+
+
 def read_run(folder: Path) -> Run:
     """Reads a run folder; what cannot be read makes it broken, with the reason."""
     record: dict[str, Any] = _read_json(folder / RECORD)
@@ -136,19 +177,28 @@ def read_run(folder: Path) -> Run:
     elif state == "finished":
         state, reason = "broken", f"it has no {SUMMARY}: no epoch was scored"
     options = flat_options(_read_yaml(folder / CONFIG))
-    return Run(folder, state, reason, summary, _read_json(folder / DATA), options, record.get("command", ()))
+    return Run(
+        folder,
+        state,
+        reason,
+        summary,
+        _read_json(folder / DATA),
+        options,
+        record.get("command", ()),
+        record.get("starts", ()),
+        _read_json(folder / COSTS),
+    )
 
 
 def _state(record: Mapping[str, Any]) -> tuple[State, str]:
-    status, saved = record.get("status", "finished"), f"saved at step {record.get('step', 0)}"
+    status, step = record.get("status", "finished"), record.get("step", 0)
+    exit_words = RunRecord(status=status, reason=record.get("reason", "")).exit
     if status == "finished":
         return "finished", ""
-    if status == "failed":
-        return "broken", f"failed: {record.get('reason') or 'without a word'}; {saved}"
-    if status == "stopped":
-        return "unfinished", f"{record.get('reason') or 'stopped'}; {saved}"
-    step = record.get("step", 0)  # the record of a run is written when it starts and when it ends
-    return "unfinished", "running, or killed" + (f"; taken up at step {step}" if step else "")
+    if status in ("failed", "stopped"):
+        return "broken" if status == "failed" else "unfinished", f"{exit_words}; saved at step {step}"
+    # The record of a run is written when it starts and when it ends.
+    return "unfinished", exit_words + (f"; taken up at step {step}" if step else "")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

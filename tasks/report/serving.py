@@ -14,6 +14,7 @@ from aiohttp import web
 from tasks.errors import TaskError
 from tasks.report.content import report_content
 from tasks.report.known_runs import KnownRuns
+from tasks.report.runs import Run, ranked_by
 from tasks.report.sections import in_sections
 from tasks.report.writing import assemble, require_bundle
 
@@ -36,6 +37,8 @@ class LiveReport:
     Args:
         runs: The runs.
         folder: Where the pictures are put.
+        score: What they are compared by; None for their headline.
+        about: Paragraphs that stand above the numbers.
 
     Attributes:
         page: The page.
@@ -43,10 +46,11 @@ class LiveReport:
         trouble: Why it could not be made anew, in a line; empty where it was.
     """
 
-    def __init__(self, runs: KnownRuns, folder: Path) -> None:
-        self.runs, self.folder = runs, folder
+    def __init__(self, runs: KnownRuns, folder: Path, score: str | None = None, about: Sequence[str] = ()) -> None:
+        self.runs, self.folder, self.score, self.about = runs, folder, score, about
         self.page, self.version, self.trouble = "", "", ""
         self._ended = threading.Event()
+        self._unshown: list[Run] | None = None
         self._last_asked = 0.0
 
     def look(self) -> None:
@@ -56,12 +60,15 @@ class LiveReport:
             TaskError: There is no run.
         """
         found = self.runs.look()
-        if found is None:
+        self._unshown = self._unshown if found is None else found
+        if self._unshown is None:
             return
-        content = report_content(in_sections(found), self.folder, self.runs.resamples, self.runs.scores)
+        sections = in_sections(ranked_by(self._unshown, self.score) if self.score else self._unshown)
+        content = report_content(sections, self.folder, self.runs.resamples, self.runs.scores)
         version = str(time.time_ns())
-        self.page = assemble(content | {"version": version}, live=True)
+        self.page = assemble({**content, "about": self.about, "version": version}, live=True)
         self.version = version  # behind the page: whoever reads it gets this one or a later one
+        self._unshown = None
 
     def keep_looking(self) -> None:
         """Looks again and again, as long as somebody watches, until `end`."""
@@ -126,21 +133,25 @@ def listen(port: int) -> socket.socket:
         raise TaskError(f"--port {port} of {HOST} is {reason}; give another one, or 0 for any that is free") from error
 
 
-def serve(places: Sequence[Path], port: int, resamples: int) -> None:
+def serve(
+    places: Sequence[Path], port: int, resamples: int, score: str | None = None, about: Sequence[str] = ()
+) -> None:
     """Serves the report of some run folders until Ctrl-C.
 
     Args:
         places: Run folders, or folders above them.
         port: Port on 127.0.0.1; 0 for any that is free.
         resamples: Resamples of the images for differences; 0 leaves them out.
+        score: What runs are compared by; None for their headline.
+        about: Paragraphs that stand above the numbers.
 
     Raises:
-        TaskError: There is no run, or the port cannot be had.
+        TaskError: There is no run, none has the score, or the port cannot be had.
     """
     require_bundle()
     temporary = TemporaryDirectory(prefix="attndense-report-", ignore_cleanup_errors=True)
     with contextlib.suppress(KeyboardInterrupt), listen(port) as listener, temporary as folder:
-        report = LiveReport(KnownRuns(places, resamples), Path(folder))
+        report = LiveReport(KnownRuns(places, resamples), Path(folder), score, about)
         report.look()
         print(f"http://{HOST}:{listener.getsockname()[1]}/ until Ctrl-C", flush=True)  # noqa: T201
         threading.Thread(target=report.keep_looking, daemon=True).start()

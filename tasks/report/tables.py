@@ -7,12 +7,12 @@ from typing import Any
 
 from tasks.errors import TaskError
 from tasks.near_names import instead
-from tasks.report.costs import COSTS
+from tasks.report.costs import MEASURED, costs_of, measured_on
 from tasks.report.groups import Group, in_groups, spread_of
 from tasks.report.keys import Keys
 from tasks.report.sections import Section
 
-NUMBERS = ("parameters", "MACs", "score", "seconds", "run", "remark")
+NUMBERS = ("parameters", "MACs", *(cost.name for cost in MEASURED), "score", "seconds", "run", "remark")
 """The last columns of a table, in their order."""
 LATEX = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"} | {"±": r"$\pm$", "~": r"\textasciitilde{}"}
@@ -46,8 +46,9 @@ def markdown(sections: Sequence[Section], by: Sequence[str] | None = None) -> st
         parts = [_aligned([row for section in ranked for row in _rows(section, by)])] if ranked else []
     else:
         parts = [f"{section.title}:\n\n{_aligned(_rows(section, by))}" for section in ranked]
+    words = [measured_on(section.finished) for section in ranked]
     others = [f"{run.state}: {run.name}: {run.reason}" for section in sections for run in section.others]
-    return "\n\n".join([*parts, "\n".join(others)] if others else parts)
+    return "\n\n".join(filter(None, [*parts, "\n".join(dict.fromkeys(filter(None, words))), "\n".join(others)]))
 
 
 def _rows(section: Section, by: Sequence[str] | None) -> list[dict[str, str]]:
@@ -65,9 +66,12 @@ def _numbers(section: Section, group: Group) -> dict[str, str]:
     summary, more = group.runs[0].summary, len(group.runs) - 1
     size = _range(group, "image_size")
     scores = (name.partition("/")[2] for name in (summary["headline"], *summary["beside"]))
+    measured = {cost.name: spread_of(map(cost.of, group.runs)) for cost in MEASURED}
+    units = {cost.name: cost.label.rpartition(", ")[2] for cost in MEASURED}
     return {
         "parameters": _range(group, "parameters", "{:,}".format),
         "MACs": f"{_range(group, 'MACs', '{:,}'.format)} @ {size}",
+        **{name: f"{spread.mean:.1f} {units[name]}" for name, spread in measured.items() if spread},
         "score": ", ".join(f"{name} {group.spread(name) or 'not defined'}" for name in scores),
         "seconds": _range(group, "seconds", "{:.0f}".format),
         "run": group.runs[0].name + (f" and {more} more" if more else ""),
@@ -107,7 +111,7 @@ def as_csv(sections: Sequence[Section], by: Sequence[str] | None = None) -> str:
             for score in group.runs[0].scores:
                 if spread := group.spread(score):
                     row |= {score: spread.mean, f"{score} sd": "" if spread.deviation is None else spread.deviation}
-            costs = {cost.name: spread_of(map(cost.of, group.runs)) for cost in COSTS}
+            costs = {cost.name: spread_of(map(cost.of, group.runs)) for cost in costs_of(section.finished)}
             rows.append(row | {name: spread.mean for name, spread in costs.items() if spread})
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(_lines(rows))

@@ -7,7 +7,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,6 @@ SECONDS = 600
 STEP = "trainer/global_step"
 STOPS = {code: words.partition(";")[0] for code, words in MEANINGS.items() if "to be continued" in words}
 """What W&B calls failed, and can go on."""
-ENDING = ("data_hash", "start", "resumed_at", "peak_memory_MB", "seconds")
-"""Facts that are known when training ends."""
 REASONS: dict[str, tuple[State, str]] = {
     "finished": ("finished", ""),
     "running": ("unfinished", "running, or killed"),
@@ -137,7 +135,10 @@ def as_run(logged: Logged, place: Path) -> Run:
     best = _best_row(logged.rows, str(facts["headline"]), str(facts["direction"]))
     if not best and state == "finished":
         state, reason = "broken", "no epoch was scored"
-    summary = completed({**facts, **_told(class_names, logged.summary, best), "run": logged.name}) if best else {}
+    curves = {name for row in logged.rows for name in row}
+    summary = (
+        completed({**facts, **_told(class_names, curves, logged.summary, best), "run": logged.name}) if best else {}
+    )
     kept = {name: value for name, value in options.items() if not name.startswith("data/")}
     return Run(place, state, reason, summary, _splits(options), flat_options(kept), logged=_curves(logged.rows))
 
@@ -155,12 +156,15 @@ def _best_row(rows: Sequence[Mapping[str, Any]], headline: str, direction: str) 
     )
 
 
-def _told(class_names: Sequence[str], summary: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, Any]:
+def _told(
+    class_names: Sequence[str], logged: Collection[str], summary: Mapping[str, Any], best: Mapping[str, Any]
+) -> dict[str, Any]:
     """Numbers of the best evaluation, those of classes in their order, and what else training has told at its end."""
     order = {name: place for place, name in enumerate(class_names)}
     of_classes = [(*name.split("/", 2), name) for name in summary if name.count("/") > 1]
     of_classes.sort(key=lambda parts: (parts[1], order.get(parts[2], len(order)), parts[2]))
-    told = [parts[-1] for parts in of_classes] + [name for name in ENDING if name in summary]
+    told = [parts[-1] for parts in of_classes]
+    told += [name for name in summary if "/" not in name and not name.startswith("_") and name not in logged]
     return {**best, **{name: _defined(summary[name]) for name in told}}
 
 

@@ -15,16 +15,19 @@ from tasks.report.sections import Section
 from tasks.run.files import write_text
 
 PAGE = files("tasks.report") / "page"
-PARTS = ("page.css", "images.js", "page.js", "licences.txt", "vega.js")
+PARTS = ("page.css", "licences.txt", "vega.js")
+SCRIPTS = ("elements.js", "runs.js", "charts.js", "difference.js", "images.js", "section.js", "page.js")
+"""What shows the numbers; the last one starts it."""
 
 
-def write_report(sections: Sequence[Section], folder: Path, resamples: int = 1000) -> Path:
+def write_report(sections: Sequence[Section], folder: Path, resamples: int = 1000, about: Sequence[str] = ()) -> Path:
     """Writes `index.html`, and the pictures of the runs beside it.
 
     Args:
         sections: The runs.
         folder: Where to; what is there of an earlier report is replaced.
         resamples: Resamples of the images for differences; 0 leaves them out.
+        about: Paragraphs that stand above the numbers.
 
     Returns:
         The page.
@@ -33,7 +36,7 @@ def write_report(sections: Sequence[Section], folder: Path, resamples: int = 100
         TaskError: The bundle of the charts has not been built.
     """
     require_bundle()
-    write_text(folder / "index.html", assemble(report_content(sections, folder, resamples)))
+    write_text(folder / "index.html", assemble({**report_content(sections, folder, resamples), "about": about}))
     return folder / "index.html"
 
 
@@ -56,9 +59,10 @@ def assemble(content: Mapping[str, Any], live: bool = False) -> str:
     """
     page = (PAGE / "page.html").read_text()
     page = page.replace("/* connect-src */", "; connect-src 'self'" if live else "")
-    page = page.replace("/* live.js */", (PAGE / "live.js").read_text() if live else "")
     for part in PARTS:
         page = page.replace(f"/* {part} */", (PAGE / part).read_text())
+    scripts = (*SCRIPTS, "live.js") if live else SCRIPTS
+    page = page.replace("/* scripts */", "\n".join((PAGE / script).read_text() for script in scripts))
     # `<` could end the script element that holds the numbers.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return page.replace("/* data.json */", data)

@@ -10,7 +10,7 @@ from lightning.fabric.plugins import CheckpointIO
 from tasks.errors import MachineError
 from tasks.run.files import write_whole
 from tasks.run.lock import RunLock
-from tasks.weights import verify_checkpoint
+from tasks.weights import load_as_data, require_good_bytes
 
 CHECKPOINTS = "checkpoints"
 LAST, BEFORE_LAST, BEST = "last.ckpt", "last.before.ckpt", "best.ckpt"
@@ -61,9 +61,8 @@ class CheckpointFiles(CheckpointIO):
         Raises:
             TaskError: It is damaged.
         """
-        verify_checkpoint(path)
-        content: dict[str, Any] = torch.load(path, map_location=map_location or "cpu", weights_only=True)
-        return content
+        require_good_bytes(path)
+        return load_as_data(path, map_location=map_location or "cpu")
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint that a user's `ModelCheckpoint` no longer keeps."""

@@ -14,8 +14,8 @@ AT_INFERENCE = (
 )
 """Options that change no weight: given explicitly, they take effect with every checkpoint."""
 
-OF_THE_MACHINE = ("channels_last", "compile_backbone")
-"""Options of how the same numbers are computed: always the command line's."""
+OF_THE_MACHINE = ("channels_last", "compile_backbone", "validation_loss")
+"""Options of how the same numbers are computed, and of what is looked at: always the command line's."""
 
 STARTING_WEIGHTS = ("weights", "backbone.init_args.weights")
 """Files that a model starts from: a checkpoint has weights of its own."""

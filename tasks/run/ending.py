@@ -6,13 +6,15 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tasks.run import exit_codes
 from tasks.run.checkpoint_files import BEST, CHECKPOINTS
-from tasks.run.folder import Status, read_record
 from tasks.run.length import has_time_limit
 from tasks.run.life import RunLife
 from tasks.run.loop import steps_left
+from tasks.run.record import Status, read_record
 from tasks.run.resume import SAVED_CONFIG
 from tasks.run.start import RunStart, close_record
 from tasks.run.stop import StopRun
+
+OUT_OF_TIME = "time limit (--trainer.max_time)"
 
 
 class Ending:
@@ -37,7 +39,7 @@ class Ending:
             return
         reason = _early_stop(trainer)
         out_of_time = reason == "" and has_time_limit(trainer) and _has_length(trainer) and steps_left(trainer) > 0
-        self._close("stopped" if out_of_time else "finished", "max_time" if out_of_time else reason)
+        self._close("stopped" if out_of_time else "finished", OUT_OF_TIME if out_of_time else reason)
         for line in self._last_words(trainer, reason, out_of_time):
             rank_zero_info(line)
         self.start.close()
@@ -52,7 +54,7 @@ class Ending:
             self.start.close()
             return
         if self.life is None or not self.life.has_begun:
-            self.start.abandon()
+            self.start.abandon(f"{error if isinstance(error, StopRun) else _brief(error)}, before the first step")
             if isinstance(error, StopRun):
                 rank_zero_info(f"{error} before the first step; nothing was to be saved")
         elif isinstance(error, StopRun):
@@ -60,7 +62,7 @@ class Ending:
             rank_zero_info(f"{error} at step {self._step()}; {self.life.stop.last_words}")
             rank_zero_info(f"continue: {self._command('fit')} --resume auto")
         else:
-            self._close("failed", str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__)
+            self._close("failed", _brief(error))
         self.start.close()
 
     def _close(self, status: Status, reason: str) -> None:
@@ -70,7 +72,8 @@ class Ending:
         best = self.life.best_score
         headline = self.life.headline
         score = {headline.logged(): best} if best == best else {}  # not a number: undefined
-        close_record(self.start.folder, status, self.life.saved_at, score, reason, headline.direction)
+        saved, last = self.life.saved_at, self.life.last_step
+        close_record(self.start.folder, status, saved, score, reason, headline.direction, last)
 
     def _last_words(self, trainer: Trainer, reason: str, out_of_time: bool) -> list[str]:
         assert self.start is not None and self.life is not None
@@ -99,6 +102,11 @@ class Ending:
 
     def _step(self) -> int:
         return self.life.saved_at[0] if self.life is not None and self.life.saved_at else 0
+
+
+def _brief(error: BaseException) -> str:
+    """The last line of an error."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def _has_length(trainer: Trainer) -> bool:

@@ -5,62 +5,19 @@ A run folder stands alone: `run.json` (what the run is and how it stands), `conf
 it now is in `run.lock`.
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Literal
 
 from tasks.errors import TaskError
-from tasks.headline import Direction
 from tasks.run.checkpoint_files import CHECKPOINTS
-from tasks.run.files import write_text
 from tasks.run.job import Job
-from tasks.run.lock import Owner, RunLock
+from tasks.run.lock import Owner, RunLock, host_name
+from tasks.run.record import RECORD, RunRecord, read_record
 
-RECORD = "run.json"
 Resume = Literal["auto", "never", "must"]
-Status = Literal["running", "stopped", "failed", "finished"]
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What a run is and how it stands: the content of `run.json`.
-
-    Attributes:
-        command: The command line that started it.
-        job: Key of the cluster job that it belongs to; none outside a cluster.
-        restarts: How often the scheduler had started this job again when it last took the run up.
-        status: `running`, `stopped` (saved, to be continued), `failed` or `finished`.
-        step: Optimiser steps that are saved.
-        epoch: Epochs that are complete.
-        score: Best number by which the run is judged, by its name; empty where there is none.
-        direction: Whether the largest (`max`) or the smallest (`min`) such number is the best.
-        reason: Why it ended.
-    """
-
-    command: list[str] = field(default_factory=list)
-    job: str | None = None
-    restarts: int = 0
-    status: Status = "running"
-    step: int = 0
-    epoch: int = 0
-    score: dict[str, float] = field(default_factory=dict)
-    direction: Direction = "max"
-    reason: str = ""
-
-    def write(self, folder: Path) -> None:
-        """Writes it into a run folder."""
-        write_text(folder / RECORD, json.dumps(asdict(self), indent=2) + "\n")
-
-
-def read_record(folder: Path) -> RunRecord | None:
-    """The record of a run folder; None where there is none that can be read."""
-    try:
-        return RunRecord(**json.loads((folder / RECORD).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def is_run(folder: Path) -> bool:
@@ -203,7 +160,14 @@ def _claim_new(base: Path, request: Request, job: Job) -> Claim:
     raise AssertionError("unreachable")
 
 
-def take_up(claim: Claim, job: Job) -> None:
-    """Notes in the record of a run that exists that this start goes on with it."""
-    record = claim.found or RunRecord()
-    replace(record, status="running", reason="", job=job.key or record.job, restarts=job.restarts).write(claim.folder)
+def take_up(claim: Claim, job: Job, step: int = 0) -> None:
+    """Notes in the record of a run that it starts, or goes on.
+
+    Args:
+        claim: The run.
+        job: The job of this process.
+        step: Optimiser steps that it goes on from.
+    """
+    record = read_record(claim.folder) or RunRecord()
+    taken = replace(record, job=job.key or record.job, restarts=job.restarts)
+    taken.started(step, host_name(), claim.folder).write(claim.folder)

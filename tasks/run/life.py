@@ -54,6 +54,7 @@ class RunLife(Checkpoint):
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
         self.best_score, self.best_step = math.nan, -1
         self.saved_at: tuple[int, int] | None = None
+        self.last_step: int | None = None
         self.has_begun = False
         self._images_per_step: int | None = None
         self._saved_time = time.monotonic()
@@ -120,7 +121,7 @@ class RunLife(Checkpoint):
 
     def before_training(self, trainer: Trainer) -> None:
         """Stops before the first step if it was asked to."""
-        self.has_begun = True
+        self.has_begun, self.last_step = True, trainer.global_step
         if self._images_per_step is not None:
             align_schedule(trainer, self._images_per_step)
         self._images_per_step = images_per_step(trainer)
@@ -133,6 +134,7 @@ class RunLife(Checkpoint):
 
     def after_step(self, trainer: Trainer) -> None:
         """Stops, or saves where it is due."""
+        self.last_step = trainer.global_step
         self._stop_if_agreed(trainer)
         if self._save_is_due:
             self.save_last(trainer)

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from tasks.errors import TaskError
 from tasks.run.checkpoint_files import CHECKPOINTS
-from tasks.weights import NewerCheckpoint, read_checkpoint, verify_checkpoint
+from tasks.weights import NewerCheckpoint, read_checkpoint, require_good_bytes
 
 SAVED_CONFIG = "config.fit.yaml"
 
@@ -21,6 +21,7 @@ MAY_DIFFER = (
     "data.init_args.batch_size", "data.init_args.val_batch_size", "trainer.accumulate_grad_batches",
     "data.init_args.root", "data.init_args.train_images", "data.init_args.val_images",
     "data.init_args.train_annotations", "data.init_args.val_annotations", "model.weights", "runs", "name",
+    "data.init_args.training_targets", "model.validation_loss",
     "trainer.default_root_dir",
     "trainer.logger", "trainer.log_every_n_steps", "trainer.enable_progress_bar", "trainer.enable_model_summary",
     "trainer.profiler", "wandb", "pictures", "reports", "writer",
@@ -59,7 +60,7 @@ def newest_good_checkpoint(folder: Path) -> Candidate | None:
     """
     for candidate in sorted(_candidates(folder), key=lambda each: (each.step, each.path.stat().st_mtime), reverse=True):
         try:
-            verify_checkpoint(candidate.path)
+            require_good_bytes(candidate.path)
         except TaskError as error:
             rank_zero_info(f"{error}; taking the one before")
             continue

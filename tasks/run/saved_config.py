@@ -36,7 +36,7 @@ class SavedConfig(Callback):
         if self.subcommand == "fit" and self.continues and (folder / name).exists():
             name = next(free for n in count(2) if not (folder / (free := f"config.fit.{n}.yaml")).exists())
         write_text(folder / name, self.text)
-        content: dict[str, Any] = yaml.safe_load(self.text)
         for logger in trainer.loggers:
             if self.subcommand == "fit" and isinstance(logger, WandbRun):
+                content: dict[str, Any] = yaml.safe_load(self.text)
                 logger.update_config(content)

@@ -14,21 +14,13 @@ from tasks.errors import TaskError
 from tasks.headline import Direction
 from tasks.run.checkpoint_files import BEST, CHECKPOINTS, LAST
 from tasks.run.files import remove_leftovers
-from tasks.run.folder import (
-    Claim,
-    Request,
-    RunRecord,
-    Status,
-    claim_run_folder,
-    evaluation_folder,
-    read_record,
-    take_up,
-)
+from tasks.run.folder import Claim, Request, claim_run_folder, evaluation_folder, take_up
 from tasks.run.job import Job
 from tasks.run.lock import RunLock
+from tasks.run.record import RunRecord, Status, read_record
 from tasks.run.rendezvous import agree
 from tasks.run.resume import newest_good_checkpoint, require_same_options
-from tasks.weights import read_checkpoint, verify_checkpoint
+from tasks.weights import verify_checkpoint
 
 _HANDED_DOWN = "ATTNDENSE_RUN"
 
@@ -64,6 +56,7 @@ class RunStart:
         self.request, self.job, self.config, self.new_schedule = request, job, config, new_schedule
         self.lock: RunLock | None = None
         self._is_made = False
+        self._found: RunRecord | None = None
         inherited = os.environ.get(_HANDED_DOWN)
         words = inherited if inherited is not None else agree(job, self._choose)
         self.start = Start(**json.loads(words))
@@ -71,10 +64,18 @@ class RunStart:
         os.environ[_HANDED_DOWN] = words  # for the processes that Lightning starts
         self._handed_down = inherited is None
 
-    def abandon(self) -> None:
-        """Leaves no trace of a run that has not begun to train: its folder goes if it came with it."""
-        if self.lock is not None and self._is_made:
+    def abandon(self, reason: str) -> None:
+        """Leaves a run as it was that has not begun to train: its folder goes if it came with it.
+
+        Args:
+            reason: Why; it is kept beside the start in the record of a run that was there before.
+        """
+        if self.lock is None:
+            return
+        if self._is_made:
             shutil.rmtree(self.folder, ignore_errors=True)
+        elif self._found is not None and (record := read_record(self.folder)) is not None:
+            replace(self._found, starts=record.ended(max(self.start.step, 0), reason).starts).write(self.folder)
 
     def close(self) -> None:
         """Gives the folder back."""
@@ -85,7 +86,7 @@ class RunStart:
 
     def _choose(self) -> str:
         claim = claim_run_folder(self.request, self.job)
-        self.lock, self._is_made = claim.lock, claim.is_made
+        self.lock, self._is_made, self._found = claim.lock, claim.is_made, claim.found
         try:
             start = self._begin(claim)
         except BaseException:
@@ -98,12 +99,11 @@ class RunStart:
         remove_leftovers(folder)
         remove_leftovers(folder / CHECKPOINTS)
         if checkpoint is not None:
-            verify_checkpoint(checkpoint)
-            step = int(read_checkpoint(checkpoint)["global_step"])
-            if claim.found is not None:
-                take_up(claim, self.job)
+            step = int(verify_checkpoint(checkpoint)["global_step"])
+            take_up(claim, self.job, step)
             return Start(str(folder), str(checkpoint), step, continues=claim.found is not None)
         if claim.found is None:
+            take_up(claim, self.job)
             return Start(str(folder))
         require_same_options(folder, self.config, self.new_schedule)
         found = newest_good_checkpoint(folder)
@@ -111,7 +111,7 @@ class RunStart:
             return Start(str(folder), finished=finished_words(folder, claim.found))
         if found is None and self.request.resume == "must":
             raise TaskError(f"--resume must: no good checkpoint in {folder / CHECKPOINTS}")
-        take_up(claim, self.job)
+        take_up(claim, self.job, 0 if found is None else found.step)
         if found is None:
             rank_zero_info(f"no checkpoint in {folder} yet: it starts from the beginning")
             return Start(str(folder), continues=True, step=-1)
@@ -141,12 +141,14 @@ def close_record(
     score: Mapping[str, float],
     reason: str = "",
     direction: Direction = "max",
+    last_step: int | None = None,
 ) -> None:
     """Writes how a run stands at the end of a command; step and epoch stay where this start has saved nothing."""
     record = read_record(folder) or RunRecord()
     step, epoch = saved_at or (record.step, record.epoch)
     closed = replace(record, status=status, step=step, epoch=epoch, reason=reason)
-    replace(closed, score=dict(score), direction=direction).write(folder)
+    scored = replace(closed, score=dict(score), direction=direction)
+    scored.ended(step if last_step is None else last_step).write(folder)
 
 
 def named_checkpoint(request: Request, job: Job, name: str) -> Path:

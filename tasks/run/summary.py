@@ -3,7 +3,6 @@
 import json
 import math
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,12 @@ from attention.base import Operator
 from backbones import Backbone
 from tasks.base import VisionTask
 from tasks.profile.counting import count_macs
+from tasks.run.clock import RunClock
+from tasks.run.energy import Energy
 from tasks.run.evaluation_file import EVALUATION
 from tasks.run.facts import describe_data, device_name, package_versions, peak_memory
 from tasks.run.files import write_text
+from tasks.run.record import RunRecord, read_record
 from tasks.run.resume import SAVED_CONFIG
 from tasks.run.summary_file import SUMMARY, of_command
 from tasks.run.wandb_run import WandbRun
@@ -36,6 +38,8 @@ class RunSummary(Callback):
     `summary.validate.json` and `summary.test.json`. Not-a-number (a class without ground truth) is written as null.
     What each image adds to these numbers is `evaluation.npz` beside it (`evaluation_file.py`), or
     `evaluation.validate.npz` and `evaluation.test.npz`.
+    That of training says how the backbone began (`start`), how the run has ended (`exit`) and where it was taken up
+    again (`resumed_at`); the whole chain of its starts is in `run.json` (`record.py`).
     Each names its `headline`, the `direction` in which it improves, and the scores that are shown `beside` it. What the
     data module knows of its splits before the first step is `data.json`, or `data.validate.json` and `data.test.json`.
 
@@ -45,35 +49,40 @@ class RunSummary(Callback):
         seed: Seed of the run.
         recipe: Name of the first config file.
         keep_evaluation: Whether to write `evaluation.npz`.
+        clock: Tells how long the run has trained.
     """
 
     def __init__(
-        self, task: str, subcommand: str, seed: int | None, recipe: str = "none", keep_evaluation: bool = True
+        self,
+        task: str,
+        subcommand: str,
+        seed: int | None,
+        recipe: str = "none",
+        keep_evaluation: bool = True,
+        clock: RunClock | None = None,
     ) -> None:
         self.task, self.subcommand, self.seed = task, subcommand, seed
         self.recipe, self.keep_evaluation = recipe, keep_evaluation
+        self.clock, self.energy = clock or RunClock(), Energy()
         self.best: dict[str, Any] = {}
-        self.seconds_before = 0.0
-        self.started = 0.0
-        self.resumed_at: list[int] = []
-        self._goes_on = False
         self._start = ""
         self._facts: dict[str, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run must not forget."""
+        self.energy.poll(now=True)
         return {
             "best": self.best,
-            "seconds": self._seconds(),
-            "resumed_at": self.resumed_at,
+            "seconds": self.clock.seconds,
+            "energy": dict(self.energy.joules),
             "start": self._start,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from the interrupted run's best and training time."""
-        self.best, self.seconds_before = state_dict["best"], state_dict["seconds"]
-        self.resumed_at = list(state_dict.get("resumed_at", []))  # older checkpoints have neither of them
-        self._start, self._goes_on = state_dict.get("start", "unknown"), True
+        """Goes on from the interrupted run's best, training time and energy."""
+        self.best, self._start = state_dict["best"], state_dict.get("start", "unknown")
+        self.clock.go_on_from(state_dict["seconds"])
+        self.energy.go_on_from(state_dict.get("energy", {}))  # older checkpoints have neither this nor the start
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Collects the facts and tells W&B to compare runs by their best, not their last, number."""
@@ -114,13 +123,22 @@ class RunSummary(Callback):
                     logger.keep_best(f"val/{name}", pl_module.headline.direction)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
-        self.started = time.monotonic()
+        """Starts the clock and the counters, and notes the device of this start."""
+        self.clock.start()
+        if not trainer.is_global_zero:
+            return
+        self.energy.start(trainer.device_ids if trainer.strategy.root_device.type == "cuda" else ())
+        folder = Path(trainer.default_root_dir)
+        if record := read_record(folder):
+            record.with_device(self._facts["device"]).write(folder)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes where the run is taken up again, which is known from here on."""
-        if self._goes_on:
-            self.resumed_at.append(trainer.global_step)
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Reads the counters of energy before they begin anew."""
+        self.energy.poll()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """The same."""
+        self.energy.poll()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keeps the numbers if they are the best so far."""
@@ -147,15 +165,12 @@ class RunSummary(Callback):
         """Adds the whole training time; to W&B what it has no curves of: classes, costs, the hash of the data."""
         assert isinstance(pl_module, VisionTask)
         content = self._write(trainer, self.best)
-        curves = {*self._facts, *(f"val/{name}" for name in pl_module.metrics.scores), "epoch", "step"}
+        curves = {*self._facts, *(f"val/{name}" for name in pl_module.metrics.scores), "epoch", "step", "exit"}
         folder = Path(trainer.default_root_dir)
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun) and content is not None:
                 logger.update_summary({name: value for name, value in content.items() if name not in curves})
                 logger.log_evaluation([folder / file for file in (EVALUATION, SUMMARY, SAVED_CONFIG, *UPLOADED)])
-
-    def _seconds(self) -> float:
-        return self.seconds_before + (time.monotonic() - self.started if self.started else 0.0)
 
     @rank_zero_only
     def _write_evaluation(self, trainer: Trainer, task: VisionTask) -> None:
@@ -167,13 +182,17 @@ class RunSummary(Callback):
 
     @rank_zero_only
     def _write(self, trainer: Trainer, results: dict[str, Any]) -> dict[str, Any]:
-        chain = {"start": self._start, "resumed_at": ", ".join(map(str, self.resumed_at))}
+        self.energy.poll(now=True)
         measured = {
             "peak_memory_MB": round(peak_memory(trainer) / 2**20, 1),
-            "seconds": round(self._seconds(), 1),
+            "seconds": round(self.clock.seconds, 1),
+            **{f"energy_{kind}_J": round(joules, 1) for kind, joules in self.energy.joules.items()},
             "run": str(trainer.default_root_dir),
         }
-        content = self._facts | results | (chain if self.subcommand == "fit" else {}) | measured
+        content = self._facts | results | measured
+        if self.subcommand == "fit":
+            record = read_record(Path(trainer.default_root_dir)) or RunRecord()
+            content |= {"start": self._start, **record.in_summary()}
         finite = {
             name: None if isinstance(value, float) and math.isnan(value) else value for name, value in content.items()
         }

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError
+from tasks.run.files import write_text
 
 SUMMARY = "summary.json"
 _UNNAMED = {"detect": ("val/mAP", "detector"), "segment": ("val/mIoU", "segmentor")}
@@ -50,6 +51,16 @@ def read_summary(path: Path) -> dict[str, Any]:
 def completed(content: Mapping[str, Any]) -> dict[str, Any]:
     """A summary with the scores `beside` its headline as a list, as `read_summary` gives it."""
     return {**content, "beside": [name for name in content.get("beside", "").split(", ") if name]}
+
+
+def update_summary(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Adds facts to the summary of training in a run folder; where none lies that can be read, it is left as it is."""
+    try:
+        content = json.loads((folder / SUMMARY).read_text())
+    except (OSError, ValueError):
+        return
+    if isinstance(content, dict):
+        write_text(folder / SUMMARY, json.dumps({**content, **facts}, indent=2) + "\n")
 
 
 def shown_scores(summary: Mapping[str, Any]) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
+from tasks.run.clock import RunClock
 from tasks.run.files import write_text
 from tasks.run.set_aside import set_aside
-from tasks.run.table_file import DamagedTable, Row, read_table
+from tasks.run.table_file import SECONDS, TABLE, DamagedTable, Row, read_table
 
 FLUSH_SECONDS = 5
 """Rows of this time may be lost in a power cut; a killed process loses none."""
@@ -30,10 +31,12 @@ class CSVMetrics(Logger):
     Args:
         folder: The run folder.
         file_name: Name of the table.
+        clock: Tells how long the run has trained; what it shows when a row is added to is the row's `seconds`.
     """
 
-    def __init__(self, folder: Path, file_name: str = "metrics.csv") -> None:
+    def __init__(self, folder: Path, file_name: str = TABLE, clock: RunClock | None = None) -> None:
         super().__init__()
+        self.clock = clock
         self.file = folder / file_name
         self._columns = ["step"]
         self._last_step: int | None = None  # of the file; None: what lies there is not of this run
@@ -81,7 +84,8 @@ class CSVMetrics(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Adds numbers to the row of a step."""
         step = step or 0
-        self._pending.setdefault(step, {"step": step}).update(metrics)
+        time_of_row = {} if self.clock is None else {SECONDS: round(self.clock.seconds, 2)}
+        self._pending.setdefault(step, {"step": step}).update(time_of_row | dict(metrics))
 
     @rank_zero_only
     def save(self) -> None:

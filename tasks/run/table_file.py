@@ -5,6 +5,9 @@ import io
 from pathlib import Path
 from typing import Any
 
+TABLE = "metrics.csv"
+SECONDS = "seconds"
+"""Column of the time when a row was last added to, by the run's clock."""
 Row = dict[str, Any]
 
 

@@ -26,11 +26,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tasks.headline import Direction
+from tasks.run.table_file import SECONDS
 
 STEP = "trainer/global_step"
 """The horizontal axis of every curve, as Lightning's own logger calls it."""
 SENT = "wandb_sent.json"
 """In the run folder: what W&B surely has."""
+NOT_LOGGED = ("step", SECONDS)
+"""Columns of `metrics.csv` that are no curves: W&B has a clock of its own."""
 WHOLE = "whole"
 """Marks the folder of a start that W&B has written to its end."""
 ARRIVAL_SECONDS = 30
@@ -135,7 +138,7 @@ class Session:
     def catch_up(self, rows: list[dict[str, str]]) -> None:
         """Adds the rows of `metrics.csv`, in the order of their steps, as far as W&B lacks them."""
         for row in rows:
-            self.log({name: float(value) for name, value in row.items() if name != "step"}, int(row["step"]))
+            self.log({name: float(value) for name, value in row.items() if name not in NOT_LOGGED}, int(row["step"]))
 
     def log_pictures(self, name: str, pictures: list[Any], captions: list[str], step: int) -> None:
         """Shows pictures (H, W, 3) under one name."""

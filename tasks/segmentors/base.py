@@ -4,6 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor
+from torch.nn import functional
 
 from backbones import Backbone
 from tasks.batch import Batch
@@ -26,6 +27,25 @@ class Segmentor(DenseModel):
     @abstractmethod
     def forward(self, batch: Batch) -> Losses | LabelMaps:
         """Computes losses in training mode, label maps otherwise."""
+
+    def windows(self, height: int, width: int) -> list[tuple[slice, slice]]:
+        """Rows and columns of an image that are seen at once: all of them."""
+        return [(slice(0, height), slice(0, width))]
+
+    def as_training(self, batch: Batch, position: int) -> list[Batch]:
+        """The windows of the image, without padding; its mask is resized to it as in training, without new values."""
+        height, width = batch["size"][position].tolist()
+        image, mask = batch["image"][position : position + 1, :, :height, :width], batch["mask"][position]
+        labels = functional.interpolate(mask[None, None].float(), (height, width), mode="nearest-exact")[0].to(mask)
+        return [
+            {
+                "image": image[..., rows, columns],
+                "size": batch["size"].new_tensor([[rows.stop - rows.start, columns.stop - columns.start]]),
+                "mask": labels[:, rows, columns],
+                "targets": [batch["targets"][position]],
+            }
+            for rows, columns in self.windows(height, width)
+        ]
 
     @abstractmethod
     def label_maps(self, batch: Batch, see: SeeImage | None = None) -> LabelMaps:

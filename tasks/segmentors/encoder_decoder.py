@@ -140,6 +140,14 @@ class EncoderDecoder(Segmentor):
             )
         return maps
 
+    def windows(self, height: int, width: int) -> list[tuple[slice, slice]]:
+        """Those of the inference."""
+        return self.inference.windows(height, width)
+
+    def loss_modules(self) -> list[nn.Module]:
+        """Some heads give more in training than in evaluation, which their losses need."""
+        return [self, *(self.get_submodule(part) for part in self._heads)]
+
     @property
     def part_configs(self) -> dict[str, HeadConfig]:
         """Configs of neck and heads by the names of these parts."""

@@ -50,6 +50,10 @@ class Inference(ABC):
     def rows(self, image: Tensor, logits: Logits) -> Iterator[Tensor]:
         """Logits (B, K, n, W) of images (B, 3, H, W), from the top to the bottom, some rows at a time."""
 
+    @abstractmethod
+    def windows(self, height: int, width: int) -> list[tuple[slice, slice]]:
+        """Rows and columns of an image that the network sees at once."""
+
     def __call__(self, image: Tensor, logits: Logits) -> Tensor:
         """All logits (B, K, H, W) of images (B, 3, H, W)."""
         return torch.cat([*self.rows(image, logits)], dim=2)
@@ -124,6 +128,10 @@ class WholeInference(Inference):
         """Logits (B, K, H, W) of images (B, 3, H, W), in one piece."""
         yield logits(image)
 
+    def windows(self, height: int, width: int) -> list[tuple[slice, slice]]:
+        """All of them."""
+        return [(slice(0, height), slice(0, width))]
+
 
 class SlideInference(Inference):
     """Overlapping windows, whose logits are averaged, as in MMSegmentation.
@@ -189,6 +197,10 @@ class SlideInference(Inference):
             found = logits(torch.cat([image[..., columns] for columns in spans]))
             yield from zip(spans, found.chunk(len(spans)), strict=True)
             del found  # before the next ones are made
+
+    def windows(self, height: int, width: int) -> list[tuple[slice, slice]]:
+        """Row by row."""
+        return [(down, across) for down in self.spans(height, 0) for across in self.spans(width, 1)]
 
     def spans(self, length: int, axis: int) -> list[slice]:
         """Windows along one side of the image, 0 down and 1 across."""

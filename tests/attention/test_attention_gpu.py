@@ -24,6 +24,7 @@ def benchmark(monkeypatch):
     return run
 
 
+@pytest.mark.slow  # of a minute on a GPU the part that a CPU can do: tracing takes seconds
 def test_benchmark_runs_dry(benchmark, capsys, monkeypatch):
     monkeypatch.setattr(attention_gpu, "KERNEL", 3)  # 9 shifts are traced sooner than 49
     assert benchmark("--dry", "--json", "--only", "float32") == 0

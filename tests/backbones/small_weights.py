@@ -18,4 +18,5 @@ def original() -> Backbone:
 
 
 def equal(first: Backbone, second: Backbone) -> bool:
-    return all(torch.equal(value, second.state_dict()[name]) for name, value in first.state_dict().items())
+    state = second.state_dict()  # made anew by every call
+    return all(torch.equal(value, state[name]) for name, value in first.state_dict().items())

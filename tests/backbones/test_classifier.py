@@ -136,7 +136,7 @@ PEERS = {
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(PEERS, {"resnet50", "timm's mobilenet_v2", "timm's swin_t"}))
+@pytest.mark.parametrize("name", mostly_slow(PEERS, {"resnet50", "timm's mobilenet_v2"}))
 def test_published_weights_give_the_published_scores(name, tmp_path, caplog):
     ours, make = PEERS[name]
     torch.manual_seed(0)
@@ -159,7 +159,8 @@ def test_own_files_fill_every_kind_of_head(name, tmp_path, caplog):
     torch.save(source.state_dict(), path)
     with caplog.at_level(logging.INFO):
         target = classifier(name, 7, weights=path)
-    assert all(torch.equal(value, target.state_dict()[key]) for key, value in source.state_dict().items())
+    state = target.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in source.state_dict().items())
     assert caplog.records == []
 
 

@@ -140,7 +140,8 @@ def test_ghost_kernels_in_the_authors_shape_load(tmp_path):
     assert any(value.dim() == 5 for value in state.values())
     torch.save(state, tmp_path / "elsa.pth")
     load_weights(backbone, str(tmp_path / "elsa.pth"))
-    assert all(torch.equal(value, backbone.state_dict()[name]) for name, value in trained.state_dict().items())
+    state = backbone.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in trained.state_dict().items())
 
 
 def test_images_of_every_size():

@@ -212,7 +212,7 @@ quiet = settings(
 )
 
 
-@settings(quiet, max_examples=200)
+@settings(quiet, max_examples=100)
 @given(content=texts())
 def test_odd_structures(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     check_text(content, monkeypatch)

@@ -30,7 +30,7 @@ PIPELINES = {
     "ssdlite": SSDCrop(64, 48),
     "ssd": SSDCrop(64, 64, zoom_out=0.7),
 }
-EPOCHS, IMAGES = 4, 60  # 7 pipelines x 4 epochs x 60 images = 1,680 draws
+EPOCHS, IMAGES = 2, 60  # 7 pipelines x 2 epochs x 60 images = 840 draws
 PAINTED = 1  # category of the box that is white in the picture
 
 
@@ -138,7 +138,7 @@ def test_boxes_move_with_the_pixels(drawn: tuple[str, list[dict[str, Any]]]) -> 
         seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert np.abs(boxes[0] - seen).max() <= 2, (boxes[0], seen)
         checked += 1
-    assert checked > 40
+    assert checked > 20
 
 
 @pytest.mark.parametrize("drawn", ["resized", "stretched", "shorter"], indirect=True)

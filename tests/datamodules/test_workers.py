@@ -1,9 +1,9 @@
 """Loader processes leave stop requests to the training process, and never outlive it."""
 
+import multiprocessing
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -11,67 +11,75 @@ from pathlib import Path
 
 import pytest
 
-PARENT = """
-import os, signal, sys, time
-from pathlib import Path
 from datamodules import COCO, FixedSize
 
-reader, writer = os.pipe()
-os.set_blocking(reader, False)
-os.set_blocking(writer, False)
-signal.set_wakeup_fd(writer)
-for request in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-    signal.signal(request, lambda number, frame: print("parent got", number, flush=True))
-signal.signal(signal.SIGUSR2, lambda number, frame: None)
-module = COCO(sys.argv[1], pipeline=FixedSize(32, 32), batch_size=2, num_workers=2)
-loader = module.train_dataloader()
-batches = iter(loader)
-next(batches)
-workers = [child.pid for child in __import__("multiprocessing").active_children()]
-print("workers", *workers, flush=True)
-for line in sys.stdin:
-    if line.strip() == "batches":
-        print("batches", len(list(batches)), flush=True)
-    elif line.strip() == "woken":
-        os.write(writer, bytes([0]))
-        print("woken", *sorted(set(os.read(reader, 100)) - {0, signal.SIGCHLD}), flush=True)
-    elif line.strip() == "fail":
-        raise SystemExit("as when an error is found")
-"""
+FORK = multiprocessing.get_context("fork")  # has all imports already, which take seconds
+
+
+def train(root: Path, *streams: int) -> None:
+    """A training process with two workers that prints what happens to it."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer)
+    for request in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(request, lambda number, frame: say("parent got", number))
+    signal.signal(signal.SIGUSR2, lambda number, frame: None)
+    module = COCO(root, pipeline=FixedSize(32, 32), batch_size=2, num_workers=2)
+    batches = iter(module.train_dataloader())
+    next(batches)
+    say("workers", *(child.pid for child in multiprocessing.active_children()))
+    for line in sys.stdin:
+        if line.strip() == "batches":
+            say("batches", len(list(batches)))
+        elif line.strip() == "woken":
+            os.write(writer, bytes([0]))
+            say("woken", *sorted(set(os.read(reader, 100)) - {0, signal.SIGCHLD}))
+        elif line.strip() == "fail":
+            raise SystemExit("as when an error is found")
+
+
+def say(*words: object) -> None:
+    print(*map(str, words), flush=True)  # noqa: T201
 
 
 class Parent:
-    """A training process with two workers that prints what happens to it."""
+    """The training process, seen from outside."""
 
     def __init__(self, root: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PARENT, str(root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
+        pipes = [os.pipe() for _ in range(3)]
+        (asked, questions), (answers, said), (errors, failed) = pipes
+        self.process = FORK.Process(target=train, args=(root, asked, said, failed))
+        self.process.start()
+        for end in (asked, said, failed):
+            os.close(end)
+        self.questions, self.answers, self.errors = os.fdopen(questions, "w"), os.fdopen(answers), os.fdopen(errors)
         self.workers = [int(word) for word in self.line().split()[1:]]
         assert len(self.workers) == 2
 
     def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        return self.answers.readline().strip()
 
     def ask(self, question: str) -> str:
-        assert self.process.stdin is not None
-        self.process.stdin.write(question + "\n")
-        self.process.stdin.flush()
+        self.questions.write(question + "\n")
+        self.questions.flush()
         return self.line()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
+        for stream in (self.questions, self.answers, self.errors):
+            stream.close()
 
 
 @pytest.fixture
 def parent(shapes: Path) -> Iterator[Parent]:
     started = Parent(shapes / "coco")
     yield started
-    started.process.kill()
-    started.process.communicate()
+    started.close()
 
 
 def alive(process: int) -> bool:
@@ -108,6 +116,7 @@ def test_stop_requests_do_not_end_a_worker_but_the_death_of_its_parent_does(pare
 def test_workers_end_when_the_parent_fails(parent: Parent) -> None:
     """At its end Python sends them SIGTERM and waits: that one must be obeyed, and taken for no failure."""
     parent.ask("fail")
-    _, errors = parent.process.communicate(timeout=15)
-    assert parent.process.returncode == 1 and errors.strip() == "as when an error is found"
+    parent.process.join(15)
+    assert parent.process.exitcode == 1
     assert wait_until_gone(parent.workers, 1)
+    assert parent.errors.read().strip() == "as when an error is found"

@@ -15,7 +15,15 @@ import yaml
 
 from tasks.run import exit_codes
 from tests.slurm.cluster import FINAL, Cluster, free_ports, wait_for
-from tests.tasks.running import ROOT, fit_arguments, numbers_of_table, require_equal_checkpoints, run, two_processes
+from tests.tasks.running import (
+    ROOT,
+    fit_arguments,
+    numbers_of_table,
+    require_equal_checkpoints,
+    run,
+    run_as_forks,
+    two_processes,
+)
 
 SCRIPTS = ROOT / "configs" / "slurm"
 HERE = ("--gpus-per-node=0", "--cpus-per-task=1", "--ntasks-per-node=1", "--time=10")
@@ -77,8 +85,8 @@ def require_equal(one: Path, other: Path) -> None:
 def whole(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that nobody disturbs, without Slurm."""
     runs = tmp_path_factory.mktemp("whole")
-    code, output = run("detect", ["fit", *arguments(shapes, runs, *two_processes())[1:]], 400)
-    assert code == 0, output
+    codes, output = run_as_forks("detect", ["fit", *arguments(shapes, runs, *two_processes())[1:]], 2, 400)
+    assert codes == [0, 0], output
     return runs / "detect" / "run"
 
 

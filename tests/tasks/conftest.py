@@ -19,12 +19,21 @@ DATA = {"detect": "coco", "segment": "ade20k"}
 Command = Callable[..., Path]
 
 
+SIDE = 96
+"""Pixels of an image in training, in place of the quickstart's 160: 0.36 of the work."""
+SMALL_IMAGES = {
+    "detect": [f"--data.pipeline.{side}={SIDE}" for side in ("height", "width")],
+    "segment": [f"--data.pipeline.{side}={SIDE}" for side in ("longest", "shorter", "crop")],
+}
+
+
 def command_arguments(task: str, subcommand: str, shapes: Path, runs: Path, name: str) -> list[str]:
-    """The quickstart of a task, made small: a quarter of the width, no workers, sanity check, pictures or W&B."""
+    """The quickstart, made small: images, a quarter of the width; no workers, sanity check, pictures or W&B."""
     return [
         subcommand,
         f"--config={ROOT}/configs/{task}/quickstart.yaml",
         f"--data.root={shapes / DATA[task]}",
+        *SMALL_IMAGES[task],
         "--data.batch_size=4",
         "--data.num_workers=0",
         "--model.backbone.width=0.25",

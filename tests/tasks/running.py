@@ -7,6 +7,7 @@ import os
 import re
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -167,14 +169,33 @@ def run(task: str, arguments: list[str], seconds: float = 180, **environment: st
     return running.end(seconds), running.output
 
 
+def run_as_forks(task: str, arguments: list[str], processes: int, seconds: float = 180) -> tuple[list[int], str]:
+    """Runs a command in several processes, joined as torchrun joins those that it starts: exit codes and all output.
+
+    Lightning would start all but the first anew, and each of those imports everything once more.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    job = {"TORCHELASTIC_RUN_ID": "test", "TORCHELASTIC_RESTART_COUNT": "0", "MASTER_ADDR": "127.0.0.1"}
+    job |= {"MASTER_PORT": port, "GROUP_RANK": "0", "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    ranks = [Running(task, arguments, **job, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(processes)]
+    return [rank.end(seconds) for rank in ranks], "\n".join(rank.output for rank in ranks)
+
+
+def content_of(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint that the tests have written: read by C code, in a fraction of the time that data alone takes."""
+    content: dict[str, Any] = torch.load(checkpoint, weights_only=False)
+    return content
+
+
 def require_equal_runs(one: Path, other: Path) -> None:
     """Weights, optimiser, schedule, loops and best score are equal bit for bit, and so are table and summary."""
     for name in ("last.ckpt", "best.ckpt"):
         require_equal_checkpoints(one / "checkpoints" / name, other / "checkpoints" / name)
     first, second = (json.loads((run / "summary.json").read_text()) for run in (one, other))
     for summary in (first, second):
-        for name in ("seconds", "run", "resumed_at", "peak_memory_MB"):
-            del summary[name]
+        for name in ("seconds", "run", "resumed_at", "peak_memory_MB", "energy_GPU_J", "energy_CPU_J"):
+            summary.pop(name, None)
     assert first == second
     tables = numbers_of_table(one), numbers_of_table(other)
     assert [row["step"] for row in tables[0]] == [row["step"] for row in tables[1]]
@@ -184,14 +205,14 @@ def require_equal_runs(one: Path, other: Path) -> None:
 
 def require_equal_checkpoints(one: Path, other: Path) -> None:
     """Everything in two checkpoints is equal, but for times and paths."""
-    first, second = (torch.load(path, weights_only=True) for path in (one, other))
+    first, second = (content_of(path) for path in (one, other))
     assert first.keys() == second.keys()
     for name in ("state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step"):
         require_equal(first[name], second[name], name)
     for state in (first, second):
         for callback in state["callbacks"].values():
             callback.pop("seconds", None)
-            callback.pop("resumed_at", None)
+            callback.pop("energy", None)
     require_equal(first["callbacks"], second["callbacks"], "callbacks")
 
 
@@ -217,6 +238,6 @@ def numbers_of_table(run: Path) -> list[dict[str, str]]:
 
     with (run / "metrics.csv").open(newline="") as lines:
         return [
-            {name: value for name, value in row.items() if not name.startswith("perf/")}
+            {name: value for name, value in row.items() if not name.startswith("perf/") and name != "seconds"}
             for row in csv.DictReader(lines)
         ]

@@ -1,4 +1,4 @@
-"""Several processes on one machine (gloo), started as a user starts them."""
+"""Several processes on one machine (gloo): trained as a user starts them, scored as under torchrun."""
 
 import json
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.tasks.running import DATA, ROOT, run
+from tests.tasks.running import DATA, ROOT, run, run_as_forks
 
 Command = Callable[..., Path]
 
@@ -22,12 +22,10 @@ BACKBONES = {
 }
 
 
-def launch(task: str, subcommand: str, processes: int, *options: str) -> None:
-    """`python -m tasks.TASK`, as many times at once."""
+def here(processes: int) -> list[str]:
+    """Options for so many processes on this machine."""
     strategy = ["--trainer.strategy=ddp"] if processes > 1 else []
-    here = ["--data.num_workers=0", "--trainer.accelerator=cpu", f"--trainer.devices={processes}", *strategy]
-    code, output = run(task, [subcommand, *options, *here], 240)
-    assert code == 0, output
+    return ["--data.num_workers=0", "--trainer.accelerator=cpu", f"--trainer.devices={processes}", *strategy]
 
 
 @pytest.mark.parametrize(
@@ -42,11 +40,7 @@ def test_processes_agree(task: str, several: int, command: Command, shapes: Path
     """Both ranks end with equal weights; one checkpoint scores the same on 1 and several processes (7 images)."""
     folder = tmp_path / "runs" / task / "ddp"
     config = [f"--config={ROOT}/configs/{task}/quickstart.yaml", f"--data.root={shapes / DATA[task]}"]
-    launch(
-        task,
-        "fit",
-        2,
-        *config,
+    options = [
         "--data.batch_size=3",
         *BACKBONES[task],
         "--trainer.max_epochs=1",
@@ -54,7 +48,9 @@ def test_processes_agree(task: str, several: int, command: Command, shapes: Path
         "--trainer.callbacks+=rank_probe.RankProbe",
         f"--runs={tmp_path}/runs",
         "--name=ddp",
-    )
+    ]
+    code, output = run(task, ["fit", *config, *options, *here(2)], 240)
+    assert code == 0, output
     weights = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
     assert weights[0].keys() == weights[1].keys()
     # Batch norm's running statistics belong to each process, as everywhere without SyncBN; rank 0's are saved.
@@ -66,9 +62,9 @@ def test_processes_agree(task: str, several: int, command: Command, shapes: Path
     found, kept = [], []
     counts = sorted({1, 2, several})
     for processes in counts:
-        launch(
-            task, "validate", processes, *config, checkpoint, f"--runs={tmp_path}/runs", f"--name=validate{processes}"
-        )
+        own = [f"--runs={tmp_path}/runs", f"--name=validate{processes}", *here(processes)]
+        codes, output = run_as_forks(task, ["validate", *config, checkpoint, *own], processes, 240)
+        assert codes == [0] * processes, output
         validated = folder.parent / f"validate{processes}"
         summary = json.loads((validated / "summary.validate.json").read_text())
         kept += [path.read_bytes() for path in validated.glob("evaluation.validate.npz")]

@@ -224,10 +224,11 @@ def check_mmdetection(
     load_model_weights(model, BACKWARDS, tmp_path / "mm.pth")
     places = model.class_tensors()
     rows = {label: 79 - label for label in range(80)}
+    loaded = model.state_dict()
     for name, value in source.state_dict().items():
         place = places.get(name)
         expected = value if place is None else place.take_over(value, value, rows)
-        assert torch.equal(model.state_dict()[name], expected) or name.endswith("num_batches_tracked"), name
+        assert torch.equal(loaded[name], expected) or name.endswith("num_batches_tracked"), name
     found = read_published(tmp_path / "mm.pth")
     assert found is not None
     return found

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from tasks import detect, segment
+from tests.tasks.running import content_of
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = sorted([*CONFIGS.glob("detect/*.yaml"), *CONFIGS.glob("segment/*.yaml")])
@@ -171,7 +171,7 @@ def test_recipe_runs_to_its_last_step(path: Path, network: tuple[str, ...], shap
         ]
     )
     folder = tmp_path / recipe.task / "reduced"
-    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    last = content_of(folder / "checkpoints" / "last.ckpt")
     assert last["global_step"] == recipe.steps
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
     assert (folder / "checkpoints" / "best.ckpt").exists() and (folder / "summary.json").exists()

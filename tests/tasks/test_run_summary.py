@@ -1,5 +1,6 @@
 """What runs are compared by."""
 
+import csv
 import json
 from collections.abc import Callable
 from importlib.metadata import version
@@ -72,7 +73,15 @@ def test_a_run_names_its_data_recipe_machine_and_past(
     folder = finished("detect")
     command("detect", "fit", "--resume=auto", "--trainer.max_epochs=2", "--keep_evaluation=false")
     again = json.loads((folder / "summary.json").read_text())
-    assert again["resumed_at"] == "3" and again["start"] == "scratch"
+    assert again["resumed_at"] == "3" and again["start"] == "scratch" and again["exit"] == first["exit"] == "finished"
+    record = json.loads((folder / "run.json").read_text())
+    chain = [(start["step"], start["last_step"], start["reason"]) for start in record["starts"]]
+    assert chain == [(0, 3, "finished"), (3, 6, "finished")]
+    for start in record["starts"]:
+        assert start["device"] == first["device"] and start["host"] and start["time"] <= start["ended"]
+    with (folder / "metrics.csv").open() as lines:
+        seconds = [float(row["seconds"]) for row in csv.DictReader(lines)]
+    assert len(seconds) == 6 and seconds == sorted(seconds) and 0 < seconds[0] < seconds[-1] <= again["seconds"] + 0.1
     for name in ("data_hash", "data", "recipe", "device"):
         assert again[name] == first[name]
     assert (folder / "evaluation.npz").read_bytes() == (trained("detect") / "evaluation.npz").read_bytes()

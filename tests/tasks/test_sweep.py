@@ -17,7 +17,7 @@ from tasks import sweep, sweep_cost
 from tasks.errors import TaskError
 from tasks.recipe_parts import with_files
 from tasks.run import exit_codes
-from tasks.run.folder import RunRecord, read_record
+from tasks.run.record import RunRecord, read_record
 from tasks.sweep_list import read_sweep
 from tests.tasks.building import build_task
 from tests.tasks.running import ROOT

@@ -20,6 +20,8 @@ from tasks.metrics import COCODetectionMetric, Metric, NamedMetrics
 from tasks.run.resume import newest_good_checkpoint
 from tasks.segmentation import SegmentationTask
 from tasks.weights import NewerCheckpoint, read_checkpoint
+from tests.tasks.conftest import SIDE
+from tests.tasks.running import content_of
 
 Command = Callable[..., Path]
 NAMES = ["disk", "square", "triangle", "star", "ring", "cross"]
@@ -58,7 +60,7 @@ FORMAT_1 = {
             "score_threshold": 0.05,
         },
     },
-    "image_size": (160, 160),
+    "image_size": (SIDE, SIDE),
     "lr_schedule": {
         "class_path": "tasks.schedules.Cosine",
         "init_args": {"final_factor": 0.0, "warmup_epochs": 0.0, "warmup_factor": 0.001, "warmup_steps": 50},
@@ -86,7 +88,7 @@ FORMAT_1 = {
     },
     "weights": None,
 }
-"""`hyper_parameters` as the version before wrote them for the quickstart at a quarter of the width, word for word."""
+"""`hyper_parameters` as the version before wrote them for the quickstart as `conftest.py` makes it, word for word."""
 
 
 def task(**options: Any) -> DetectionTask:
@@ -107,7 +109,7 @@ class TestFormats:
     ) -> None:
         folder = trained("detect")
         trained = json.loads((folder / "summary.json").read_text())
-        content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        content = content_of(folder / "checkpoints" / "last.ckpt")
         assert content.pop("attndense_format") == 3
         options = deepcopy(content["hyper_parameters"])
         new = {"coarsest_stride": 32, "extra_levels": "p6p7_from_p5", "finest_stride": 8}
@@ -124,7 +126,7 @@ class TestFormats:
         torch.save(content | {"hyper_parameters": FORMAT_1, "hparams_name": "kwargs"}, old)
 
         loaded = DetectionTask.load_from_checkpoint(old)
-        assert loaded.options.category_ids == FORMAT_1["category_ids"] and loaded.image_size == (160, 160)
+        assert loaded.options.category_ids == FORMAT_1["category_ids"] and loaded.image_size == (SIDE, SIDE)
         assert loaded.options.optimizer(list(loaded.parameters())).defaults["lr"] == 0.002
         assert all(torch.equal(value, content["state_dict"][name]) for name, value in loaded.state_dict().items())
         again = command("detect", "validate", f"--ckpt_path={old}", name="again")
@@ -135,7 +137,7 @@ class TestFormats:
         }
         more = ("--trainer.max_epochs=2", "--trainer.limit_val_batches=0")
         resumed = command("detect", "fit", f"--ckpt_path={old}", *more, name="resumed")
-        last = torch.load(resumed / "checkpoints" / "last.ckpt", weights_only=True)
+        last = content_of(resumed / "checkpoints" / "last.ckpt")
         assert (last["global_step"], last["attndense_format"]) == (6, 3)
 
         # A version in which the network had other parameters.
@@ -197,7 +199,8 @@ class TestFormats:
             "headline": None,
         }
         other = DetectionTask.load_from_checkpoint(tmp_path / "a.ckpt", options=task().options)
-        assert all(torch.equal(value, other.state_dict()[name]) for name, value in built.state_dict().items())
+        state = other.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in built.state_dict().items())
 
 
 class TestMetrics:
@@ -245,7 +248,7 @@ def test_a_headline_that_falls(command: Command, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(COCODetectionMetric, "compute", lambda self: compute(self) | {"mAP50": next(scores)})
     one_step = ("--trainer.limit_train_batches=1", "--trainer.num_sanity_val_steps=0")
     folder = command("detect", "fit", "--trainer.max_epochs=3", *one_step)
-    assert torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["global_step"] == 2
+    assert content_of(folder / "checkpoints" / "best.ckpt")["global_step"] == 2
     summary = json.loads((folder / "summary.json").read_text())
     named = {"headline": "val/mAP50", "direction": "min", "val/mAP50": 0.125, "step": 2}
     assert {name: summary[name] for name in named} == named

@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
+from tests.tasks.running import content_of
+
 Command = Callable[..., Path]
 MONITOR = {"detect": "val/mAP", "segment": "val/mIoU"}
 
@@ -70,7 +72,8 @@ TRIES = (
     Try("val_check_interval=0.5", slow=True),  # run/test_length.py
     Try("val_check_interval=2 check_val_every_n_epoch=null", slow=True),  # run/test_length.py
     Try("val_check_interval=00:00:00:01 check_val_every_n_epoch=1"),
-    Try("overfit_batches=2 check_val_every_n_epoch=5 num_sanity_val_steps=0", steps=2),
+    # Of `overfit_batches` in every run: tests/datamodules/test_training_epochs.py.
+    Try("overfit_batches=2 check_val_every_n_epoch=5 num_sanity_val_steps=0", steps=2, slow=True),
     Try("log_every_n_steps=0", refused="log_every_n_steps"),
     Try("enable_checkpointing=false", saved=False),
     Try("accumulate_grad_batches=2", steps=2, slow=True),  # run/test_length.py, test_training_options.py
@@ -125,7 +128,7 @@ def test_option_is_right_or_refused(
         return
     expected = {"last.ckpt", "last.before.ckpt", "best.ckpt"} if each.scored else {"last.ckpt"}
     assert checkpoints - {"last.before.ckpt"} == expected - {"last.before.ckpt"}
-    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    last = content_of(folder / "checkpoints" / "last.ckpt")
     assert last["global_step"] == each.steps
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"
     if "logger=false" not in each.options:

@@ -23,6 +23,7 @@ from tasks.optimization import ParameterRules, group_table
 from tasks.run.evaluation_file import SegmentationEvaluation
 from tasks.run.length import images_per_step
 from tests.tasks.conftest import MAINS, command_arguments
+from tests.tasks.running import content_of
 
 Command = Callable[..., Path]
 
@@ -33,7 +34,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def load(folder: Path, name: str = "last") -> dict:
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    return content_of(folder / "checkpoints" / f"{name}.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +211,7 @@ class TestAveragedWeights:
             f"--trainer.callbacks.dirpath={tmp_path}/steps",
         )
         whole = load(command("detect", "fit", *options, *steps, name="whole"))
-        one, two = (torch.load(tmp_path / "steps" / f"step={step}.ckpt", weights_only=True) for step in (1, 2))
+        one, two = (content_of(tmp_path / "steps" / f"step={step}.ckpt") for step in (1, 2))
         first, second, average = one["current_model_state"], two["current_model_state"], two["state_dict"]
         name = "model.backbone.features.0.0.weight"
         assert not torch.equal(first[name], second[name])

@@ -11,6 +11,7 @@ from torch import nn
 from tasks.profile.__main__ import main
 from tasks.profile.counting import counted_macs
 from tasks.profile.parts import by_part, kept_bytes, parameters_by_part
+from tests.tasks.conftest import SIDE
 
 ROOT = Path(__file__).parents[3]
 
@@ -71,7 +72,7 @@ def test_parts_of_a_recipe_and_of_its_run_add_up_to_the_summary(
     capsys.readouterr()
     before = sorted(run.rglob("*"))
     small = (
-        ["--size=160x160", "--batch=1", "--rounds=1", "--json"]
+        [f"--size={SIDE}x{SIDE}", "--batch=1", "--rounds=1", "--json"]
         if task == "detect"
         else ["--batch=2", "--rounds=1", "--json"]
     )

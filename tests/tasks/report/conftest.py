@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tasks.run.folder import RunRecord
+from tasks.run.record import RunRecord
 from tests.tasks.report.run_folders import write_run
 
 QUALITIES = {"none": 0.5, "SqueezeExcitation": 0.53, "CoordinateAttention": 0.6}

@@ -15,11 +15,11 @@ from tasks.comparison import compare as compare_arms
 from tasks.report import bundle
 from tasks.report.content import report_content
 from tasks.report.curves import fitting, read_curves, thinned
-from tasks.report.runs import find_runs
+from tasks.report.runs import find_runs, ranked_by
 from tasks.report.sections import in_sections
 from tasks.report.writing import PAGE, assemble
 from tasks.run.evaluation_file import SegmentationEvaluation
-from tests.tasks.report.run_folders import BATCH, EPOCHS, STEPS, write_run
+from tests.tasks.report.run_folders import BATCH, EPOCHS, SECONDS_PER_STEP, STEPS, write_run
 
 Study = tuple[Path, dict[str, dict[str, Any]]]
 RESAMPLES = 40
@@ -41,7 +41,7 @@ def test_numbers_equal_the_summaries(study: Study, content: dict[str, Any]) -> N
         }
         assert runs[name]["scores"] == scores and runs[name]["seed"] == summary["seed"]
         costs = {name: summary[name] for name in ("parameters", "MACs", "seconds")}
-        costs |= {"step": 100.0, "memory": summary["peak_memory_MB"]}
+        costs |= {"noted step": 100.0, "noted memory": summary["peak_memory_MB"]}
         assert {key: value for key, value in runs[name]["costs"].items() if value is not None} == costs
 
 
@@ -85,11 +85,29 @@ def test_differences_are_those_of_the_statistics(study: Study, content: dict[str
     assert found["corrected"][0][0] is None and set(found["front"]) == {
         "parameters",
         "MACs",
-        "step",
-        "memory",
+        "noted step",
+        "noted memory",
         "seconds",
     }
     assert all(0 <= share <= 1 for shares in found["front"].values() for share in shares)
+
+
+def test_another_score_than_the_headline(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ranked by it, compared by it; the headline stands beside it."""
+    folder = study[0] / "detect"
+    sections = in_sections(ranked_by(find_runs([folder]), "mAP50"))
+    section = report_content(sections, tmp_path, RESAMPLES)["sections"][0]
+    assert section["headline"] == "mAP50" and section["beside"] == ["mAP"]
+    names = [Path(arm["runs"][0]).name.partition("-")[0] for arm in section["differences"]["arms"]]
+    one, other = ([read_run(folder / f"{name}-seed{seed}", "mAP50") for seed in (0, 1)] for name in names[:2])
+    (expected,) = compare_arms(build_arm("", one, RESAMPLES), [build_arm("", other, RESAMPLES)])
+    value, low, high, *_ = section["differences"]["pairs"][0][0]
+    ends = [end[0] for end in expected.estimate.interval()]
+    assert [value, low, high] == pytest.approx([expected.estimate.value[0], *ends], abs=1e-6)
+    compare.main([str(folder), "--score", "mAP50"])
+    assert "mAP50 " in capsys.readouterr().out.split("| score")[1]
+    with pytest.raises(SystemExit, match=r"error: --score mAP5 is no score of these runs.*mAP50"):
+        compare.main([str(folder), "--score", "mAP5"])
 
 
 def test_runs_without_an_evaluation_are_named(tmp_path: Path) -> None:
@@ -106,11 +124,13 @@ def test_runs_without_an_evaluation_are_named(tmp_path: Path) -> None:
 
 def test_curves(study: Study, content: dict[str, Any]) -> None:
     curves = read_curves(study[0] / "detect" / "none-seed0")
-    assert list(curves) == ["train/loss", "perf/step_p50", "val/mAP"]
+    assert list(curves) == ["seconds", "train/loss", "perf/step_p50", "val/mAP"]
+    seconds = [[step, SECONDS_PER_STEP * step] for step in range(1, EPOCHS * STEPS + 1)]
     assert [step for step, _ in curves["val/mAP"]] == [STEPS * (epoch + 1) for epoch in range(EPOCHS)]
     assert curves["train/loss"][3] == (4, 0.5)
     run = next(run for run in content["sections"][0]["runs"] if run["name"].endswith("none-seed0"))
-    assert run["curves"] == curves and run["images_per_step"] == BATCH
+    assert {"seconds": [list(pair) for pair in run["times"]], **run["curves"]} == curves | {"seconds": seconds}
+    assert run["images_per_step"] == BATCH
     line = [(step, math.sqrt(step)) for step in range(1, 1001)]
     few = thinned(line, 7)
     assert len(few) == 7 and (few[0], few[-1]) == (line[0], line[-1]) and few[3] in (line[499], line[500])
@@ -151,6 +171,17 @@ def test_images_that_differ_most(study: Study, tmp_path: Path) -> None:
     assert images["pictures"] == {"1": 1, "2": 2}
 
 
+def test_a_text_stands_above_the_numbers(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "about.txt"
+    text.write_text("Drawn shapes,\nno photographs.\n \n\nA <b> is no tag.\n")
+    arguments = [str(study[0] / "segment"), "--output", str(tmp_path / "out"), "--resamples=0", "--about"]
+    compare.main([*arguments, str(text)])
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert '"about":["Drawn shapes, no photographs.","A \\u003cb> is no tag."]' in page
+    with pytest.raises(SystemExit, match=r"error: --about .*none.txt cannot be read as text"):
+        compare.main([*arguments, str(tmp_path / "none.txt")])
+
+
 def test_page_holds_everything_and_names_no_server(content: dict[str, Any]) -> None:
     page = assemble({**content, "made": "</script><script>alert(1)</script>"})
     assert len(page.encode()) < 1_100_000 and page.count("</script>") == 3
@@ -160,7 +191,7 @@ def test_page_holds_everything_and_names_no_server(content: dict[str, Any]) -> N
     )
     own = page.replace((PAGE / "vega.js").read_text(), "")
     assert "http:" not in own and "https:" not in own and "/* vega.js */" not in own
-    for holder in ("University of Washington Interactive Data Lab", "Mike Bostock", "Trifacta"):
+    for holder in ("University of Washington Interactive Data Lab", "Mike Bostock", "Robert Penner"):
         assert holder in own
     for words in ("Redistribution and use in source", "Permission to use, copy, modify, and/or distribute"):
         assert words in own

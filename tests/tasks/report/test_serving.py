@@ -113,19 +113,21 @@ def test_what_has_not_changed_is_not_read_again(runs: Path, monkeypatch: pytest.
     for name in ("read_run", "read_scores"):
         original = getattr(known_runs, name)
         monkeypatch.setattr(
-            known_runs, name, lambda folder, f=original, n=name: (read.append(f"{n} {folder.name}"), f(folder))[1]
+            known_runs,
+            name,
+            lambda folder, *more, f=original, n=name: (read.append(f"{n} {folder.name}"), f(folder, *more))[1],
         )
     known = KnownRuns([runs], resamples=3)
     assert [run.folder.name for run in known.look() or ()] == ["CBAM", "none"] and known.look() is None
-    scores = {name: known.scores(runs / name) for name in ("CBAM", "none")}
-    assert known.scores(runs / "CBAM") is scores["CBAM"] and len(read) == 4
+    scores = {name: known.scores(runs / name, "mIoU") for name in ("CBAM", "none")}
+    assert known.scores(runs / "CBAM", "mIoU") is scores["CBAM"] and len(read) == 4
     with (runs / "none" / "metrics.csv").open("a") as table:
         table.write("\n")
-    assert len(known.look() or ()) == 2 and known.scores(runs / "none") is scores["none"]
+    assert len(known.look() or ()) == 2 and known.scores(runs / "none", "mIoU") is scores["none"]
     assert read[4:] == ["read_run none"]
     write_run(runs / "none", "segment", "none", seed=1, images=6)
     known.look()
-    again = known.scores(runs / "none")
+    again = known.scores(runs / "none", "mIoU")
     assert again is not scores["none"] and again.resampled(3, 0).shape == (3, 5) and len(again.score_images()) == 6
     shutil.rmtree(runs / "CBAM")
     assert [run.folder.name for run in known.look() or ()] == ["none"]

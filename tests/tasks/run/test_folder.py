@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import TaskError
-from tasks.run.folder import Claim, Request, RunRecord, claim_run_folder, evaluation_folder, read_record, take_up
+from tasks.run.folder import Claim, Request, claim_run_folder, evaluation_folder, take_up
 from tasks.run.job import Job
+from tasks.run.record import RunRecord, read_record
 from tasks.run.start import close_record
 
 CONFIG = Path("configs/detect/recipe.yaml")

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tasks.running import content_of
+
 Command = Callable[..., Path]
 HEADLINE = {"detect": "val/mAP", "segment": "val/mIoU"}
 
 
 def last(folder: Path) -> dict:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return content_of(folder / "checkpoints" / "last.ckpt")
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -33,10 +35,10 @@ def scored_steps(folder: Path, task: str = "detect") -> list[int]:
     [
         (("max_steps=5", "max_epochs=-1"), 5, [3, 5]),  # 3 steps an epoch: the last epoch is cut short
         (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=null", "val_check_interval=2"), 5, [2, 4, 5]),
-        (("max_epochs=3", "check_val_every_n_epoch=2", "limit_train_batches=2"), 6, [4, 6]),
         *(
             pytest.param(*values, marks=pytest.mark.slow)
             for values in (
+                (("max_epochs=3", "check_val_every_n_epoch=2", "limit_train_batches=2"), 6, [4, 6]),  # test_recipes.py
                 (("max_epochs=2", "accumulate_grad_batches=2"), 4, [2, 4]),  # test_training_options.py
                 (("max_steps=5", "max_epochs=-1", "check_val_every_n_epoch=10"), 5, [5]),
                 (("max_epochs=3", "check_val_every_n_epoch=2"), 9, [6, 9]),
@@ -74,7 +76,7 @@ class TestTime:
 
     def test_time_with_a_constant_rate_is_a_run(self, command: Command) -> None:
         folder = command(
-            "detect", "fit", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:02", "--model.lr_schedule=Constant"
+            "detect", "fit", "--trainer.max_epochs=-1", "--trainer.max_time=00:00:00:01", "--model.lr_schedule=Constant"
         )
         step = last(folder)["global_step"]
         assert step >= 1 and scored_steps(folder)[-1] == step
@@ -82,11 +84,11 @@ class TestTime:
 
     def test_time_that_is_over_before_the_length_has_an_exit_code(self, command: Command, tmp_path: Path) -> None:
         with pytest.raises(SystemExit) as end:
-            command("detect", "fit", "--trainer.max_epochs=1000", "--trainer.max_time=00:00:00:02")
+            command("detect", "fit", "--trainer.max_epochs=1000", "--trainer.max_time=00:00:00:01")
         assert end.value.code == 124
         folder = tmp_path / "runs" / "detect" / "test"
         record = json.loads((folder / "run.json").read_text())
-        assert record["status"] == "stopped" and record["reason"] == "max_time"
+        assert record["status"] == "stopped" and record["reason"] == "time limit (--trainer.max_time)"
         assert record["step"] == last(folder)["global_step"] == scored_steps(folder)[-1]
 
 
@@ -100,9 +102,10 @@ def cosine(step: int, steps: int, warmup: int, images: int = 4) -> float:
     return 0.002 * images / 8 * factor * (0.001 + 0.999 * step / warmup if step < warmup else 1)
 
 
+@pytest.mark.slow  # in every run: the run that is cut short, below
 @pytest.mark.parametrize(
     ("first", "second"),
-    [("max_epochs=2", "max_epochs=4"), pytest.param("max_steps=6", "max_steps=12", marks=pytest.mark.slow)],
+    [("max_epochs=2", "max_epochs=4"), ("max_steps=6", "max_steps=12")],
 )
 def test_a_continued_run_has_the_rates_of_its_new_length(
     first: str, second: str, command: Command, caplog: pytest.LogCaptureFixture
@@ -134,13 +137,17 @@ def test_with_other_steps_the_schedule_goes_on_at_the_same_point_of_its_epochs(
     assert "a step now has 2 images instead of 4; the schedule goes on at the same point of its epochs" in caplog.text
 
 
-def test_a_run_cut_short_in_an_epoch_goes_on_with_the_images_that_are_left(command: Command) -> None:
+def test_a_run_cut_short_in_an_epoch_goes_on_with_the_images_that_are_left(
+    command: Command, caplog: pytest.LogCaptureFixture
+) -> None:
     """The first part is 8 steps long and has their schedule, the second goes on in that of 12, with 6 an epoch."""
     options = ("--trainer.max_epochs=2", "--data.batch_size=2", "--trainer.limit_val_batches=1")
     options += ("--model.lr_schedule.warmup_steps=2",)
     command("detect", "fit", *options, "--trainer.max_steps=8")
+    caplog.set_level("INFO")
     folder = command("detect", "fit", *options, "--resume=auto")
     assert last(folder)["global_step"] == 12
+    assert "the run is now 12 steps long instead of 8" in caplog.text
     assert rates(folder)[:8] == pytest.approx([cosine(step, 8, 2, images=2) for step in range(8)])
     assert rates(folder)[8:] == pytest.approx([cosine(step, 12, 2, images=2) for step in range(8, 12)])
 

@@ -12,7 +12,7 @@ import torch
 from tasks.run.checkpoint_files import CheckpointFiles
 from tasks.run.checkpoint_options import merge_options
 from tasks.run.resume import differing_options, flatten, newest_good_checkpoint
-from tests.tasks.running import fit_arguments, run, two_processes
+from tests.tasks.running import content_of, fit_arguments, run, two_processes
 
 Command = Callable[..., Path]
 SEEN = "--trainer.callbacks+=tests.tasks.seen_probe.SeenImages"
@@ -206,16 +206,9 @@ class TestCommand:
         assert re.search(r"is finished: val/mAP [\d.e-]+ after 3 steps", caplog.text)
         assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == written
 
-    def test_the_configuration_stays_what_started_the_run(self, task: str, command: Command, finished: Command) -> None:
-        folder = finished(task)
-        started = (folder / "config.fit.yaml").read_text()
-        command(task, "fit", "--resume=auto", "--trainer.max_epochs=2")
-        assert (folder / "config.fit.yaml").read_text() == started
-        again = (folder / "config.fit.2.yaml").read_text()
-        assert "max_epochs: 2" in again and "ckpt_path: null" in again
-
     def test_rate_and_schedule_may_change_when_asked(self, task: str, command: Command, finished: Command) -> None:
-        finished(task)
+        """The configuration of the run stays what has started it; that of each later start stands beside it."""
+        started = (finished(task) / "config.fit.yaml").read_text()
         folder = command(
             task,
             "fit",
@@ -227,11 +220,14 @@ class TestCommand:
             "--model.optimizer.lr=0.5",
             "--model.optimizer.weight_decay=0.125",
         )
-        state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+        state = content_of(folder / "checkpoints" / "last.ckpt")
         groups = state["optimizer_states"][0]["param_groups"]
         assert {group["lr"] for group in groups} == {0.25}  # 4 of the 8 images that the rate is meant for
         assert {group["weight_decay"] for group in groups} == {0.125}
         assert state["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 0.5
+        assert (folder / "config.fit.yaml").read_text() == started
+        again = (folder / "config.fit.2.yaml").read_text()
+        assert "max_epochs: 2" in again and "ckpt_path: null" in again
 
     def test_evaluation_needs_weights(
         self, task: str, command: Command, finished: Command, fails: Callable[..., str]

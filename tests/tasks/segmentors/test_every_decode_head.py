@@ -17,6 +17,7 @@ from tasks.segmentors import EncoderDecoder, overview
 from tasks.segmentors.head_config import complete_head
 from tasks.segmentors.head_steps import data_samples, losses_and_logits
 from tasks.segmentors.parts import build_part
+from tasks.validation_loss import ValidationLosses
 from tests.tasks.segmentors.test_segmentors import make_batch
 
 ROWS = dict(re.findall(r"^\| `(\w+)` .* \| (.+) \|$", overview.PAGE.read_text(), re.MULTILINE))
@@ -70,6 +71,10 @@ def test_it_trains_or_says_why_not(name: str) -> None:
         logits = model.logits(torch.randn(1, 3, 64, 50, generator=torch.Generator().manual_seed(0)))
     assert logits.shape == (1, model.num_classes, 64, 50) and logits.isfinite().all()
     assert logits.is_contiguous(memory_format=torch.channels_last)
+    batch = make_batch([(64, 50)], [(128, 100)], (64, 64)) | {"repeated": torch.tensor([False])}
+    losses = ValidationLosses()
+    losses.update(model, batch | {"mask": [batch["mask"][0] % model.num_classes]})
+    assert losses.compute()["loss"] > 0
 
 
 @pytest.mark.slow

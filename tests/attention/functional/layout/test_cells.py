@@ -20,7 +20,7 @@ def test_means_of_cells(stride, size):
     assert torch.equal(every_nth(x, stride), x[:, :, ::stride, ::stride])
 
 
-@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("stride", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_compiled_gradients_at_the_border(stride):
     """With inductor: it computes avg_pool2d's gradients itself, and those of overhanging windows wrongly by default."""
     x = torch.randn(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
