@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 from tasks.callbacks.pictures import OF_THE_BEST, PICTURES
 from tasks.comparison import RunScores
 from tasks.comparison import read_run as read_scores
-from tasks.report.curves import TABLE
-from tasks.report.runs import CONFIG, COSTS, DATA, RECORD, Run, find_folders, read_run
+from tasks.report.runs import CONFIG, COSTS, DATA, Run, find_folders, read_run
 from tasks.run.evaluation_file import EVALUATION
+from tasks.run.record import RECORD
 from tasks.run.summary_file import SUMMARY
+from tasks.run.table_file import TABLE
 
 SCORED = (SUMMARY, EVALUATION)
 FILES = (*SCORED, RECORD, CONFIG, DATA, COSTS, TABLE, PICTURES, f"{PICTURES}/{OF_THE_BEST}")
