@@ -19,9 +19,8 @@ def save_report(content: Mapping[str, Any]) -> str:
     Raises:
         ValueError: There is no such project; W&B itself would make one.
     """
-    from wandb_workspaces.reports.v2 import H1, MarkdownBlock, P, Report, TableOfContents
-
     import wandb
+    from wandb_workspaces.reports.v2 import H1, MarkdownBlock, P, Report, TableOfContents
 
     entity, project = content["entity"], content["project"]
     if project not in {known.name for known in wandb.Api().projects(entity)}:
