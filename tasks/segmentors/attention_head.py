@@ -75,6 +75,10 @@ class AttentionHead(BaseDecodeHead):
         width = channels * (1 + image_level) + in_channels * concat_input
         self.fusion = self._convolution(width, classified, 1) if joined else None
 
+    def extra_repr(self) -> str:
+        """What `print` says of it beside its parts."""
+        return f"{super().extra_repr()}, repeats={self.repeats}"
+
     def _convolution(self, in_channels: int, out_channels: int, kernel: int) -> ConvModule:
         return ConvModule(
             in_channels,
