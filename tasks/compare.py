@@ -10,8 +10,9 @@ from typing import Any
 
 from tasks.errors import TaskError
 from tasks.report import tables
-from tasks.report.runs import find_runs, ranked_by
+from tasks.report.runs import ranked_by
 from tasks.report.sections import Section, in_sections
+from tasks.report.wandb_runs import find_everywhere
 
 MARKS = re.compile(r"(<!-- runs -->\n).*?(<!-- /runs -->)", re.DOTALL)
 
@@ -57,10 +58,26 @@ def _parser() -> ArgumentParser:
         description="Compares runs: a table on the terminal, seeds folded into mean ± standard deviation, or a report "
         "in one HTML file. Runs on different data, or scored in different ways, are never ranked together.",
     )
-    parser.add_argument("runs", nargs="*", type=Path, help="run folders, or folders above them")
+    parser.add_argument("runs", nargs="*", type=Path, help="run folders, folders above them, or offline runs of W&B")
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="write the report into this folder, as index.html"
+        "--wandb",
+        metavar="ENTITY/PROJECT",
+        help="the runs of a project in W&B, read through its API; W&B has no evaluation.npz, hence no intervals",
     )
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--output", type=Path, metavar="FOLDER", help="write the report into this folder, as index.html")
+    shown.add_argument(
+        "--serve",
+        action="store_true",
+        help="show the report on 127.0.0.1, for this machine alone, made anew while runs go on; Ctrl-C ends it",
+    )
+    shown.add_argument(
+        "--wandb-report",
+        metavar="ENTITY/PROJECT",
+        help="make a report of it in the project of W&B that has the runs; needs the extra wandb-report. Nothing is "
+        "uploaded without this option. Not tried against W&B's own server, only against a stand-in of it",
+    )
+    parser.add_argument("--port", type=int, default=8765, help="port of --serve, 8765 by default; 0: any free one")
     parser.add_argument(
         "--resamples",
         type=int,
@@ -116,7 +133,15 @@ def main(args: list[str] | None = None) -> None:
 
             print(f"{runs_needed(*options.plan)} runs of each method")  # noqa: T201
             return
-        runs = find_runs(options.runs)
+        about = read_about(options.about) if options.about else []
+        if options.serve:
+            if options.wandb:
+                raise TaskError("--serve shows run folders, whose files it can watch; --output shows those of --wandb")
+            from tasks.report.serving import serve  # takes seconds
+
+            serve(options.runs, options.port, options.resamples, options.score, about)
+            return
+        runs = find_everywhere(options.runs, options.wandb)
         sections = in_sections(ranked_by(runs, options.score) if options.score else runs)
         if options.write:
             options.write.write_text(replace_table(options.write.read_text(), sections))
@@ -124,8 +149,12 @@ def main(args: list[str] | None = None) -> None:
         if options.output:
             from tasks.report.writing import write_report  # takes seconds
 
-            about = read_about(options.about) if options.about else []
             print(write_report(sections, options.output, options.resamples, about))  # noqa: T201
+            return
+        if options.wandb_report:
+            from tasks.report.wandb_report import write_wandb_report  # takes seconds
+
+            print(write_wandb_report(sections, options.wandb_report, options.resamples))  # noqa: T201
             return
         tables.require_keys(sections, options.by or ())
         print(_table(sections, options.form, options.by))  # noqa: T201

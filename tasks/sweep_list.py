@@ -103,7 +103,7 @@ class Sweep:
             more: Further options of all runs.
         """
         own = ["--model.backbone", run.setting.backbone, "--seed_everything", str(run.seed), "--name", run.name]
-        own += ["--runs", str(runs), "--wandb.group", self.name]
+        own += ["--runs", str(runs), "--wandb.group", f"{self.name}/{run.setting.label}"]
         return [*own, *self.options, *run.setting.options, *more]
 
     def arguments(self, run: SweepRun, runs: Path, more: Sequence[str] = ()) -> list[str]:

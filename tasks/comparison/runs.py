@@ -37,7 +37,8 @@ class RunScores:
         images: I files.
         pictures: What the picture of each image is called, without its ending.
         truth: What is annotated in each image and class, to tell data sets apart.
-        scorer: The score, and that of each class, on any resample.
+        scores: (1 + K,) the score on all images, then that of each class.
+        resampled: Gives (R, 1 + K) scores on R resamples of the images, drawn with a seed.
         score_images: Gives the score of each image alone, (I,).
     """
 
@@ -47,13 +48,9 @@ class RunScores:
     images: tuple[str, ...]
     pictures: tuple[str, ...]
     truth: NDArray[np.int64]
-    scorer: Scorer
+    scores: NDArray[np.float64]
+    resampled: Callable[[int, int], NDArray[np.float64]]
     score_images: Callable[[], NDArray[np.float64]]
-
-    @property
-    def scores(self) -> NDArray[np.float64]:
-        """(1 + K,) the score on all images, then that of each class."""
-        return self.scorer.scores(np.ones(len(self.images), np.int64))
 
 
 def read_run(folder: Path, score: str | None = None) -> RunScores:
@@ -98,7 +95,7 @@ def _read_detector(path: Path, score: str) -> RunScores:
     by_image = partial(image_scores, matches, len(evaluation.images), ious)
     pictures = tuple(map(str, evaluation.image_ids))
     classes, images = evaluation.class_names, evaluation.images
-    return RunScores(path.parent, score, classes, images, pictures, truth, scorer, by_image)
+    return RunScores(path.parent, score, classes, images, pictures, truth, *_scoring(scorer), by_image)
 
 
 def _read_segmentor(path: Path, score: str) -> RunScores:
@@ -109,7 +106,12 @@ def _read_segmentor(path: Path, score: str) -> RunScores:
     scorer = WeightedIoU(areas.intersection, areas.union)
     pictures = tuple(map(str, range(len(evaluation.images))))
     classes, images = evaluation.class_names, evaluation.images
-    return RunScores(path.parent, score, classes, images, pictures, areas.truth, scorer, areas.image_iou)
+    return RunScores(path.parent, score, classes, images, pictures, areas.truth, *_scoring(scorer), areas.image_iou)
+
+
+def _scoring(scorer: Scorer) -> tuple[NDArray[np.float64], Callable[[int, int], NDArray[np.float64]]]:
+    """The scores on all images, and what gives those on resamples."""
+    return scorer.scores(np.ones(scorer.num_images, np.int64)), partial(resampled_scores, scorer)
 
 
 def build_arm(name: str, runs: Sequence[RunScores], resamples: int = RESAMPLES, seed: int = 0) -> Arm:
@@ -126,7 +128,7 @@ def build_arm(name: str, runs: Sequence[RunScores], resamples: int = RESAMPLES, 
     """
     require_same_data(runs)
     require_enough_images(runs[0])
-    resampled = [resampled_scores(run.scorer, resamples, seed) for run in runs]
+    resampled = [run.resampled(resamples, seed) for run in runs]
     return Arm(name, np.stack([run.scores for run in runs]), np.mean(resampled, axis=0), len(runs[0].images))
 
 

@@ -1,6 +1,7 @@
 """The numbers of a report, as its page reads them."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from tasks.callbacks.pictures import OF_THE_BEST, PICTURES, TRAINING_PICTURE
+from tasks.comparison import RunScores, read_run
 from tasks.report.costs import Cost, costs_of, measured_on
 from tasks.report.curves import Curve, fitting
 from tasks.report.differences import differences
@@ -23,23 +25,32 @@ SHOWN = 16
 """Pictures that are taken over from a run."""
 
 
-def report_content(sections: Sequence[Section], folder: Path, resamples: int) -> dict[str, Any]:
+def report_content(
+    sections: Sequence[Section], folder: Path, resamples: int, read: Callable[[Path, str], RunScores] = read_run
+) -> dict[str, Any]:
     """Collects all numbers, and puts the pictures of the runs beside the page.
 
     Args:
         sections: The runs.
         folder: Folder of the page.
         resamples: Resamples of the images for differences; 0 leaves them out.
+        read: Reads the evaluation of a run folder by a score.
     """
     curves = fitting({run.folder: run.curves for part in sections for run in part.runs}, POINTS)
     return {
         "made": datetime.now().astimezone().isoformat(timespec="minutes"),
-        "sections": [_section(part, curves, folder, resamples) for part in sections if part.is_scored],
+        "sections": [_section(part, curves, folder, resamples, read) for part in sections if part.is_scored],
         "unscored": [_state(run) for part in sections if not part.is_scored for run in part.runs],
     }
 
 
-def _section(section: Section, curves: dict[Path, dict[str, Curve]], folder: Path, resamples: int) -> dict[str, Any]:
+def _section(
+    section: Section,
+    curves: dict[Path, dict[str, Curve]],
+    folder: Path,
+    resamples: int,
+    read: Callable[[Path, str], RunScores],
+) -> dict[str, Any]:
     keys = Keys(section.finished)
     groups = in_groups(section.runs, keys, keys.shown)
     first = section.runs[0].summary
@@ -57,7 +68,7 @@ def _section(section: Section, curves: dict[Path, dict[str, Curve]], folder: Pat
         "costs": [{"name": cost.name, "label": cost.label} for cost in costs],
         "measured": measured_on(section.finished),
         "runs": runs,
-        "differences": differences(groups, resamples, pictured) if resamples and len(groups) > 1 else None,
+        "differences": differences(groups, resamples, pictured, read) if resamples and len(groups) > 1 else None,
     }
 
 
@@ -87,7 +98,7 @@ def _times(run: Run, curves: dict[str, Curve]) -> list[tuple[int, float]]:
 def _copy_pictures(run: Run, folder: Path) -> dict[str, str]:
     """Puts the pictures of a run, of its best epoch where they were kept, beside the page; places by names.
 
-    They are written as WebP, a quarter of their size.
+    They are written as WebP, a quarter of their size; what is there already of the same picture stays.
     """
     taken = {}
     kept = run.folder / PICTURES / OF_THE_BEST
@@ -98,7 +109,10 @@ def _copy_pictures(run: Run, folder: Path) -> dict[str, str]:
         name = sha256(str(run.folder).encode()).hexdigest()[:12]
         place = Path("pictures") / name / f"{picture.stem}.webp"
         (folder / place).parent.mkdir(parents=True, exist_ok=True)
-        with Image.open(picture) as image:
-            image.save(folder / place, quality=90)
+        written = picture.stat().st_mtime_ns
+        if not (folder / place).exists() or (folder / place).stat().st_mtime_ns != written:
+            with Image.open(picture) as image:
+                image.save(folder / place, quality=90)
+            os.utime(folder / place, ns=(written, written))
         taken[picture.stem] = place.as_posix()
     return taken

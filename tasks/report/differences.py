@@ -1,6 +1,7 @@
 """What the configurations of a section score more or less than each other, for every choice of the baseline."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tasks.comparison import (
@@ -23,14 +24,26 @@ from tasks.report.groups import Group, spread_of
 DIGITS, CLASS_DIGITS = 6, 4
 """Decimal places of what is kept of a score, and of that of a class: there are hundreds of those."""
 
+IN_WANDB = (
+    "{} of the rows are of runs in W&B, which has no evaluation.npz: intervals come of their run folders, or of the "
+    "artifacts of --wandb.upload_evaluation"
+)
+"""Said once, whatever the number."""
 
-def differences(groups: Sequence[Group], resamples: int, pictured: Sequence[str] = ()) -> dict[str, Any]:
+
+def differences(
+    groups: Sequence[Group],
+    resamples: int,
+    pictured: Sequence[str] = (),
+    read_scores: Callable[[Path, str], RunScores] = read_run,
+) -> dict[str, Any]:
     """Compares groups pair by pair, by the headline.
 
     Args:
         groups: Seeds of one configuration each, which may be ranked together.
         resamples: Resamples of the images.
         pictured: Names of the pictures that the report shows.
+        read_scores: Reads the evaluation of a run folder by a score.
 
     Returns:
         `arms`: folders of the runs of each group that could be compared, the 95 % interval of its mean, and whether the
@@ -40,7 +53,7 @@ def differences(groups: Sequence[Group], resamples: int, pictured: Sequence[str]
         baseline and candidate, corrected over the candidates. `front`: how often each group is on the front of a cost.
         `images`: see `image_changes`. `left_out`: why runs could not be compared, in words.
     """
-    read, kept, left_out = _read(groups)
+    read, kept, left_out = _read(groups, read_scores)
     arms = [build_arm(group.runs[0].name, runs, resamples) for group, runs in zip(kept, read, strict=True)]
     found = [compare(arm, [other for other in arms if other is not arm]) for arm in arms] if len(arms) > 1 else []
     means = [estimate_mean(arm) for arm in arms]
@@ -63,14 +76,19 @@ def differences(groups: Sequence[Group], resamples: int, pictured: Sequence[str]
     }
 
 
-def _read(groups: Sequence[Group]) -> tuple[list[list[RunScores]], list[Group], list[str]]:
+def _read(
+    groups: Sequence[Group], read_scores: Callable[[Path, str], RunScores]
+) -> tuple[list[list[RunScores]], list[Group], list[str]]:
     """The evaluations of the groups that can be compared, those groups, and why the others cannot be."""
     read: list[list[RunScores]] = []
     kept: list[Group] = []
-    left_out = []
+    in_wandb = [group for group in groups if any(run.logged is not None for run in group.runs)]
+    left_out = [IN_WANDB.format(len(in_wandb))] if in_wandb else []
     for group in groups:
+        if group in in_wandb:
+            continue
         try:
-            runs = [read_run(run.folder, group.headline) for run in group.runs]
+            runs = [read_scores(run.folder, group.headline) for run in group.runs]
             require_same_data([read[0][0] if read else runs[0], *runs])
             require_enough_images(runs[0])
         except TaskError as error:

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +39,7 @@ class Run:
         command: The command line that started it.
         measured: What `python -m tasks.profile --runs` has measured of its network: content of `costs.json`.
         starts: When and where it was started and taken up again, and how each time ended: those of `run.json`.
+        logged: Its curves where W&B has them; None of a run folder, whose `metrics.csv` has them.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Run:
     command: Sequence[str] = ()
     starts: Sequence[Mapping[str, Any]] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
+    logged: Mapping[str, Curve] | None = None
 
     @property
     def name(self) -> str:
@@ -76,16 +78,16 @@ class Run:
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """What it has logged."""
-        return {name: curve for name, curve in self._logged.items() if name != SECONDS}
+        return {name: curve for name, curve in self._all_curves.items() if name != SECONDS}
 
     @cached_property
     def times(self) -> dict[int, float]:
         """Seconds of training, by the steps that were done then; empty where they were not logged."""
-        return dict(self._logged.get(SECONDS, ()))
+        return dict(self._all_curves.get(SECONDS, ()))
 
     @cached_property
-    def _logged(self) -> dict[str, Curve]:
-        return read_curves(self.folder)
+    def _all_curves(self) -> Mapping[str, Curve]:
+        return read_curves(self.folder) if self.logged is None else self.logged
 
     @property
     def images_per_step(self) -> int | None:
@@ -114,11 +116,30 @@ def find_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         TaskError: There is none.
     """
-    found = {file.parent for folder in folders for name in (SUMMARY, RECORD) for file in folder.rglob(name)}
+    return [read_run(folder) for folder in find_folders(folders)]
+
+
+def find_folders(folders: Sequence[Path]) -> list[Path]:
+    """The run folders at or below some folders, in their order.
+
+    Raises:
+        TaskError: There is none.
+    """
+    found = {file.parent for folder in folders for file in _marks(folder)}
     if not found:
         places = ", ".join(map(str, folders)) or "nothing"
         raise TaskError(f"no {SUMMARY} below {places}; expected run folders such as runs/detect/NAME")
-    return [read_run(folder) for folder in sorted(found)]
+    return sorted(found)
+
+
+def is_run_below(place: Path) -> bool:
+    """Whether there is a run folder at or below a place."""
+    return next(_marks(place), None) is not None
+
+
+def _marks(place: Path) -> Iterator[Path]:
+    """The files by which the run folders at or below a place are known."""
+    return (file for name in (SUMMARY, RECORD) for file in place.rglob(name))
 
 
 def ranked_by(runs: Sequence[Run], score: str) -> list[Run]:
@@ -155,7 +176,7 @@ def read_run(folder: Path) -> Run:
             state, reason = "broken", str(error)
     elif state == "finished":
         state, reason = "broken", f"it has no {SUMMARY}: no epoch was scored"
-    options = _flat(_read_yaml(folder / CONFIG))
+    options = flat_options(_read_yaml(folder / CONFIG))
     return Run(
         folder,
         state,
@@ -197,13 +218,13 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat_options(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Options by their dotted names: `model.backbone` is the class, `model.backbone.width` an option of it."""
     flat: dict[str, str] = {}
     for name, value in content.items():
         path = prefix.removesuffix(".") if name in ("class_path", "init_args") else f"{prefix}{name}"
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{path}.")
+            flat |= flat_options(value, f"{path}.")
         elif value is not None:
             flat[path] = value if isinstance(value, str) else json.dumps(value)
     return flat

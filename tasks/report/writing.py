@@ -35,18 +35,34 @@ def write_report(sections: Sequence[Section], folder: Path, resamples: int = 100
     Raises:
         TaskError: The bundle of the charts has not been built.
     """
-    if not (PAGE / "vega.js").is_file():
-        raise TaskError("the code of the charts is missing; make it with: python -m tasks.report.bundle")
+    require_bundle()
     write_text(folder / "index.html", assemble({**report_content(sections, folder, resamples), "about": about}))
     return folder / "index.html"
 
 
-def assemble(content: Mapping[str, Any]) -> str:
-    """The page around its numbers."""
+def require_bundle() -> None:
+    """Looks for the code of the charts.
+
+    Raises:
+        TaskError: It has not been built.
+    """
+    if not (PAGE / "vega.js").is_file():
+        raise TaskError("the code of the charts is missing; make it with: python -m tasks.report.bundle")
+
+
+def assemble(content: Mapping[str, Any], live: bool = False) -> str:
+    """The page around its numbers.
+
+    Args:
+        content: The numbers.
+        live: Whether it asks its own server, and nobody else, for newer ones of another `version`.
+    """
     page = (PAGE / "page.html").read_text()
+    page = page.replace("/* connect-src */", "; connect-src 'self'" if live else "")
     for part in PARTS:
         page = page.replace(f"/* {part} */", (PAGE / part).read_text())
-    page = page.replace("/* scripts */", "\n".join((PAGE / script).read_text() for script in SCRIPTS))
+    scripts = (*SCRIPTS, "live.js") if live else SCRIPTS
+    page = page.replace("/* scripts */", "\n".join((PAGE / script).read_text() for script in scripts))
     # `<` could end the script element that holds the numbers.
     data = json.dumps(content, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return page.replace("/* data.json */", data)

@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ from tasks.run.evaluation_file import EVALUATION
 from tasks.run.facts import describe_data, device_name, package_versions, peak_memory
 from tasks.run.files import write_text
 from tasks.run.record import RunRecord, read_record
+from tasks.run.resume import SAVED_CONFIG
 from tasks.run.summary_file import SUMMARY, of_command
 from tasks.run.wandb_run import WandbRun
+
+UPLOADED = ("data.json", "metrics.csv")
+"""What is uploaded with the evaluation, beside summary and options."""
 
 
 class RunSummary(Callback):
@@ -110,7 +115,9 @@ class RunSummary(Callback):
         )
         for logger in trainer.loggers:
             if isinstance(logger, WandbRun):
-                logger.update_config(self._facts | {k: v for report in reports for k, v in report.numbers().items()})
+                logger.update_config(_as_config(self._facts, pl_module.class_names))
+                logger.update_config({name: value for report in reports for name, value in report.numbers().items()})
+                logger.add_tags(tags_of(self._facts))
                 logger.keep_best(pl_module.headline.logged(), pl_module.headline.direction)
                 for name in pl_module.beside_headline:
                     logger.keep_best(f"val/{name}", pl_module.headline.direction)
@@ -155,14 +162,15 @@ class RunSummary(Callback):
         self._write_evaluation(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds the whole training time, and per-class numbers to W&B."""
+        """Adds the whole training time; to W&B what it has no curves of: classes, costs, the hash of the data."""
         assert isinstance(pl_module, VisionTask)
-        self._write(trainer, self.best)
-        curves = {f"val/{name}" for name in pl_module.metrics.scores}
+        content = self._write(trainer, self.best)
+        curves = {*self._facts, *(f"val/{name}" for name in pl_module.metrics.scores), "epoch", "step", "exit"}
+        folder = Path(trainer.default_root_dir)
         for logger in trainer.loggers:
-            if isinstance(logger, WandbRun):
-                others = {name: value for name, value in self.best.items() if "/" in name and name not in curves}
-                logger.update_summary(others)
+            if isinstance(logger, WandbRun) and content is not None:
+                logger.update_summary({name: value for name, value in content.items() if name not in curves})
+                logger.log_evaluation([folder / file for file in (EVALUATION, SUMMARY, SAVED_CONFIG, *UPLOADED)])
 
     @rank_zero_only
     def _write_evaluation(self, trainer: Trainer, task: VisionTask) -> None:
@@ -173,7 +181,7 @@ class RunSummary(Callback):
         return of_command(file, self.subcommand)
 
     @rank_zero_only
-    def _write(self, trainer: Trainer, results: dict[str, Any]) -> None:
+    def _write(self, trainer: Trainer, results: dict[str, Any]) -> dict[str, Any]:
         self.energy.poll(now=True)
         measured = {
             "peak_memory_MB": round(peak_memory(trainer) / 2**20, 1),
@@ -189,6 +197,20 @@ class RunSummary(Callback):
             name: None if isinstance(value, float) and math.isnan(value) else value for name, value in content.items()
         }
         write_text(f"{trainer.default_root_dir}/{self._named(SUMMARY)}", json.dumps(finite, indent=2) + "\n")
+        return finite
+
+
+def _as_config(facts: dict[str, Any], class_names: Sequence[str]) -> dict[str, Any]:
+    """The facts beside the options in W&B, with their names; `data` is the data module's options there."""
+    flat = {name: value for name, value in facts.items() if name != "data"} | {"class_names": list(class_names)}
+    return flat | {"facts": sorted(flat)}
+
+
+def tags_of(facts: dict[str, Any]) -> list[str]:
+    """Task, backbone, attention, head and recipe of a run, each once, for W&B."""
+    attention = "no attention" if facts["attention"] == "none" else facts["attention"]
+    named = (facts["task"], facts["backbone"], attention, facts["head"], facts["recipe"])
+    return [tag for tag in dict.fromkeys(named) if tag != "none"]
 
 
 def _content_of(task: VisionTask) -> dict[str, Any]:

@@ -41,11 +41,16 @@ def read_summary(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError) as error:
         raise TaskError(f"{path} is not the summary of a run ({type(error).__name__})") from error
     if "headline" in content:
-        return {**content, "beside": [name for name in content.get("beside", "").split(", ") if name]}
+        return completed(content)
     if task not in _UNNAMED:
         raise TaskError(f"{path} does not say which number runs of {task!r} are compared by: it has no `headline`")
     headline, model = _UNNAMED[task]
     return {**content, "headline": headline, "direction": "max", "beside": [], "head": content[model]}
+
+
+def completed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A summary with the scores `beside` its headline as a list, as `read_summary` gives it."""
+    return {**content, "beside": [name for name in content.get("beside", "").split(", ") if name]}
 
 
 def update_summary(folder: Path, facts: Mapping[str, Any]) -> None:

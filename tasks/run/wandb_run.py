@@ -10,7 +10,7 @@ import json
 import os
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,11 @@ from tasks.run.wandb_messenger import Messenger
 
 _MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": "disabled"}
 
+SEED = re.compile(r"[-_]s(eed)?\d+$")
+"""What tells runs of one setting apart at the end of their names."""
+TAG = 64
+"""Characters that W&B allows in a tag."""
+
 
 @dataclass
 class WandbOptions:
@@ -36,15 +41,22 @@ class WandbOptions:
             Offline runs are uploaded later with `wandb sync RUN_FOLDER/wandb/offline-run-*`. The environment variable
             WANDB_MODE beats `auto`.
         project: Project that runs are collected in, of your own or, as TEAM/PROJECT, of a team.
-        group: Group within the project. Default: the task.
-        tags: Tags of the run.
+        group: Group within the project, which W&B folds into one line with its spread: SWEEP/SETTING for the runs of a
+            sweep, so that seeds fold. Default: the run's name without its seed (`a-seed3` is in the group `a`), the
+            task where the name has none.
+        job_type: Kind of work, by which W&B groups and filters.
+        tags: Tags of the run. Default: task, backbone, attention, head and recipe.
+        upload_evaluation: Upload `evaluation.npz`, with summary, options and curves, as an artifact when training ends.
+            It is a run folder for `tasks.compare`, which has intervals then.
         finish_seconds: Longest wait for the upload at the end of the command.
     """
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     project: str = "attndense"
     group: str | None = None
+    job_type: str = "fit"
     tags: list[str] | None = None
+    upload_evaluation: bool = False
     finish_seconds: float = 30.0
 
 
@@ -53,7 +65,7 @@ def make_wandb_run(options: WandbOptions, task: str, folder: Path) -> "WandbRun 
 
     Args:
         options: What the user wants.
-        task: `detect` or `segment`: the default group.
+        task: `detect` or `segment`: the group of a run whose name has no seed.
         folder: The run folder; the run is called after it, and its id is kept there.
 
     Raises:
@@ -68,10 +80,11 @@ def make_wandb_run(options: WandbOptions, task: str, folder: Path) -> "WandbRun 
         "name": folder.name,
         "entity": entity,
         "project": project,
-        "group": options.group or task,
+        "group": options.group or (SEED.sub("", folder.name) if SEED.search(folder.name) else task),
+        "job_type": options.job_type,
         "tags": options.tags,
     }
-    run = WandbRun(folder, mode, identity, options.finish_seconds)
+    run = WandbRun(folder, mode, identity, options.finish_seconds, options.upload_evaluation)
     if mode == "online":
         run.open()
     return run
@@ -96,11 +109,20 @@ class WandbRun(Logger):
         mode: `auto`, `online` or `offline`.
         identity: Arguments of `wandb.init` that name the run.
         finish_seconds: Longest wait at the end.
+        upload_evaluation: Whether `log_evaluation` does anything.
     """
 
-    def __init__(self, folder: Path, mode: str, identity: dict[str, Any], finish_seconds: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        mode: str,
+        identity: dict[str, Any],
+        finish_seconds: float,
+        upload_evaluation: bool = False,
+    ) -> None:
         super().__init__()
         self.folder, self.mode, self.identity, self.finish_seconds = folder, mode, identity, finish_seconds
+        self.upload_evaluation = upload_evaluation
         self._messenger: Messenger | None = None
         self._exit_code = 0
 
@@ -175,7 +197,19 @@ class WandbRun(Logger):
         self._send("keep_best", name, direction)
 
     @rank_zero_only
-    def update_summary(self, content: dict[str, float]) -> None:
+    def add_tags(self, tags: Sequence[str]) -> None:
+        """Tags the run, unless its tags were chosen."""
+        if self.identity.get("tags") is None:
+            self._send("add_tags", [tag[:TAG] for tag in tags])
+
+    @rank_zero_only
+    def log_evaluation(self, files: Sequence[Path]) -> None:
+        """Uploads files of the run folder as an artifact, where that was asked for."""
+        if self.upload_evaluation:
+            self._send("log_evaluation", [file for file in files if file.is_file()])
+
+    @rank_zero_only
+    def update_summary(self, content: dict[str, Any]) -> None:
         """Sets columns of W&B's table of runs."""
         self._send("update_summary", content)
 

@@ -114,7 +114,7 @@ class Session:
         with self._said.open("wb") as file:
             os.dup2(file.fileno(), 2)
         self._is_online = start.mode == "online"
-        self._image = wandb.Image
+        self._image, self._artifact = wandb.Image, wandb.Artifact
         self._file = start.folder / SENT
         self._sent = _read_sent(self._file, self.run.id)
         self._on_its_way: tuple[float, Sent] | None = None
@@ -154,6 +154,17 @@ class Session:
         self.run.define_metric(name, step_metric=STEP, summary="none")
         self._shown_best[name] = direction
         self._show_best(name)
+
+    def add_tags(self, tags: list[str]) -> None:
+        """Adds tags to those that the run has."""
+        self.run.tags = tuple(dict.fromkeys([*(self.run.tags or ()), *tags]))
+
+    def log_evaluation(self, files: list[Path]) -> None:
+        """Uploads files as an artifact of the run."""
+        artifact = self._artifact(f"run-{self.run.id}-evaluation", type="evaluation")
+        for file in files:
+            artifact.add_file(str(file))
+        self.run.log_artifact(artifact)
 
     def update_summary(self, content: dict[str, Any]) -> None:
         """Sets columns of W&B's table of runs."""

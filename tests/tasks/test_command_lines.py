@@ -279,6 +279,13 @@ def test_wandb_compares_runs_by_their_best_number(command: Command, monkeypatch:
     flat = {"task", "backbone", "attention", "detector", "parameters", "MACs", "seed", "git"}
     assert flat <= configured.keys() and not any(isinstance(configured[key], dict) for key in flat)
     assert configured["model"]["backbone"]["class_path"] == "backbones.MobileNetV2"  # the whole configuration besides
+    assert configured["data"]["class_path"] == "datamodules.COCO"
+    assert flat | {"class_names"} <= {*configured["facts"]} <= configured.keys()
+    (tags,) = (arguments[0] for method, *arguments in sent if method == "add_tags")
+    assert tags == ["detect", configured["backbone"], "no attention", configured["head"], configured["recipe"]]
+    (told,) = (arguments[0] for method, *arguments in sent if method == "update_summary")
+    assert {"data_hash", "seconds", "peak_memory_MB", "start"} <= told.keys() and not told.keys() & configured.keys()
+    assert not any(method == "log_evaluation" for method, *_ in sent)  # nothing is uploaded unless asked
     logged = {name for method, *arguments in sent if method == "log" for name in arguments[0]}
     assert {"val/mAP", "train/loss"} <= logged and not any(name.startswith("val/AP/") for name in logged)
 

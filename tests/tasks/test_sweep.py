@@ -52,7 +52,7 @@ def command(name: str, runs: Path, *more: str) -> list[str]:
     return [
         *("fit", "--config", "configs/detect/quickstart.yaml", "--resume", "auto"),
         *("--model.backbone", {"swin_t": "backbones.swin_t"}.get(backbone, backbone), "--seed_everything", seed),
-        *("--name", name, "--runs", str(runs), "--wandb.group", "tiny", "--data.num_workers=0", *more),
+        *("--name", name, "--runs", str(runs), "--wandb.group", f"tiny/{backbone}", "--data.num_workers=0", *more),
     ]
 
 

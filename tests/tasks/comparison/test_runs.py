@@ -60,7 +60,7 @@ def test_a_trained_run_is_read(task: str, trained: Callable[[str], Path]) -> Non
     per_class = {"detect": "AP", "segment": "IoU"}[task]
     logged = [summary[summary["headline"]], *(summary[f"val/{per_class}/{name}"] for name in run.class_names)]
     np.testing.assert_allclose(run.scores, [np.nan if value is None else value for value in logged], rtol=0, atol=1e-12)
-    assert len(run.images) == 7 == run.scorer.num_images
+    assert len(run.images) == 7 == len(run.score_images())
     found = compare(*[build_arm("one", [run], resamples=5), [build_arm("other", [run], resamples=5)]])[0]
     assert found.estimate.value[0] == 0 and found.p_corrected == 1
 

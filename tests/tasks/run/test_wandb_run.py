@@ -43,8 +43,8 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, fault: str | int | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, fault: str | int | None = None, handler: "type[Handler] | None" = None) -> None:
+        super().__init__(("127.0.0.1", 0), handler or Handler)
         self.fault = fault
         self.rows: list[dict[str, Any]] = []
         self.summary: dict[str, Any] = {}
@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer({})
         query = json.loads(data)
         name = re.search(r"(?:query|mutation)\s+(\w+)", query["query"])[1]
-        return self.answer({"data": getattr(self, name, lambda _: {})(query["variables"])})
+        return self.answer({"data": getattr(self, name, lambda _: {})(query.get("variables") or {})})
 
     def Viewer(self, _: dict[str, Any]) -> Any:
         return {
@@ -241,6 +241,21 @@ class TestProject:
             make(tmp_path, project=given)
 
 
+@pytest.mark.parametrize(
+    ("name", "group", "expected"),
+    [
+        ("se-seed3", None, "se"),
+        ("a_b_s12", None, "a_b"),
+        ("quickstart", None, "detect"),
+        ("glass", None, "detect"),
+        ("se-seed3", "mine", "mine"),
+    ],
+)
+def test_seeds_of_a_setting_share_a_group(tmp_path: Path, name: str, group: str | None, expected: str) -> None:
+    run = make(tmp_path / name, group=group)
+    assert (run.identity["group"], run.identity["job_type"]) == (expected, "fit")
+
+
 class TestId:
     def test_is_kept(self, tmp_path: Path, lines: list[str]) -> None:
         first = wandb_messenger._wandb_id(tmp_path)
@@ -293,6 +308,7 @@ def test_online_run_arrives_whole(tmp_path: Path, serve: Callable[..., Server], 
     run = make(tmp_path / "run", "online", project="team/proj", tags=["t"])
     assert had_wandb or "wandb" not in sys.modules  # none of it runs in this process
     run.update_config({"seed": 1, "folder": tmp_path, "model": {"width": 0.5}})
+    run.add_tags(["other"])
     log_steps(run, *range(4))
     run.log_metrics({"val/mAP": 0.2}, 4)
     run.log_pictures("val/pictures", [np.zeros((4, 4, 3), np.uint8)], ["17"], 4)
@@ -306,6 +322,7 @@ def test_online_run_arrives_whole(tmp_path: Path, serve: Callable[..., Server], 
     assert server.config["seed"]["value"] == 1 and server.config["model"]["value"] == {"width": 0.5}
     first = server.upserts[0]
     assert (first["entity"], first["project"], first["groupName"], first["tags"]) == ("team", "proj", "detect", ["t"])
+    assert first["jobType"] == "fit" and all(upsert["tags"] == ["t"] for upsert in server.upserts)  # the user's choice
     assert (first["displayName"], first["name"]) == ("run", (tmp_path / "run" / "wandb_id.txt").read_text())
     assert len(lines) == 1 and lines[0].startswith("W&B: http://127.0.0.1")
 
@@ -317,11 +334,13 @@ def test_resumed_run_draws_no_point_twice(tmp_path: Path, serve: Callable[..., S
     server = serve()
     folder = tmp_path / "run"
     run = make(folder, mode)
+    run.add_tags(["detect", 80 * "x"])
     log_steps(run, *range(5))
     run.log_metrics({"train/loss": 1 / 6}, 5)
     run.finish(1)
     time.sleep(1.1)  # W&B's folders are named after the second
     resumed = make(folder, mode)
+    resumed.add_tags(["detect", 80 * "x"])
     log_steps(resumed, 3, 4, 5, 6)
     resumed.finish(0)
     if mode == "offline":
@@ -330,6 +349,7 @@ def test_resumed_run_draws_no_point_twice(tmp_path: Path, serve: Callable[..., S
     assert {upsert["name"] for upsert in server.upserts} == {(folder / "wandb_id.txt").read_text()}
     assert curve(server, "train/loss") == [(step, pytest.approx(1 / (1 + step))) for step in range(7)]
     assert curve(server, "val/mAP") == [(step, pytest.approx(score(step))) for step in range(7)]
+    assert server.upserts[-1]["tags"] == ["detect", 64 * "x"]
     rows = [row["_step"] for row in server.rows]
     assert rows == list(range(len(rows)))
     assert server.summary["val/mAP"] == {"max": 0.5}
