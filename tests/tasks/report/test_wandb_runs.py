@@ -47,7 +47,7 @@ def parts_of(summary: dict[str, Any], folder: Path) -> tuple[dict[str, Any], dic
 
 def assert_same_run(found: Any, folder: Path, scores: dict[str, float]) -> None:
     expected = read_run(folder)
-    facts = {name for name in expected.summary if "/" not in name} - {"run", "data", "epoch", "step"}
+    facts = {name for name in expected.summary if "/" not in name} - {"run", "data", "epoch", "step", "exit"}
     assert {name: found.summary[name] for name in facts} == {name: expected.summary[name] for name in facts}
     assert {name: found.summary[name] for name in scores} == scores and found.summary["step"] == BEST + 1
     assert found.classes == list(CLASSES) and found.images_per_step == expected.images_per_step
