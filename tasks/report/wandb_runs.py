@@ -135,10 +135,9 @@ def as_run(logged: Logged, place: Path) -> Run:
     best = _best_row(logged.rows, str(facts["headline"]), str(facts["direction"]))
     if not best and state == "finished":
         state, reason = "broken", "no epoch was scored"
-    curves = {name for row in logged.rows for name in row}
-    summary = (
-        completed({**facts, **_told(class_names, curves, logged.summary, best), "run": logged.name}) if best else {}
-    )
+    of_curves = {name for row in logged.rows for name in row}
+    told = _told(class_names, of_curves, logged.summary, best) | {"run": logged.name, "exit": reason or state}
+    summary = completed(facts | told) if best else {}
     kept = {name: value for name, value in options.items() if not name.startswith("data/")}
     return Run(place, state, reason, summary, _splits(options), flat_options(kept), logged=_curves(logged.rows))
 
