@@ -1,14 +1,14 @@
-"""The command line: `python -m tasks.profile {attention,backbones,recipe,runs}`."""
+"""The command line: `python -m tasks.profile {attention,backbones,recipe,match,runs}`."""
 
 import json
 import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from backbones.zoo.registry import list_backbones
 from tasks.errors import TaskError
-from tasks.profile import backbones, costs, operators
+from tasks.profile import backbones, costs, match, operators
 
 
 def run_attention(options: Namespace) -> dict[str, Any]:
@@ -42,6 +42,24 @@ def run_recipe(options: Namespace) -> dict[str, Any]:
     return recipes.profile(options.source, options.more, *sizes, options.device, options.rounds)
 
 
+def run_match(options: Namespace) -> dict[str, Any]:
+    """Runs `python -m tasks.profile match`."""
+    costs.prepare(options.device)
+    setup = match.Setup(options.size, options.batch, options.device, options.rounds)
+    return match.match(options.source, options.step, options.tolerance, setup)
+
+
+def end_match(result: dict[str, Any], file: Path | None) -> None:
+    """Writes the match to a file, if there is one and a file is wanted; an error where there is none."""
+    if (reason := match.verdict(result)) is not None:
+        sys.exit(f"error: {reason}")
+    if file is not None:
+        try:
+            file.write_text(match.backbone_file(result))
+        except OSError as error:
+            sys.exit(f"error: cannot write {file}: {error.strerror}; the options above make the same network")
+
+
 def run_runs(options: Namespace) -> dict[str, Any]:
     """Runs `python -m tasks.profile runs`, which is also called `--runs`."""
     from tasks.profile import runs  # loads Lightning
@@ -66,7 +84,14 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _share(text: str) -> float:
+    if not 0 < float(text) < 1:
+        raise ValueError(text)
+    return float(text)
+
+
 _size.__name__, _positive.__name__ = "HEIGHTxWIDTH", "positive integer"  # argparse names them in its errors
+_share.__name__ = "share between 0 and 1"
 
 
 def main(args: list[str] | None = None) -> None:
@@ -114,6 +139,24 @@ def main(args: list[str] | None = None) -> None:
     part.add_argument("--batch", type=_positive, default=2, help="images (2)")
     part.set_defaults(run=run_recipe)
     part = commands.add_parser(
+        "match",
+        help="a backbone without attention that takes as long as one with it",
+        description="Looks for the plain host, narrower to wider or shallower to deeper, that takes as long as a "
+        "backbone with attention: the control that spends the same time otherwise. Both are timed in turn. "
+        "Exit code 1 where none is near enough.",
+    )
+    part.add_argument(
+        "source", type=Path, metavar="BACKBONE", help="a file such as configs/backbones/resnet50_cbam.yaml"
+    )
+    part.add_argument("--step", choices=get_args(match.Step), default="forward", help="what is timed (forward)")
+    part.add_argument("--size", type=_size, default=(800, 1333), help="pixels of the images, HEIGHTxWIDTH (800x1333)")
+    part.add_argument("--batch", type=_positive, default=1, help="images (1)")
+    part.add_argument(
+        "--tolerance", type=_share, default=0.05, help="difference of times, as a share, that counts as equal (0.05)"
+    )
+    part.add_argument("--write", type=Path, metavar="FILE", help="write the match as a file for configs/backbones")
+    part.set_defaults(run=run_match, format=match.format_table)
+    part = commands.add_parser(
         "runs",
         help="the networks of trained runs, each configuration once, in turn",
         description="Latency of one image, time of a training step and memory of the networks of runs, measured in "
@@ -128,6 +171,7 @@ def main(args: list[str] | None = None) -> None:
         (commands.choices["attention"], 5),
         (commands.choices["backbones"], 3),
         (commands.choices["recipe"], 3),
+        (commands.choices["match"], 5),
         (commands.choices["runs"], 10),
     ):
         part.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (cpu, one thread)")
@@ -136,8 +180,8 @@ def main(args: list[str] | None = None) -> None:
         )
         part.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = sys.argv[1:] if args is None else args
-    if args[:1] == ["--runs"]:  # so is it called elsewhere
-        args = ["runs", *args[1:]]
+    if args[:1] in (["--match"], ["--runs"]):  # so are they called elsewhere
+        args = [args[0].removeprefix("--"), *args[1:]]
     options, more = parser.parse_known_args(args)
     if more and options.run is not run_recipe:
         parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -147,6 +191,8 @@ def main(args: list[str] | None = None) -> None:
     except TaskError as error:
         sys.exit(f"error: {error}")
     print(json.dumps(result, indent=2) if options.json else options.format(result))  # noqa: T201
+    if options.run is run_match:
+        end_match(result, options.write)
 
 
 if __name__ == "__main__":

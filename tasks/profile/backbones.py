@@ -1,6 +1,6 @@
 """Published networks on an image, without their classifiers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -44,11 +44,16 @@ def calls_in_fresh_process(name: str, *sizes: str) -> costs.Calls:
 
 def count(name: str, rows: int, columns: int, batch: int) -> dict[str, Any]:
     """Name, parameters and multiply-accumulates of a backbone; no number is computed, so every size is quick."""
+    return {"name": name} | count_network(lambda: build_backbone(name), rows, columns, batch)
+
+
+def count_network(make: Callable[[], nn.Module], rows: int, columns: int, batch: int) -> dict[str, int]:
+    """Parameters and multiply-accumulates of what a function makes."""
     with torch.device("meta"):
-        network = build_backbone(name).eval()
+        network = make().eval()
         image = torch.zeros(batch, 3, rows, columns)
         macs = count_macs(lambda: network(image))
-    return {"name": name, "parameters": sum(value.numel() for value in network.parameters()), "MACs": macs}
+    return {"parameters": sum(value.numel() for value in network.parameters()), "MACs": macs}
 
 
 def measure(name: str, size: tuple[int, int], batch: int, device: str, rounds: int) -> costs.Row:

@@ -50,19 +50,21 @@ def build(source: Path, more: Sequence[str], classes: int | None) -> Any:
         TaskError: There is no such recipe or run.
         SystemExit: The command line has refused an option, in its own words.
     """
-    config = source / SAVED_CONFIG if source.is_dir() else source
+    is_run = source.is_dir()
+    config = source / SAVED_CONFIG if is_run else source
     if not config.is_file():
         raise TaskError(f"there is no {config}; give a recipe, or the folder of a run, such as runs/detect/NAME")
-    kind = next((kind for kind in MAINS if kind in (yaml.safe_load(config.read_text()).get("model") or {})), None)
+    content = yaml.safe_load(config.read_text())
+    kind = next((kind for kind in MAINS if kind in (content.get("model") or {})), None)
     if kind is None:
         raise TaskError(f"{config} is no recipe: its model has neither {' nor '.join(MAINS)}")
-    checkpoint = newest_good_checkpoint(source) if source.is_dir() else None
-    if classes is None and checkpoint is not None:
+    checkpoint = newest_good_checkpoint(source) if classes is None and is_run else None
+    if checkpoint is not None:
         classes = len(read_checkpoint(checkpoint.path)["hyper_parameters"]["class_names"])
     arguments = ["fit", f"--config={config}", *more, *_without_training(kind, classes)]
-    shown = shown_config(kind, arguments)
+    shown = content if is_run and not more else shown_config(kind, arguments)  # a run's config is whole
     own = (shown["model"]["backbone"].get("init_args") or {}).get("weights")
-    if own is not None or shown["host"]["weights"] is not None:
+    if own is not None or (shown.get("host") or {}).get("weights") is not None:
         arguments.append("--model.backbone.weights=null")
     _built.clear()
     _run(kind, [*arguments, "--model.weights=null", f"--trainer.callbacks+={__name__}.{EndWhenBuilt.__name__}"])

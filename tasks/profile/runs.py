@@ -25,7 +25,7 @@ from torch import Tensor
 from tasks.errors import TaskError
 from tasks.profile import costs
 from tasks.profile.timing import milliseconds, time_in_turn
-from tasks.report.runs import COSTS, Run, find_runs
+from tasks.report.runs import CONFIG, COSTS, Run, find_runs
 from tasks.run.facts import device_name
 from tasks.run.files import write_text
 from tasks.run.lock import host_name
@@ -88,7 +88,7 @@ class Network:
 
 
 def networks_of(runs: Sequence[Run], setup: Setup) -> list[Network]:
-    """Folds runs whose networks cost the same; those without options or without a summary are left out."""
+    """Folds runs whose networks cost the same; those without options, or without a summary, are left out."""
     together: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         if run.options and run.summary.get("classes"):
@@ -230,11 +230,14 @@ def profile(folders: Sequence[Path], setup: Setup) -> dict[str, Any]:
     Raises:
         TaskError: There is no run, or none whose network can be measured.
     """
-    networks = networks_of(find_runs(folders), setup)
+    runs = find_runs(folders)
+    networks = networks_of(runs, setup)
     result = measure(networks, setup)
+    known = {run.folder for network in networks for run in network.runs}
+    unknown = [str(run.folder) for run in runs if run.folder not in known]
+    result["skipped"] += [{"name": name, "reason": f"it has no {CONFIG}, or no summary"} for name in unknown]
     if not result["rows"]:
-        reasons = [f"{each['name']}: {each['reason']}" for each in result["skipped"]]
-        raise TaskError("; ".join(reasons) or "no run has options and a summary, from which its network follows")
+        raise TaskError("; ".join(f"{each['name']}: {each['reason']}" for each in result["skipped"]))
     for row in result["rows"]:
         content = {name: value for name, value in row.items() if name not in ("name", "runs")}
         for folder in row["runs"]:

@@ -75,6 +75,13 @@ def _places(runs: Sequence[Run]) -> Counter[str]:
 
 
 def _place(run: Run) -> str:
+    """The machine, and sizes that are not the run's own."""
     known = run.measured
-    threads = f"{known.get('threads')} thread{'' if known.get('threads') == 1 else 's'}"
-    return f"{known.get('machine')} ({known.get('device')}), {threads}, torch {known.get('torch')}"
+    words = [f"{known.get('machine')} ({known.get('device')})"]
+    words.append(f"{known.get('threads')} thread{'' if known.get('threads') == 1 else 's'}")
+    words.append(f"torch {known.get('torch')}")
+    if known.get("image_size") != run.summary.get("image_size"):
+        words.append(f"images of {known.get('image_size')}")
+    if str(known.get("batch")) != run.options.get("data.batch_size"):
+        words.append(f"batches of {known.get('batch')}")
+    return ", ".join(words)

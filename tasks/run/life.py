@@ -96,6 +96,10 @@ class RunLife(Checkpoint):
         decision = self.guard.before_step(trainer, pl_module, self.agreement, self.stop.signal, due)
         self._agreed_stop, self._save_is_due = decision.stop, decision.save
 
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Counts the step, before a validation that may not end."""
+        self.last_step = trainer.global_step
+
     def on_validation_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Leaves the validation if it is time to stop."""
         self._agreed_stop = self.agreement.on(self.stop.signal).stop
@@ -134,7 +138,6 @@ class RunLife(Checkpoint):
 
     def after_step(self, trainer: Trainer) -> None:
         """Stops, or saves where it is due."""
-        self.last_step = trainer.global_step
         self._stop_if_agreed(trainer)
         if self._save_is_due:
             self.save_last(trainer)

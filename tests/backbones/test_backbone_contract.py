@@ -13,7 +13,7 @@ from backbones import Backbone, MobileNetV2, ResNet
 
 BACKBONES = [  # of both hosts one in every run; every host in its defaults: test_zoo.py
     pytest.param(lambda: ResNet(18), id="resnet18", marks=pytest.mark.slow),
-    pytest.param(lambda: ResNet(34, SqueezeExcitation, (2, 4), output_stride=16), id="resnet34-se-os16"),
+    pytest.param(lambda: ResNet(18, SqueezeExcitation, (2, 4), output_stride=16), id="resnet18-se-os16"),
     pytest.param(lambda: ResNet(50, CBAM, output_stride=8), id="resnet50-cbam-os8", marks=pytest.mark.slow),
     pytest.param(lambda: ResNet(18, CoordinateAttention, placement="pre"), id="resnet18-ca-pre"),
     pytest.param(MobileNetV2, id="mobilenet", marks=pytest.mark.slow),

@@ -120,6 +120,7 @@ class TestFormats:
         assert options["backbone"]["init_args"].pop("dilation") == "a_trous"
         assert {"_instantiator": FORMAT_1["_instantiator"], **options} == FORMAT_1 | {
             "headline": None,
+            "validation_loss": False,
             "parameter_rules": FORMAT_1["parameter_rules"] | {"decay_biases": False},
         }
         old = tmp_path / "old.ckpt"
@@ -197,6 +198,7 @@ class TestFormats:
             "channels_last": False,
             "compile_backbone": False,
             "headline": None,
+            "validation_loss": False,
         }
         other = DetectionTask.load_from_checkpoint(tmp_path / "a.ckpt", options=task().options)
         state = other.state_dict()

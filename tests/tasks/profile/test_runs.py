@@ -59,9 +59,9 @@ def test_seeds_share_what_is_measured_once_and_compare_shows_it(
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "run.json").write_text("{}")
     capsys.readouterr()
-    main(["--runs", str(tmp_path), "--rounds=2", "--batch=2", "--json"])
+    main(["--runs", str(tmp_path), "--rounds=2", "--batch=2", "--size=64x96", "--json"])
     result = json.loads(capsys.readouterr().out)
-    assert result["skipped"] == []
+    assert [Path(each["name"]).name for each in result["skipped"]] == ["empty"]
     assert [row["runs"] for row in result["rows"]] == [[str(folders[0]), str(folders[1])], [str(folders[2])]]
     content = [json.loads((folder / "costs.json").read_text()) for folder in folders]
     assert (
@@ -73,7 +73,7 @@ def test_seeds_share_what_is_measured_once_and_compare_shows_it(
         for name in ("latency_ms", "training_step_ms"):
             assert 0 < known[f"{name}_min"] <= known[name] <= known[f"{name}_max"]
         assert known["latency_ms"] < known["training_step_ms"]
-        assert (known["threads"], known["batch"], known["image_size"], known["rounds"]) == (1, 2, "160x160", 2)
+        assert (known["threads"], known["batch"], known["image_size"], known["rounds"]) == (1, 2, "64x96", 2)
         assert known["torch"] == torch.__version__ and known["machine"] and known["device"] and known["time"]
     assert (content[0]["training_MB"], content[2]["inference_MB"]) == (70.5, 5.0)
     assert content[2]["training_step_ms"] > content[0]["training_step_ms"]  # twice as wide
@@ -86,6 +86,7 @@ def test_seeds_share_what_is_measured_once_and_compare_shows_it(
     shown = capsys.readouterr().out
     assert f"{content[2]['latency_ms']:.1f} ms" in shown and "140.0 MB" in shown
     assert f"latency, training step and memory measured on {content[0]['machine']} (" in shown
+    assert f"torch {torch.__version__}, images of 64x96, batches of 2" in shown  # not those of the run
     (folders[2] / "costs.json").write_text(json.dumps(content[2] | {"machine": "elsewhere"}))
     (folders[1] / "costs.json").unlink()
     compare.main([str(tmp_path)])
@@ -124,7 +125,7 @@ def test_what_cannot_be_measured_is_said_in_a_line(
     with pytest.raises(SystemExit, match=r"error: no summary.json below .*nothing; expected run folders"):
         main(["runs", str(tmp_path / "nothing")])
     (copies("bare", 0) / "config.fit.yaml").unlink()
-    with pytest.raises(SystemExit, match="error: no run has options and a summary"):
+    with pytest.raises(SystemExit, match=r"error: .*bare: it has no config.fit.yaml, or no summary"):
         main(["runs", str(tmp_path)])
     copies("odd", 0, width="seven")
     with pytest.raises(SystemExit, match=r"error: .*odd: its options are refused, see above"):

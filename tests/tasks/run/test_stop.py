@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.run import exit_codes
+from tasks.run.record import read_record
 from tasks.run.stop import SAME_REQUEST, StopRequests
 from tests.tasks.running import Running, fit_arguments, require_equal_runs, run, two_processes
 
@@ -49,6 +50,13 @@ def whole_of_two(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     code, output = run("detect", fit_arguments("detect", shapes, runs, "run", *two_processes()))
     assert code == 0, output
     return runs / "detect" / "run"
+
+
+def chain(folder: Path) -> list[tuple[int, int | None, str]]:
+    """Where each start of a run went on, how far it came, and how it ended."""
+    record = read_record(folder)
+    assert record is not None
+    return [(start.step, start.last_step, start.reason) for start in record.starts]
 
 
 class TestRequests:
@@ -105,6 +113,7 @@ def test_sigterm_saves_and_the_continued_run_equals_one_that_nobody_stopped(
     assert code == exit_codes.TERMINATED
     assert output.splitlines()[-1].startswith("continue: python -m tasks.detect fit --config ")
     require_equal_runs(short, tmp_path / "detect" / "run")
+    assert chain(tmp_path / "detect" / "run") == [(0, 3, "stopped by SIGTERM"), (3, 6, "finished")]
 
 
 def test_kill_loses_no_more_than_the_steps_since_the_last_save(shapes: Path, tmp_path: Path, short: Path) -> None:
@@ -115,6 +124,8 @@ def test_kill_loses_no_more_than_the_steps_since_the_last_save(shapes: Path, tmp
     code, output = run("detect", [*arguments, "--resume=auto"])
     assert code == 0 and "step 4, epoch 1" in output, output
     require_equal_runs(short, tmp_path / "detect" / "run")
+    (_, logged, reason), last = chain(tmp_path / "detect" / "run")
+    assert logged in (4, 5, 6) and reason == "killed" and last == (4, 6, "finished")
 
 
 @pytest.mark.slow
