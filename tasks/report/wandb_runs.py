@@ -128,7 +128,7 @@ def as_run(logged: Logged, place: Path) -> Run:
         state, reason = ("unfinished" if stopped else "broken"), STOPS.get(logged.exit_code, words.partition(";")[0])
     named = logged.config.get("facts")
     if not isinstance(named, list) or "headline" not in named:
-        return Run(place, "broken", "it was not logged by attndense, or by an earlier version: its config names no facts")
+        return Run(place, "broken", "not logged by attndense, or by an earlier version: its config names no facts")
     facts = {name: logged.config.get(name) for name in named}
     class_names = facts.pop("class_names", None) or []
     options = {name: value for name, value in logged.config.items() if name not in (*named, "facts", "_wandb")}
