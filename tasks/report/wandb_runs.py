@@ -128,17 +128,16 @@ def as_run(logged: Logged, place: Path) -> Run:
         state, reason = ("unfinished" if stopped else "broken"), STOPS.get(logged.exit_code, words.partition(";")[0])
     named = logged.config.get("facts")
     if not isinstance(named, list) or "headline" not in named:
-        return Run(place, "broken", "it is no run of this project, or of an earlier version: its config names no facts")
+        return Run(place, "broken", "not logged by attndense, or by an earlier version: its config names no facts")
     facts = {name: logged.config.get(name) for name in named}
     class_names = facts.pop("class_names", None) or []
     options = {name: value for name, value in logged.config.items() if name not in (*named, "facts", "_wandb")}
     best = _best_row(logged.rows, str(facts["headline"]), str(facts["direction"]))
     if not best and state == "finished":
         state, reason = "broken", "no epoch was scored"
-    curves = {name for row in logged.rows for name in row}
-    summary = (
-        completed({**facts, **_told(class_names, curves, logged.summary, best), "run": logged.name}) if best else {}
-    )
+    of_curves = {name for row in logged.rows for name in row}
+    told = _told(class_names, of_curves, logged.summary, best) | {"run": logged.name, "exit": reason or state}
+    summary = completed(facts | told) if best else {}
     kept = {name: value for name, value in options.items() if not name.startswith("data/")}
     return Run(place, state, reason, summary, _splits(options), flat_options(kept), logged=_curves(logged.rows))
 

@@ -282,7 +282,7 @@ def test_wandb_compares_runs_by_their_best_number(command: Command, monkeypatch:
     assert configured["data"]["class_path"] == "datamodules.COCO"
     assert flat | {"class_names"} <= {*configured["facts"]} <= configured.keys()
     (tags,) = (arguments[0] for method, *arguments in sent if method == "add_tags")
-    assert tags == ["detect", configured["backbone"], "no attention", configured["head"], configured["recipe"]]
+    assert tags == [configured[name] for name in ("task", "backbone", "attention", "head", "recipe")]
     (told,) = (arguments[0] for method, *arguments in sent if method == "update_summary")
     assert {"data_hash", "seconds", "peak_memory_MB", "start"} <= told.keys() and not told.keys() & configured.keys()
     assert not any(method == "log_evaluation" for method, *_ in sent)  # nothing is uploaded unless asked

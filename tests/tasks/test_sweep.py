@@ -317,7 +317,9 @@ def test_variants_of_the_recipe(
     for line, label in zip(commands.splitlines(), labels, strict=True):
         backbone, variant, seed = label.split("-")
         one = command(f"tiny/{backbone}-{seed}", tmp_path, *variants[variant], "--data.root=R")
-        expected = [f"tiny/{label}" if word.startswith("tiny/") else word for word in one]
+        setting = label.rpartition("-")[0]
+        named = {f"tiny/{backbone}-{seed}": f"tiny/{label}", f"tiny/{backbone}": f"tiny/{setting}"}
+        expected = [named.get(word, word) for word in one]
         assert shlex.split(line) == ["python", "-m", "tasks.detect", *expected]
     rows = [line.split() for line in cost.splitlines()]
     assert [row[0] for row in rows[:-1]] == labels
