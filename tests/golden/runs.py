@@ -61,7 +61,7 @@ def read_curve(table: Path) -> Curve:
     """The columns of a run's table, without those that depend on the clock."""
     with table.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    names = sorted(name for name in rows[0] if not name.startswith("perf/"))
+    names = sorted(name for name in rows[0] if not name.startswith(("perf/", "seconds")))
     return {name: [number(row[name]) for row in rows] for name in names}
 
 
