@@ -2,7 +2,7 @@
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _SubParsersAction
 from pathlib import Path
 from typing import Any, get_args
 
@@ -94,14 +94,7 @@ _size.__name__, _positive.__name__ = "HEIGHTxWIDTH", "positive integer"  # argpa
 _share.__name__ = "share between 0 and 1"
 
 
-def main(args: list[str] | None = None) -> None:
-    """Runs the command line.
-
-    Args:
-        args: Arguments; default: those of the process.
-    """
-    parser = ArgumentParser(prog="python -m tasks.profile", description="Measures what parts of a model cost.")
-    commands = parser.add_subparsers(required=True, metavar="PART")
+def _add_attention(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part = commands.add_parser(
         "attention",
         help="attention operators on one map, beside a 3x3 convolution",
@@ -114,6 +107,9 @@ def main(args: list[str] | None = None) -> None:
         "--names", help="operators, or your own classes as MODULE.CLASS, separated by commas (all operators)"
     )
     part.set_defaults(run=run_attention, format=operators.format_table)
+
+
+def _add_backbones(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part = commands.add_parser(
         "backbones",
         help="published networks on images",
@@ -124,6 +120,9 @@ def main(args: list[str] | None = None) -> None:
     part.add_argument("--size", type=_size, default=(800, 1333), help="pixels of the images, HEIGHTxWIDTH (800x1333)")
     part.add_argument("--batch", type=_positive, default=1, help="images (1)")
     part.set_defaults(run=run_backbones, format=backbones.format_table)
+
+
+def _add_recipe(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part = commands.add_parser(
         "recipe",
         help="the model of a recipe or a run, by part",
@@ -138,6 +137,9 @@ def main(args: list[str] | None = None) -> None:
     part.add_argument("--size", type=_size, help="pixels of the images, HEIGHTxWIDTH (those of the recipe)")
     part.add_argument("--batch", type=_positive, default=2, help="images (2)")
     part.set_defaults(run=run_recipe)
+
+
+def _add_match(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part = commands.add_parser(
         "match",
         help="a backbone without attention that takes as long as one with it",
@@ -156,6 +158,9 @@ def main(args: list[str] | None = None) -> None:
     )
     part.add_argument("--write", type=Path, metavar="FILE", help="write the match as a file for configs/backbones")
     part.set_defaults(run=run_match, format=match.format_table)
+
+
+def _add_runs(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part = commands.add_parser(
         "runs",
         help="the networks of trained runs, each configuration once, in turn",
@@ -167,6 +172,13 @@ def main(args: list[str] | None = None) -> None:
     part.add_argument("--batch", type=_positive, help="images of a training step (those of a process of each run)")
     part.add_argument("--threads", type=_positive, default=1, help="threads of the processor (1)")
     part.set_defaults(run=run_runs)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="python -m tasks.profile", description="Measures what parts of a model cost.")
+    commands = parser.add_subparsers(required=True, metavar="PART")
+    for add in (_add_attention, _add_backbones, _add_recipe, _add_match, _add_runs):
+        add(commands)
     for part, rounds in (
         (commands.choices["attention"], 5),
         (commands.choices["backbones"], 3),
@@ -179,6 +191,16 @@ def main(args: list[str] | None = None) -> None:
             "--rounds", type=_positive, default=rounds, help=f"runs of which the median counts ({rounds})"
         )
         part.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        args: Arguments; default: those of the process.
+    """
+    parser = _parser()
     args = sys.argv[1:] if args is None else args
     if args[:1] in (["--match"], ["--runs"]):  # so are they called elsewhere
         args = [args[0].removeprefix("--"), *args[1:]]

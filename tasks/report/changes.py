@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.comparison import RunScores
+from tasks.report.groups import rounded
 
 MOST = 6
 """Images of a pair that are named, of those that gained and of those that lost."""
@@ -39,7 +40,7 @@ def image_changes(arms: Sequence[Sequence[RunScores]], pictured: Sequence[str]) 
     return {
         "pairs": pairs,
         "files": {place: first.images[place] for place in named},
-        "scores": {place: [_rounded(value) for value in scores[:, place].tolist()] for place in named},
+        "scores": {place: [rounded(value, DIGITS) for value in scores[:, place].tolist()] for place in named},
         "pictures": shown,
     }
 
@@ -49,7 +50,3 @@ def _most_different(gains: NDArray[np.float64]) -> list[int]:
     order = order[~np.isnan(gains[order]) & (gains[order] != 0)]
     up, down = order[gains[order] > 0][:MOST], order[gains[order] < 0][-MOST:]
     return [*map(int, up), *map(int, down)]
-
-
-def _rounded(value: float) -> float | None:
-    return None if value != value else round(value, DIGITS)

@@ -19,10 +19,10 @@ from tasks.comparison import (
 from tasks.errors import TaskError
 from tasks.report.changes import image_changes
 from tasks.report.costs import costs_of
-from tasks.report.groups import Group, spread_of
+from tasks.report.groups import Group, rounded, spread_of
 
-DIGITS, CLASS_DIGITS = 6, 4
-"""Decimal places of what is kept of a score, and of that of a class: there are hundreds of those."""
+CLASS_DIGITS = 4
+"""Decimal places of what is kept of the score of a class: there are hundreds of those."""
 
 IN_WANDB = (
     "{} of the rows are of runs in W&B, which has no evaluation.npz: intervals come of their run folders, or of the "
@@ -67,7 +67,7 @@ def differences(
             [_pair(one.estimate, one.class_p_corrected) for one in rivals[place:]] for place, rivals in enumerate(found)
         ],
         "corrected": [
-            [None if one is None else _rounded(one.p_corrected) for one in (*rivals[:place], None, *rivals[place:])]
+            [None if one is None else rounded(one.p_corrected) for one in (*rivals[:place], None, *rivals[place:])]
             for place, rivals in enumerate(found)
         ],
         "front": _fronts(kept, arms),
@@ -103,18 +103,13 @@ def _pair(estimate: Estimate, class_p_values: Iterable[float]) -> list[Any]:
     low, high = estimate.interval()
     halves = (high - low) / 2
     columns = zip(estimate.value[1:], halves[1:], class_p_values, strict=True)
-    classes = [[_rounded(number, CLASS_DIGITS) for number in column] for column in columns]
+    classes = [[rounded(number, CLASS_DIGITS) for number in column] for column in columns]
     numbers = (estimate.value[0], *_interval(estimate, 0), estimate.above_zero[0], estimate.p_value[0])
-    return [*map(_rounded, numbers), estimate.with_seeds, classes]
+    return [*map(rounded, numbers), estimate.with_seeds, classes]
 
 
 def _interval(estimate: Estimate, column: int) -> list[float | None]:
-    return [_rounded(end[column]) for end in estimate.interval()]
-
-
-def _rounded(value: float | None, digits: int = DIGITS) -> float | None:
-    """As many digits as are kept; None of what is not defined."""
-    return None if value is None or value != value else round(float(value), digits)
+    return [rounded(end[column]) for end in estimate.interval()]
 
 
 def _fronts(groups: Sequence[Group], arms: Sequence[Arm]) -> dict[str, list[float | None]]:
@@ -125,6 +120,6 @@ def _fronts(groups: Sequence[Group], arms: Sequence[Arm]) -> dict[str, list[floa
         if len(known) > 1:
             means = [spread.mean for spread in spreads if spread is not None]
             shares = share_on_front([arms[place] for place in known], means)
-            by_place = dict(zip(known, map(_rounded, shares), strict=True))
+            by_place = dict(zip(known, map(rounded, shares), strict=True))
             fronts[cost.name] = [by_place.get(place) for place in range(len(groups))]
     return fronts

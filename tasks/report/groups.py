@@ -39,6 +39,11 @@ def spread_of(values: Iterable[float | None]) -> Spread | None:
     return Spread(math.fsum(defined) / len(defined), deviation, len(defined))
 
 
+def rounded(value: float | None, digits: int = 6) -> float | None:
+    """As many decimal places as a report keeps; None of what is not defined."""
+    return None if value is None or value != value else round(float(value), digits)
+
+
 @dataclass(frozen=True)
 class Group:
     """Finished runs that agree in some keys.

@@ -14,6 +14,7 @@ from tasks.errors import TaskError
 from tasks.report.differences import differences
 from tasks.report.groups import Group, in_groups
 from tasks.report.keys import Keys
+from tasks.report.known_runs import KnownRuns
 from tasks.report.runs import Run
 from tasks.report.sections import Section
 from tasks.report.tables import markdown
@@ -102,7 +103,7 @@ def difference_table(groups: Sequence[Group], resamples: int) -> str:
 
     The baseline is the group without attention; where there is none, the best.
     """
-    found = differences(groups, resamples)
+    found = differences(groups, resamples, read_scores=KnownRuns((), resamples).scores)  # in little memory
     by_folder = {str(run.folder): group for group in groups for run in group.runs}
     compared = [by_folder[arm["runs"][0]] for arm in found["arms"]]
     lines = [f"- {words}" for words in found["left_out"]]

@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.errors import TaskError
 from tasks.report.content import report_content
+from tasks.report.known_runs import KnownRuns
 from tasks.report.sections import Section
 from tasks.run.files import write_text
 
@@ -36,7 +37,8 @@ def write_report(sections: Sequence[Section], folder: Path, resamples: int = 100
         TaskError: The bundle of the charts has not been built.
     """
     require_bundle()
-    write_text(folder / "index.html", assemble({**report_content(sections, folder, resamples), "about": about}))
+    content = report_content(sections, folder, resamples, KnownRuns((), resamples).scores)  # in little memory
+    write_text(folder / "index.html", assemble({**content, "about": about}))
     return folder / "index.html"
 
 
