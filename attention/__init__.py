@@ -23,7 +23,9 @@ from attention.channelized_axial import ChannelizedAxialAttention
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.coordinate import CoordinateAttention
 from attention.criss_cross import CrissCrossAttention
+from attention.depthwise import DepthwiseConvolution
 from attention.diagonality import diagonality_loss
+from attention.dynamic_filter import DynamicFilter
 from attention.efficient_channel import EfficientChannelAttention
 from attention.elsa import ELSA
 from attention.global_context import GlobalContext
@@ -32,6 +34,7 @@ from attention.identity_start import IdentityStart
 from attention.lavit import LessAttention, VanillaAttention
 from attention.learn_to_pay import LearnToPayAttention, LearnToPayClassifier
 from attention.learned_relative import LearnedRelativeSelfAttention
+from attention.local_filter import LocalFilter
 from attention.maps import AttentionMap, record_attention
 from attention.non_local import NonLocal
 from attention.quadratic import QuadraticSelfAttention
@@ -40,6 +43,7 @@ from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
+from attention.window import WindowAttention
 
 __all__ = [
     "BAM",
@@ -56,6 +60,8 @@ __all__ = [
     "ContentRelativeSelfAttention",
     "CoordinateAttention",
     "CrissCrossAttention",
+    "DepthwiseConvolution",
+    "DynamicFilter",
     "EfficientChannelAttention",
     "GlobalContext",
     "HaloAttention",
@@ -64,6 +70,7 @@ __all__ = [
     "LearnToPayClassifier",
     "LearnedRelativeSelfAttention",
     "LessAttention",
+    "LocalFilter",
     "Mixer",
     "NonLocal",
     "Operator",
@@ -75,6 +82,7 @@ __all__ = [
     "StandAloneSelfAttention",
     "StaticGate",
     "VanillaAttention",
+    "WindowAttention",
     "diagonality_loss",
     "record_attention",
 ]

@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attention.base import Operator, check_at_least
-from attention.functional.layout import in_format_of
+from attention.functional.layout import merge_windows, split_windows, window_mask
 from attention.functional.logits import at_least_float32, autocast_off, precise_logits
 
 
@@ -222,30 +221,6 @@ def check_scores(scores: Tensor, heads: int, window: int) -> None:
             f"scores of shape {tuple(scores.shape)} do not fit heads={heads} and window={window}; "
             f"give scores of shape (windows, {heads}, {window**2}, {window**2})"
         )
-
-
-def split_windows(x: Tensor, window: int) -> Tensor:
-    """Cuts a map into windows, zeros at its end: (B, C, H, W) -> (B ceil(H / w) ceil(W / w), w^2, C)."""
-    batch, channels, height, width = x.shape
-    rows, columns = (height + window - 1) // window, (width + window - 1) // window
-    padded = F.pad(x, (0, columns * window - width, 0, rows * window - height))
-    split = padded.reshape(batch, channels, rows, window, columns, window)
-    return split.permute(0, 2, 4, 3, 5, 1).flatten(3, 4).flatten(0, 2)
-
-
-def merge_windows(tokens: Tensor, x: Tensor, window: int) -> Tensor:
-    """Puts windows (M, w^2, C) back in the place of a map (B, ., H, W), whose size and memory format they take."""
-    batch, _, height, width = x.shape
-    rows, columns = (height + window - 1) // window, (width + window - 1) // window
-    cells = tokens.reshape(batch, rows, columns, window**2, tokens.shape[2]).permute(0, 4, 3, 1, 2)
-    merged = F.pixel_shuffle(cells.flatten(1, 2), window)  # exports for any size, which a reshape does not
-    return in_format_of(x, F.pad(merged, (0, width - columns * window, 0, height - rows * window)))
-
-
-def window_mask(x: Tensor, window: int) -> Tensor:
-    """Which tokens of the windows of a map (B, C, H, W) lie inside it, (M, w^2); every window has some."""
-    inside = torch.ones_like(x[:, :1], dtype=torch.bool)
-    return split_windows(inside, window).squeeze(2)
 
 
 def _valid_or_none(x: Tensor, window: int) -> Tensor | None:

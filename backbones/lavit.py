@@ -15,7 +15,8 @@ from torchvision.ops import StochasticDepth
 from attention.attention_residual import AttentionResidual, Pooling
 from attention.base import check_at_least, check_choice, check_divides
 from attention.diagonality import diagonality_loss
-from attention.lavit import LessAttention, VanillaAttention, window_mask
+from attention.functional.layout import window_mask
+from attention.lavit import LessAttention, VanillaAttention
 from backbones.base import Backbone, LeftOut
 from backbones.checkpointing import checkpointed
 from backbones.conversions.lavit import resized_positions, resized_transform

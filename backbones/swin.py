@@ -14,6 +14,7 @@ from torchvision.models import Swin_B_Weights, Swin_S_Weights, Swin_T_Weights, W
 from torchvision.ops.misc import Permute
 
 from attention.base import Mixer, check_at_least, check_choice, check_divides
+from attention.local_filter import LocalFilter
 from backbones.base import Backbone
 from backbones.checkpointing import checkpointed
 from backbones.conversions.swin import from_any_swin, resized_table
@@ -41,6 +42,7 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
         heads: Number of heads.
         shift_small_maps: Whether windows are also shifted along sides that one window covers.
         shift_together: Whether windows are shifted along both sides or along none.
+        relative: Whether a learned bias by offset is added to the scores.
     """
 
     position_tables = ("relative_position_bias_table",)
@@ -53,9 +55,12 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
         heads: int,
         shift_small_maps: bool = False,
         shift_together: bool = False,
+        relative: bool = True,
     ) -> None:
         super().__init__(channels, [window, window], [shift, shift], heads)
         self.shift_small_maps, self.shift_together = shift_small_maps, shift_together
+        if not relative:
+            self.register_parameter("relative_position_bias_table", None)
 
     def define_relative_position_index(self) -> None:
         """The index follows from the window, so it is no part of the state."""
@@ -81,7 +86,7 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
         qkv = self.qkv(windows).view(-1, side**2, 3, self.num_heads, channels // self.num_heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B windows, heads, w w, C / heads)
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        scores = scores.view(-1, rows * columns, *scores.shape[1:]) + self._bias(rows, columns, shifts)
+        scores = scores.view(-1, rows * columns, *scores.shape[1:]) + self._bias(scores, rows, columns, shifts)
         weights = scores.flatten(0, 1).softmax(-1)
         if shift and weights.is_cpu and not torch.compiler.is_exporting():
             # exp(-100) is a subnormal number; with those, matrix products are many times slower on a CPU.
@@ -93,9 +98,10 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
             x = x.roll((shifts[0], shifts[1]), (1, 2))
         return x[:, :height, :width].contiguous()
 
-    def _bias(self, rows: int, columns: int, shifts: list[int]) -> Tensor:
+    def _bias(self, scores: Tensor, rows: int, columns: int, shifts: list[int]) -> Tensor:
         """What is added to the scores: (1, heads, w w, w w), with a shift (rows columns, heads, w w, w w)."""
-        bias = self.get_relative_position_bias()
+        relative = self.relative_position_bias_table is not None
+        bias = self.get_relative_position_bias() if relative else scores.new_zeros(1, 1, 1, 1)
         if not self.shift_size[0]:
             return bias
         side = self.window_size[0]
@@ -146,7 +152,8 @@ class Swin(Backbone):
     network fills up the last patch, the last pair of cells before a merge, and the last window with zeros.
 
     Each block is x + A(LN(x)) followed by x + MLP(LN(x)), where A is attention in windows of w x w cells, shifted by
-    floor(w / 2) in every other block, with heads of 32 channels. A `mixer` takes the place of A in chosen stages.
+    floor(w / 2) in every other block, with heads of 32 channels. A `mixer` takes the place of A in chosen stages; the
+    windows of a `LocalFilter` are shifted likewise.
 
     Published codes differ in two places:
 
@@ -161,9 +168,11 @@ class Swin(Backbone):
     training, normalisations, biases and `relative_position_bias_table` are published without weight decay.
 
     Args:
-        embed_channels: Number of channels C of the first stage, a multiple of 32.
+        embed_channels: Number of channels C of the first stage.
         depths: Number of blocks of each stage.
         window: Side w of a window in cells.
+        heads: Number of heads of window attention in each stage; none gives each 32 channels, as published.
+        relative: Whether window attention has its learned bias by offset.
         mixer: Operator instead of window attention, made from (channels, channels, stride 1); none keeps the windows.
         mixer_stages: Stages whose blocks all receive the `mixer`, numbers from 1 (stride 4) to 4 (stride 32).
         out_norms: `each`: layer normalisation of every feature map, as published detectors and segmentors have it;
@@ -186,6 +195,8 @@ class Swin(Backbone):
         embed_channels: int = 96,
         depths: tuple[int, int, int, int] = (2, 2, 6, 2),
         window: int = 7,
+        heads: tuple[int, int, int, int] | None = None,
+        relative: bool = True,
         mixer: Callable[[int, int, int], Mixer] | None = None,
         mixer_stages: tuple[int, ...] = (1, 2, 3, 4),
         out_norms: OutNorms = "each",
@@ -199,7 +210,10 @@ class Swin(Backbone):
     ) -> None:
         super().__init__()
         check_at_least(1, embed_channels=embed_channels, window=window, depths=min(depths))
-        check_divides("embed_channels", embed_channels, "the channels of a head", _HEAD_CHANNELS)
+        if heads is None:
+            check_divides("embed_channels", embed_channels, "the channels of a head", _HEAD_CHANNELS)
+            heads = tuple(embed_channels * 2**index // _HEAD_CHANNELS for index in range(4))
+        check_at_least(1, heads=min(heads))
         check_choice("out_norms", out_norms, get_args(OutNorms))
         if not set(mixer_stages) <= {1, 2, 3, 4}:
             raise ValueError(f"mixer_stages={tuple(mixer_stages)} has no such stages; choose from 1, 2, 3, 4")
@@ -208,6 +222,7 @@ class Swin(Backbone):
         if shift_small_maps and shift_together:
             raise ValueError("shift_small_maps and shift_together contradict each other; set one of them")
         self.embed_channels, self.depths, self.window = embed_channels, tuple(depths), window
+        self.heads, self.relative = tuple(heads), relative
         self.shift_small_maps, self.shift_together = shift_small_maps, shift_together
         self.channels = tuple(embed_channels * 2**index for index in range(4))
         self.strides = (4, 8, 16, 32)
@@ -217,18 +232,27 @@ class Swin(Backbone):
         stem = nn.Sequential(nn.Conv2d(3, embed_channels, 4, 4), Permute([0, 2, 3, 1]), nn.LayerNorm(embed_channels))
         layers: list[nn.Module] = [stem]
         before, last = 0, max(1, sum(depths) - 1)
-        for number, (channels, depth) in enumerate(zip(self.channels, depths, strict=True), start=1):
+        for number, (channels, depth, count) in enumerate(zip(self.channels, depths, heads, strict=True), start=1):
             if number > 1:
                 layers.append(swin_transformer.PatchMerging(channels // 2))
-            heads = channels // _HEAD_CHANNELS
+            check_divides(f"channels of stage {number}", channels, "heads", count)
             blocks = []
             for index in range(depth):
                 if mixer is not None and number in mixer_stages:
                     attention: nn.Module = mixer(channels, channels, 1)
+                    if index % 2 and isinstance(attention, LocalFilter) and attention.application == "window":
+                        attention.shift_windows(attention.kernel_size // 2)
                 else:
-                    shift = index % 2 * (window // 2)
-                    attention = WindowAttention(channels, window, shift, heads, shift_small_maps, shift_together)
-                blocks.append(_Block(channels, heads, drop_path * (before + index) / last, attention))
+                    attention = WindowAttention(
+                        channels,
+                        window,
+                        index % 2 * (window // 2),
+                        count,
+                        shift_small_maps,
+                        shift_together,
+                        relative,
+                    )
+                blocks.append(_Block(channels, count, drop_path * (before + index) / last, attention))
             layers.append(nn.Sequential(*blocks))
             before += depth
         self.features = nn.Sequential(*layers)
@@ -282,8 +306,8 @@ class Swin(Backbone):
 
     def network_options(self) -> dict[str, object]:
         """The options that say what is computed beside the mixers."""
-        names = ("embed_channels", "depths", "window", "out_norms", "shift_small_maps", "shift_together")
-        return {name: getattr(self, name) for name in names}
+        names = ("embed_channels", "depths", "window", "heads", "relative", "out_norms")
+        return {name: getattr(self, name) for name in (*names, "shift_small_maps", "shift_together")}
 
     def published_weights(self) -> WeightsEnum | None:
         """ImageNet weights of torchvision, where it has this size."""

@@ -16,19 +16,24 @@ from attention.bottleneck import BottleneckAttention
 from attention.channelized_axial import ChannelizedAxialAttention
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.criss_cross import CrissCrossAttention
+from attention.depthwise import DepthwiseConvolution
+from attention.dynamic_filter import DynamicFilter
 from attention.efficient_channel import EfficientChannelAttention
+from attention.functional.layout import split_windows
 from attention.functional.logits import precise_logits
 from attention.global_context import GlobalContext
 from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
-from attention.lavit import LessAttention, VanillaAttention, split_windows
+from attention.lavit import LessAttention, VanillaAttention
 from attention.learn_to_pay import LearnToPayAttention
 from attention.learned_relative import LearnedRelativeSelfAttention
+from attention.local_filter import LocalFilter
 from attention.non_local import NonLocal
 from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
+from attention.window import WindowAttention
 
 
 @dataclass(frozen=True)
@@ -197,6 +202,70 @@ MIXERS += [
         "attention-augmented-pooled",
         lambda i, o, s: AttentionAugmentedConv2d(i, o, s, 1, 2, 0.5, 1.0, 1, pooled=True, relative=False),
         lambda i, o, s: i * 2 * o + o**2,
+    ),
+]
+
+
+# Local filters: 4 channels a head; T offsets, 9 around a position and 25 in a window of 3 x 3.
+def _local(c: int, d: int, projections: int, tables: int) -> int:
+    return projections * (c + 1) * d + d * (d + 1) + tables
+
+
+_ALL_TERMS = ("content", "query", "key", "bias")
+MIXERS += [
+    Case(
+        "local-content",
+        lambda c, d, s: LocalFilter(c, d, s, 3, 4),
+        lambda c, d, s: _local(c, d, 3, d // 4 * 9),
+        zero_gradient=("key.bias",),  # adds the same to the scores of all keys
+    ),
+    Case(
+        "local-all-terms",
+        lambda c, d, s: LocalFilter(c, d, s, 3, 4, _ALL_TERMS),
+        lambda c, d, s: _local(c, d, 3, 2 * d * 9 + d // 4 * 9),
+    ),
+    Case(
+        "local-dynamic",
+        lambda c, d, s: LocalFilter(c, d, s, 3, 4, ("query", "bias"), "filter_norm"),
+        lambda c, d, s: _local(c, d, 2, d * 9 + 3 * d // 4 * 9),
+        sums_to_one=False,
+    ),
+    Case(
+        "local-static",
+        lambda c, d, s: LocalFilter(c, d, s, 3, 4, ("bias",)),
+        lambda c, d, s: _local(c, d, 1, d // 4 * 9),
+    ),
+    Case(
+        "local-window",
+        lambda c, d, s: LocalFilter(c, d, s, 3, 4, _ALL_TERMS, "filter_norm", "window", 1),
+        lambda c, d, s: _local(c, d, 3, 2 * d * 25 + 3 * d // 4 * 25),
+        sums_to_one=False,
+    ),
+    Case(
+        "depthwise",
+        lambda c, d, s: DepthwiseConvolution(c, d, s, 3),
+        lambda c, d, s: c * d + d * d + d * 11,
+        sums_to_one=False,
+    ),
+    Case(
+        "window",
+        lambda c, d, s: WindowAttention(c, d, s, 3, 4, 2),
+        lambda c, d, s: 3 * c * d + d * d + 4 * d + d // 4 * 25,
+        zero_gradient=("key.bias",),  # adds the same to the scores of all keys
+    ),
+    Case(
+        "dynamic-filter",
+        lambda c, d, s: DynamicFilter(c, d, s),
+        lambda c, d, s: c * d + d * d + 2 * d + 9 * (c + 3) + (c + 1) * (c // 5) + 9 * d * (c // 5 + 3),
+        sums_to_one=False,
+        padding_counts="zeros around the map have weights, as in a convolution",
+    ),
+    Case(
+        "dynamic-filter-sum",
+        lambda c, d, s: DynamicFilter(c, d, s, 3, 4, "sum"),
+        lambda c, d, s: c * d + d * d + 2 * d + 9 * (c + 3) + (c + 1) * (c // 4) + 9 * d * (c // 4 + 3),
+        sums_to_one=False,
+        padding_counts="zeros around the map have weights, as in a convolution",
     ),
 ]
 

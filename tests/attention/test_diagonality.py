@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from attention.diagonality import diagonality_loss
-from attention.lavit import VanillaAttention, window_mask
+from attention.functional.layout import window_mask
+from attention.lavit import VanillaAttention
 
 
 def reference(scores, margin, valid):

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from attention import record_attention
-from attention.lavit import LessAttention, VanillaAttention, merge_windows, split_windows, window_mask
+from attention.functional.layout import merge_windows, split_windows, window_mask
+from attention.lavit import LessAttention, VanillaAttention
 
 
 def windows(x, side):
@@ -194,7 +195,7 @@ def test_a_window_ignores_the_others_and_what_it_was_padded_with(monkeypatch):
     expected, expected_scores = chain(x)
     pad = F.pad  # the map is padded with nines now, and cropped as before
     with monkeypatch.context() as patch:
-        patch.setattr(F, "pad", lambda x, padding: pad(x, padding, value=0 if x.dtype == torch.bool else 9.0))
+        patch.setattr(F, "pad", lambda x, padding, value=None: pad(x, padding, value=9.0 if value is None else value))
         out, scores = chain(x)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(scores, expected_scores, rtol=1e-12, atol=1e-12)

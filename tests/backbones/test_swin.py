@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.swin_transformer import SwinTransformer
 
-from attention import StandAloneSelfAttention
+from attention import LocalFilter, StandAloneSelfAttention
+from attention import WindowAttention as WindowMixer
 from backbones import Swin
 from backbones.swin import WindowAttention
 from backbones.zoo.registry import classifier, list_backbones, published_figures
@@ -291,6 +292,54 @@ def test_mixers_replace_window_attention(stages):
     assert "features.7.1.attn.".startswith(network.inserted_prefixes())
 
 
+@pytest.mark.parametrize("application", ["window", "neighbourhood"])
+def test_windows_of_a_mixer_are_shifted_in_every_other_block(application):
+    mixer = partial(LocalFilter, application=application)
+    with torch.device("meta"):
+        network = Swin(32, (2, 3, 2, 2), mixer=mixer, mixer_stages=(2, 4))
+    shifts = {name: m.shift for name, m in network.named_modules() if isinstance(m, LocalFilter)}
+    shift = 3 if application == "window" else 0
+    assert shifts == {
+        "features.3.0.attn": 0,
+        "features.3.1.attn": shift,
+        "features.3.2.attn": 0,
+        "features.7.0.attn": 0,
+        "features.7.1.attn": shift,
+    }
+
+
+def test_window_attention_as_a_mixer_makes_the_same_network():
+    own = randomised(Swin(**TINY, heads=(2, 4, 8, 16), shift_small_maps=True).double())
+    mixed = Swin(**TINY, mixer=partial(WindowMixer, head_channels=16)).double().eval()
+    state = {}
+    for name, value in own.state_dict().items():
+        if name.endswith((".qkv.weight", ".qkv.bias")):
+            for part, projection in zip(value.chunk(3), ("query", "key", "value"), strict=True):
+                state[name.replace("qkv", projection)] = part if part.dim() == 1 else part[:, :, None, None]
+        elif name.endswith(".relative_position_bias_table"):
+            state[name.replace("relative_position_bias_table", "relative_bias")] = value.flip(0).T
+        else:
+            projection = name.endswith("attn.proj.weight")
+            state[name.replace("attn.proj", "attn.out")] = value[:, :, None, None] if projection else value
+    mixed.load_state_dict(state)
+    x = torch.randn(1, 3, 224, 448, dtype=torch.float64)  # windows fill every map
+    with torch.no_grad():
+        for feature, expected in zip(mixed(x), own(x), strict=True):
+            torch.testing.assert_close(feature, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_without_relative_biases_nothing_depends_on_the_place_in_a_window():
+    without = WindowAttention(32, 7, 3, 4, relative=False).double()
+    assert [name for name, _ in without.named_parameters()] == ["qkv.weight", "qkv.bias", "proj.weight", "proj.bias"]
+    zeroed = WindowAttention(32, 7, 3, 4).double()
+    zeroed.load_state_dict(without.state_dict(), strict=False)
+    torch.nn.init.zeros_(zeroed.relative_position_bias_table)
+    x = torch.randn(2, 15, 9, 32, dtype=torch.float64)
+    torch.testing.assert_close(without(x), zeroed(x), rtol=1e-12, atol=1e-12)
+    unshifted = WindowAttention(32, 7, 0, 4, relative=False).double()
+    torch.testing.assert_close(unshifted(x[:, :7, :7].flip(1, 2)), unshifted(x[:, :7, :7]).flip(1, 2))
+
+
 def test_operators_keep_their_own_initialisation():
     class Ones(StandAloneSelfAttention):
         def __init__(self, *sizes):
@@ -350,6 +399,8 @@ def test_compiled_networks_agree():
     ("options", "message"),
     [
         ({"embed_channels": 100}, "embed_channels=100 .*32"),
+        ({"embed_channels": 100, "heads": (4, 8, 16, 3)}, "channels of stage 4=800 .*heads=3"),
+        ({"heads": (3, 0, 12, 24)}, "heads=0 "),
         ({"window": 0}, "window=0 "),
         ({"depths": (2, 0, 2, 2)}, "depths=0 "),
         ({"mixer_stages": (0,)}, r"mixer_stages=\(0,\) .*1, 2, 3, 4"),

@@ -226,7 +226,7 @@ class TestRefused:
             ({"type": "ResNet", "depth": 50, "style": "caffe"}, "Caffe"),
             ({"type": "ResNetV1c", "depth": 50, "strides": (1, 2, 1, 1)}, r"dilations \(1, 1, 1, 1\).*\(1, 1, 2, 4\)"),
             ({"type": "SwinTransformer", "use_abs_pos_embed": True}, "absolute positions"),
-            ({"type": "SwinTransformer", "num_heads": (3, 6, 12, 12)}, "num_heads"),
+            ({"type": "SwinTransformer", "num_heads": (3, 6, 12, 11)}, "channels of stage 4=768 is not a multiple"),
         ],
     )
     def test_backbones_that_are_not_here(self, backbone: Part, expected: str) -> None:

@@ -21,6 +21,11 @@ OPERATORS = {
     "attention-augmented-pooled": (),
     "quadratic": ("centres",),  # and the spreads, one number per head
     "quadratic-full": ("centres", "spreads"),
+    "local-content": ("relative_bias",),
+    "local-all-terms": ("relative_query", "relative_key", "relative_bias"),
+    "local-dynamic": ("relative_query", "relative_bias"),
+    "local-window": ("relative_query", "relative_key", "relative_bias"),
+    "window": ("relative_bias",),
     "learned-relative": ("row_encodings.weight", "column_encodings.weight"),
     "content-relative": ("row_encodings.weight", "column_encodings.weight"),
     "axial": tuple(f"{line}.{of}_table" for line in ("row", "column") for of in ("query", "key", "value")),

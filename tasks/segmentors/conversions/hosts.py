@@ -55,13 +55,11 @@ def _mobilenet_v2(config: Config) -> Backbone:
 
 def _swin(config: Config) -> Backbone:
     channels = config.get("embed_dims", config.get("embed_dim", 96))  # the latter in the authors' code
-    heads = config.get("num_heads", [3, 6, 12, 24])
-    if [channels * 2**index // 32 for index in range(4)] != list(heads):
-        raise ValueError(f"has a Swin with num_heads {heads} for embed_dims {channels}; here a head has 32 channels")
     if config.get("use_abs_pos_embed", config.get("ape", False)):
         raise ValueError("has a Swin with absolute positions, which are not here")
     depths, window = tuple(config.get("depths", (2, 2, 6, 2))), config.get("window_size", 7)
-    return Swin(channels, depths, window, shift_small_maps=True)
+    heads = tuple(config.get("num_heads", (3, 6, 12, 24)))
+    return Swin(channels, depths, window, heads, shift_small_maps=True)
 
 
 def _strides_left(config: Config, usual: tuple[int, ...], rates: tuple[int, ...]) -> Any:
