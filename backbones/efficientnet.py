@@ -18,6 +18,7 @@ from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.conversions.mobile import from_timm, is_timm, with_linear_head
 from backbones.dilation import dilate_stages
+from backbones.places import STAGES, Blocks, Mixers, Refinements, mix_depthwise, place_between, places
 from backbones.weights import load_weights
 
 Variant = Literal["b0", "b1", "b2", "b3", "b4", "b5", "b6", "b7"]
@@ -56,8 +57,16 @@ class EfficientNet(Backbone):
 
     Args:
         variant: Size of the network, `b0` to `b7`.
-        attention: Operator to put in place of squeeze-and-excitation in every block, made from the number of expanded
-            channels; none keeps squeeze-and-excitation.
+        attention: Operator to put in place of squeeze-and-excitation, made from the number of expanded channels, or a
+            list with one for each of the four stages; where there is none, squeeze-and-excitation stays.
+        attention_stages: Stages that receive attention, numbers from 1 (stride 4) to 4 (stride 32).
+        attention_blocks: Blocks of these stages that do: `every`, the `last`, a number n for every n-th, or a list of
+            numbers from 1.
+        attention_between: Operator behind the last block of stages, made from their channels.
+        between_stages: Stages that have one, numbers from 1 to 4.
+        mixer: Operator in place of the depthwise convolutions, made from channels, channels and stride, or a list with
+            one for each of the four stages; none keeps the convolutions.
+        mixer_stages: Stages that receive mixers, numbers from 1 to 4.
         output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
         last_conv: Whether to append the classification network's last 1x1 convolution; the last feature map then has
             1280 channels (`b0`) in place of 320.
@@ -75,7 +84,13 @@ class EfficientNet(Backbone):
     def __init__(
         self,
         variant: Variant = "b0",
-        attention: Callable[[int], Refine] | None = None,
+        attention: Refinements = None,
+        attention_stages: tuple[int, ...] = STAGES,
+        attention_blocks: Blocks = "every",
+        attention_between: Callable[[int], Refine] | None = None,
+        between_stages: tuple[int, ...] = (1, 2, 3),
+        mixer: Mixers = None,
+        mixer_stages: tuple[int, ...] = STAGES,
         output_stride: OutputStride = 32,
         last_conv: bool = False,
         stochastic_depth: float = 0.2,
@@ -102,13 +117,15 @@ class EfficientNet(Backbone):
             channels[-1] = self.features[_LAST].out_channels
         self.channels = tuple(channels)
 
-        stages = [self.features[before + 1 : end + 1] for before, end in pairwise((0, *_ENDS))]
-        self.strides = dilate_stages(stages, output_stride)
+        groups = [self.features[before + 1 : end + 1] for before, end in pairwise((0, *_ENDS))]
+        self.strides = dilate_stages(groups, output_stride)
         # After the host's own initialisation and the dilation.
-        for block in list(self.modules()) if attention else ():
-            if isinstance(block, MBConv):
-                assert attention is not None
-                _replace(block, attention)
+        stages = [[block for row in group for block in row.children()] for group in groups]
+        mix_depthwise(stages, mixer, mixer_stages)
+        for block, refine in places(stages, attention, attention_stages, attention_blocks):
+            _replace(block, refine)
+        ends = [stage[-1] for stage in stages]
+        place_between(ends, [block.out_channels for block in ends], attention_between, between_stages)
         if weights is not None:
             load_weights(self, weights)
         self.norms = norms

@@ -15,6 +15,7 @@ from attention.base import Refine, check_choice
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.dilation import dilate_stages
+from backbones.places import STAGES, Blocks, Mixers, Refinements, mix_depthwise, place_between, places
 from backbones.weights import load_weights
 
 OutputStride = Literal[8, 16, 32]
@@ -30,6 +31,7 @@ class _Separable(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
         self.depthwise = _convolution(in_channels, in_channels, 3, stride, groups=in_channels)
         self.depthwise_attention: nn.Module = nn.Identity()
         self.pointwise = _convolution(in_channels, out_channels, 1)
@@ -56,10 +58,18 @@ class MobileNetV1(Backbone):
 
     Args:
         width: Multiplier of all channel numbers, positive; fractions of a channel are cut off.
-        attention: Operator to insert in every block, made from the number of channels at its place; none gives the
-            plain network.
+        attention: Operator to insert in every block, made from the number of channels at its place, or a list with one
+            for each of the four stages; none gives the plain network.
         attention_places: `both`: behind the depthwise and the pointwise convolution of a block (26 modules);
             `pointwise`: behind the pointwise one alone (13 modules).
+        attention_stages: Stages that receive attention, numbers from 1 (stride 4) to 4 (stride 32).
+        attention_blocks: Blocks of these stages that do: `every`, the `last`, a number n for every n-th, or a list of
+            numbers from 1.
+        attention_between: Operator behind the last block of stages, made from their channels.
+        between_stages: Stages that have one, numbers from 1 to 4.
+        mixer: Operator in place of the depthwise convolutions, made from channels, channels and stride, or a list with
+            one for each of the four stages; none keeps the convolutions.
+        mixer_stages: Stages that receive mixers, numbers from 1 to 4.
         output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and stage 1 (stride 4), up to 5,
             everything.
@@ -72,8 +82,14 @@ class MobileNetV1(Backbone):
     def __init__(
         self,
         width: float = 1.0,
-        attention: Callable[[int], Refine] | None = None,
+        attention: Refinements = None,
         attention_places: AttentionPlaces = "both",
+        attention_stages: tuple[int, ...] = STAGES,
+        attention_blocks: Blocks = "every",
+        attention_between: Callable[[int], Refine] | None = None,
+        between_stages: tuple[int, ...] = (1, 2, 3),
+        mixer: Mixers = None,
+        mixer_stages: tuple[int, ...] = STAGES,
         output_stride: OutputStride = 32,
         frozen_stages: int = 0,
         norms: Norms = "train",
@@ -101,13 +117,15 @@ class MobileNetV1(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
-        self.strides = dilate_stages([blocks[before:end] for before, end in pairwise((0, *_ENDS))], output_stride)
+        stages = [blocks[before:end] for before, end in pairwise((0, *_ENDS))]
+        self.strides = dilate_stages(stages, output_stride)
         # After the initialisation and the dilation, which are the host's.
-        for block, (before, after) in zip(blocks, pairwise(channels), strict=True):
-            if attention is not None:
-                if attention_places == "both":
-                    block.depthwise_attention = attention(before)
-                block.pointwise_attention = attention(after)
+        mix_depthwise(stages, mixer, mixer_stages)
+        for block, refine in places(stages, attention, attention_stages, attention_blocks):
+            if attention_places == "both":
+                block.depthwise_attention = refine(block.in_channels)
+            block.pointwise_attention = refine(block.out_channels)
+        place_between([stage[-1] for stage in stages], self.channels, attention_between, between_stages)
         if weights is not None:
             load_weights(self, weights)
         self.norms = norms

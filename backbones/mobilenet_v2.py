@@ -24,6 +24,7 @@ from backbones.conversions.mobile import (
     with_linear_head,
 )
 from backbones.dilation import Dilation, dilate_stages, set_rate
+from backbones.places import STAGES, Blocks, Mixers, Refinements, mix_depthwise, place_between, places, refined_behind
 from backbones.weights import load_weights
 
 OutputStride = Literal[8, 16, 32]
@@ -87,8 +88,16 @@ class MobileNetV2(Backbone):
 
     Args:
         width: Multiplier of all channel numbers, positive; results are rounded to multiples of 8.
-        attention: Operator to insert in every block but the first, made from the number of hidden channels; none gives
-            the plain network.
+        attention: Operator to insert in every block but the first, made from the number of hidden channels, or a
+            list with one for each of the four stages; none gives the plain network.
+        attention_stages: Stages that receive attention, numbers from 1 (stride 4) to 4 (stride 32).
+        attention_blocks: Blocks of these stages that do: `every`, the `last`, a number n for every n-th, or a list of
+            numbers from 1.
+        attention_between: Operator behind the last block of stages, made from their channels.
+        between_stages: Stages that have one, numbers from 1 to 4.
+        mixer: Operator in place of the depthwise convolutions, made from channels, channels and stride, or a list with
+            one for each of the four stages; none keeps the convolutions.
+        mixer_stages: Stages that receive mixers, numbers from 1 to 4.
         output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
         dilation: `a_trous`: all that lies behind a removed stride dilates, so that dense maps agree with strided ones
             on their grid; `mmsegmentation`: as in MMSegmentation's network, for weights that were trained in it.
@@ -109,7 +118,13 @@ class MobileNetV2(Backbone):
     def __init__(
         self,
         width: float = 1.0,
-        attention: Callable[[int], Refine] | None = None,
+        attention: Refinements = None,
+        attention_stages: tuple[int, ...] = STAGES,
+        attention_blocks: Blocks = "every",
+        attention_between: Callable[[int], Refine] | None = None,
+        between_stages: tuple[int, ...] = (1, 2, 3),
+        mixer: Mixers = None,
+        mixer_stages: tuple[int, ...] = STAGES,
         output_stride: OutputStride = 32,
         dilation: Dilation = "a_trous",
         last_conv: bool = False,
@@ -132,7 +147,6 @@ class MobileNetV2(Backbone):
         self.features: nn.Sequential = host.features if last_conv else host.features[:-1]
         if not last_conv:
             self.classifier_prefixes = (*self.classifier_prefixes, f"features.{len(self.features)}.")
-        blocks = self.features[1 : _ENDS[-1] + 1]
         channels = [self.features[end].out_channels for end in _ENDS]
         if tap_expansion:
             channels[2] = self.features[_TAPPED].hidden_channels
@@ -145,9 +159,14 @@ class MobileNetV2(Backbone):
         if dilation == "mmsegmentation":
             self._dilate_first_blocks()
         # After the host's own initialisation, which would overwrite that of the operators.
-        for block in blocks:
-            refined = attention is not None and block.expands
-            block.attention = attention(block.hidden_channels) if attention and refined else nn.Identity()
+        mix_depthwise(stages, mixer, mixer_stages)
+        for block in self.features[1 : _ENDS[-1] + 1]:
+            block.attention = nn.Identity()
+        expanding = [[block for block in stage if block.expands] for stage in stages]
+        for block, refine in places(expanding, attention, attention_stages, attention_blocks):
+            block.attention = refine(block.hidden_channels)
+        ends = [self.features[end] for end in _ENDS]
+        place_between(ends, [block.out_channels for block in ends], attention_between, between_stages)
         if weights is not None:
             load_weights(self, weights)
         check_choice("norms", norms, get_args(Norms))
@@ -160,7 +179,7 @@ class MobileNetV2(Backbone):
         for index, layer in enumerate(self.features):
             if self.tap_expansion and index == _TAPPED and isinstance(layer, _RefinedInvertedResidual):
                 features[-1] = expanded = self._run(layer, x, layer.expand)
-                x = self._run(layer, expanded, layer.project)
+                x = refined_behind(layer, self._run(layer, expanded, layer.project))
             else:
                 x = self._run(layer, x, layer)
             if index in _ENDS:

@@ -17,6 +17,7 @@ from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.conversions.mobile import with_linear_head
 from backbones.dilation import dilate_stages
+from backbones.places import STAGES, Blocks, Mixers, Refinements, mix_depthwise, place_between, places, refined_behind
 from backbones.weights import load_weights
 
 OutputStride = Literal[8, 16, 32]
@@ -133,11 +134,20 @@ class MobileNeXt(Backbone):
     Args:
         width: Multiplier of all channel numbers, positive; results are rounded to multiples of 8. The last block keeps
             1280 channels below width 1.
-        attention: Operator to insert, made from the number of channels at its position; none gives the plain network.
+        attention: Operator to insert, made from the number of channels at its position, or a list with one for each of
+            the four stages; none gives the plain network.
         attention_position: `first`: behind the first depthwise convolution of the 15 blocks that begin with one;
             `first_any`: the same, and behind the only depthwise convolution of 3 further blocks; `last`: behind the
             last depthwise convolution of the 18 blocks that end with one, before the addition; `identity`: as `first`,
             in the 12 blocks with an addition; `output`: behind all 20 blocks.
+        attention_stages: Stages that receive attention, numbers from 1 (stride 4) to 4 (stride 32).
+        attention_blocks: Blocks of these stages that do: `every`, the `last`, a number n for every n-th, or a list of
+            numbers from 1.
+        attention_between: Operator behind the last block of stages, made from their channels.
+        between_stages: Stages that have one, numbers from 1 to 4.
+        mixer: Operator in place of the depthwise convolutions, made from channels, channels and stride, or a list with
+            one for each of the four stages; none keeps the convolutions.
+        mixer_stages: Stages that receive mixers, numbers from 1 to 4.
         output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
         tap_expansion: Whether the third feature map is taken inside block 13, before its last depthwise convolution
             (576 channels), and a map in the same place of block 20 (1280 channels) comes between it and the last, as
@@ -154,8 +164,14 @@ class MobileNeXt(Backbone):
     def __init__(
         self,
         width: float = 1.0,
-        attention: Callable[[int], Refine] | None = None,
+        attention: Refinements = None,
         attention_position: AttentionPosition = "first",
+        attention_stages: tuple[int, ...] = STAGES,
+        attention_blocks: Blocks = "every",
+        attention_between: Callable[[int], Refine] | None = None,
+        between_stages: tuple[int, ...] = (1, 2, 3),
+        mixer: Mixers = None,
+        mixer_stages: tuple[int, ...] = STAGES,
         output_stride: OutputStride = 32,
         tap_expansion: bool = False,
         frozen_stages: int = 0,
@@ -188,15 +204,18 @@ class MobileNeXt(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
 
-        self.strides = dilate_stages([blocks[before:end] for before, end in pairwise((0, *_ENDS))], output_stride)
+        stages = [blocks[before:end] for before, end in pairwise((0, *_ENDS))]
+        self.strides = dilate_stages(stages, output_stride)
+        ends = [stage[-1] for stage in stages]
         if tap_expansion:
             *finer, last = self.channels
             self.channels = (*finer[:2], *(blocks[number - 1].out_channels for number in _TAPPED), last)
             self.strides = (*self.strides, self.strides[-1])
         # After the initialisation and the dilation, which are the host's.
-        for block in blocks if attention else ():
-            assert attention is not None
-            block.place(attention, attention_position)
+        mix_depthwise(stages, mixer, mixer_stages)
+        for block, refine in places(stages, attention, attention_stages, attention_blocks):
+            block.place(refine, attention_position)
+        place_between(ends, [block.out_channels for block in ends], attention_between, between_stages)
         if weights is not None:
             load_weights(self, weights)
         self.norms = norms
@@ -211,7 +230,7 @@ class MobileNeXt(Backbone):
                 if index - 1 in _ENDS:
                     features.pop()  # its place is taken
                 features.append(expanded)
-                x = self._run(layer, expanded, layer.shrink)
+                x = refined_behind(layer, self._run(layer, expanded, layer.shrink))
             else:
                 x = self._run(layer, x, layer)
             if index in _ENDS:
@@ -238,6 +257,7 @@ class MobileNeXt(Backbone):
             behind += block.conv[block.expanded :]
             if block.layers_before_attention > block.expanded:
                 behind.append(block.attention)
+            behind += [part for name, part in block.named_children() if name == "between"]
         return behind
 
     def stages(self) -> list[list[nn.Module]]:

@@ -37,6 +37,13 @@ class RefinedBlock(nn.Module):
         return [layer for layer in convolutions if layer.kernel_size[0] > 1]
 
     @property
+    def out_channels(self) -> int:
+        """Channels of the block's output."""
+        last = self.conv3 if isinstance(self, Bottleneck) else self.conv2
+        assert isinstance(last, nn.Conv2d)
+        return last.out_channels
+
+    @property
     def strided(self) -> nn.Conv2d:
         """The convolution that has the block's stride in the network without dilation."""
         return self.spatial[0]

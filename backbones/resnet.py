@@ -14,11 +14,12 @@ from torchvision.models import WeightsEnum, get_model_weights, list_models
 from torchvision.models import resnet as torchvision_resnet
 
 from attention.attention_stem import AttentionStem
-from attention.base import Mixer, Refine, check_at_least, check_choice
+from attention.base import Refine, check_at_least, check_choice
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.conversions.resnet import from_known_layout
 from backbones.dilation import Dilation, dilate_stages, set_rate
+from backbones.places import STAGES, Blocks, Mixers, Refinements, check_stages, places
 from backbones.residual_blocks import BasicBlock, Bottleneck, Placement, RefinedBlock, deep_stem, pooled_shortcut
 from backbones.weights import load_weights
 
@@ -68,15 +69,19 @@ class ResNet(Backbone):
     Args:
         depth: Number of weighted layers: 18, 34 (basic blocks), 26, 38, 50, 101 or 152 (bottlenecks). 26 and 38 are
             those of stand-alone self-attention (arXiv 1906.05909), [1, 2, 4, 1] and [2, 3, 5, 2] blocks.
-        attention: Operator to insert in every block of `attention_stages`, made from the number of channels it refines;
-            none gives the plain network.
+        attention: Operator to insert in blocks of `attention_stages`, made from the number of channels it refines, or a
+            list with one for each of the four stages; none gives the plain network.
         attention_stages: Stages that receive attention, numbers from 1 (stride 4) to 4 (stride 32).
+        attention_blocks: Blocks of these stages that do: `every`, the `last`, a number n for every n-th, or a list of
+            numbers from 1.
         placement: Place of the attention in a block: `standard` (end of the residual branch), `pre` (start of the
             residual branch), `post` (after the addition) or `identity` (on the shortcut).
-        attention_between: Operator behind each of the first three stages, made from the stage's channels (BAM).
-        mixer: Operator in place of the 3x3 convolution in every block of `mixer_stages`, made from input channels,
-            output channels and stride; none keeps the convolutions.
+        attention_between: Operator behind the last block of stages, made from their channels (BAM).
+        between_stages: Stages that have one, numbers from 1 to 4.
+        mixer: Operator in place of the 3x3 convolution in blocks of `mixer_stages`, made from input channels, output
+            channels and stride, or a list with one for each of the four stages; none keeps the convolutions.
         mixer_stages: Stages that receive mixers, numbers from 1 to 4.
+        mixer_blocks: Blocks of these stages that do, as `attention_blocks`.
         mixer_norm: Whether batch normalisation and ReLU follow the mixer as they follow the convolution; selective
             kernels have their own inside. Bottlenecks only.
         stem: `conv` (7x7 with stride 2 and maximum pooling) or `attention` (arXiv 1906.05909, section 3.2).
@@ -102,12 +107,15 @@ class ResNet(Backbone):
     def __init__(
         self,
         depth: Depth = 50,
-        attention: Callable[[int], Refine] | None = None,
-        attention_stages: tuple[int, ...] = (1, 2, 3, 4),
+        attention: Refinements = None,
+        attention_stages: tuple[int, ...] = STAGES,
+        attention_blocks: Blocks = "every",
         placement: Placement = "standard",
         attention_between: Callable[[int], Refine] | None = None,
-        mixer: Callable[[int, int, int], Mixer] | None = None,
-        mixer_stages: tuple[int, ...] = (1, 2, 3, 4),
+        between_stages: tuple[int, ...] = (1, 2, 3),
+        mixer: Mixers = None,
+        mixer_stages: tuple[int, ...] = STAGES,
+        mixer_blocks: Blocks = "every",
         mixer_norm: bool = True,
         stem: Stem = "conv",
         variant: Variant = "v1b",
@@ -127,9 +135,7 @@ class ResNet(Backbone):
             raise ValueError(f"depth={depth} is not a published ResNet; choose one of {', '.join(map(str, _BLOCKS))}")
         if output_stride not in get_args(OutputStride):
             raise ValueError(f"output_stride={output_stride} is not possible; choose 8, 16 or 32")
-        for name, chosen in (("attention_stages", attention_stages), ("mixer_stages", mixer_stages)):
-            if not set(chosen) <= {1, 2, 3, 4}:
-                raise ValueError(f"{name}={tuple(chosen)} has no such stages; choose from 1, 2, 3, 4")
+        check_stages(attention_stages=attention_stages, between_stages=between_stages, mixer_stages=mixer_stages)
         check_choice("placement", placement, get_args(Placement))
         check_choice("stem", stem, get_args(Stem))
         check_choice("variant", variant, get_args(Variant))
@@ -173,19 +179,19 @@ class ResNet(Backbone):
         self.strides = dilate_stages(stages, output_stride)
         self._choose_rates(stages)
         # After the host's own initialisation, which would overwrite that of the operators.
-        for number, (stage, channels) in enumerate(zip(stages, self.channels, strict=True), start=1):
-            factory = attention if number in attention_stages else None
-            for module in stage:
-                seen = module.conv1.in_channels if placement == "pre" else channels
-                module.attention = nn.Identity() if factory is None else factory(seen)
-                module.placement = placement
-                if mixer is not None and number in mixer_stages:
-                    conv = getattr(module, block.mixed)
-                    setattr(module, block.mixed, mixer(conv.in_channels, conv.out_channels, conv.stride[0]))
-                    if not mixer_norm:
-                        module.mixer_norm, module.bn2 = False, nn.Identity()
-        between = () if attention_between is None else self.channels[:3]
-        self.between = nn.ModuleList(attention_between(channels) for channels in between if attention_between)
+        for module in (module for stage in stages for module in stage):
+            module.attention, module.placement = nn.Identity(), placement
+        for module, refine in places(stages, attention, attention_stages, attention_blocks):
+            module.attention = refine(module.conv1.in_channels if placement == "pre" else module.out_channels)
+        for module, mix in places(stages, mixer, mixer_stages, mixer_blocks, "mixer"):
+            conv = getattr(module, block.mixed)
+            setattr(module, block.mixed, mix(conv.in_channels, conv.out_channels, conv.stride[0]))
+            if not mixer_norm:
+                module.mixer_norm, module.bn2 = False, nn.Identity()
+        self.between = nn.ModuleDict()
+        if attention_between is not None:
+            for number in between_stages:
+                self.between[str(number - 1)] = attention_between(self.channels[number - 1])
         if weights is not None:
             load_weights(self, weights)
         check_choice("norms", norms, get_args(Norms))
@@ -199,8 +205,8 @@ class ResNet(Backbone):
         for index, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
             for block in stage:
                 x = checkpointed(block, x) if self.checkpointing else block(x)
-            if index < len(self.between):
-                x = self.between[index](x)
+            if str(index) in self.between:
+                x = self.between[str(index)](x)
             features.append(x)
         return features
 
@@ -229,8 +235,8 @@ class ResNet(Backbone):
         """The stem, then the blocks of each stage, each with what stands behind it."""
         stem: list[nn.Module] = [self.conv1, self.bn1] if self.stem is None else [self.stem]
         stages = [list(stage) for stage in (self.layer1, self.layer2, self.layer3, self.layer4)]
-        for stage, operator in zip(stages, self.between, strict=False):
-            stage.append(operator)
+        for index, operator in self.between.items():
+            stages[int(index)].append(operator)
         return [stem, *stages]
 
     @property

@@ -13,15 +13,17 @@ from torch.nn import functional as F
 from torchvision.models import Swin_B_Weights, Swin_S_Weights, Swin_T_Weights, WeightsEnum, swin_transformer
 from torchvision.ops.misc import Permute
 
-from attention.base import Mixer, check_at_least, check_choice, check_divides
+from attention.base import Mixer, Refine, check_at_least, check_choice, check_divides
 from attention.local_filter import LocalFilter
 from backbones.base import Backbone
 from backbones.checkpointing import checkpointed
 from backbones.conversions.swin import from_any_swin, resized_table
 from backbones.gelu_linear import gelu_linear
+from backbones.places import STAGES, Blocks, Mixers, Refinements, by_stage, check_stages, chosen, places
 from backbones.weights import load_weights
 
 OutNorms = Literal["each", "last"]
+AttentionPosition = Literal["mixed", "mlp"]
 
 _SIZES = {(96, 2, 2, 6, 2): "T", (96, 2, 2, 18, 2): "S", (128, 2, 2, 18, 2): "B"}
 _PUBLISHED = {"T": Swin_T_Weights, "S": Swin_S_Weights, "B": Swin_B_Weights}
@@ -120,12 +122,20 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
 
 
 class _Block(swin_transformer.SwinTransformerBlock):
-    """x + A(LN(x)), then x + MLP(LN(x)), with window attention or any other operator as A; maps channels last."""
+    """x + A(LN(x)), then x + MLP(LN(x)), with window attention or any other operator as A; maps channels last.
+
+    `Swin` puts refinements of what A or the MLP returns into `refine_mixed` and `refine_mlp`.
+    """
+
+    channels: int
 
     def __init__(self, channels: int, heads: int, drop_path: float, attention: nn.Module) -> None:
         super().__init__(
             channels, heads, [], [], stochastic_depth_prob=drop_path, attn_layer=lambda *_, **__: attention
         )
+        self.channels = channels
+        self.refine_mixed: nn.Module = nn.Identity()
+        self.refine_mlp: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes a map (B, H, W, C)."""
@@ -134,8 +144,8 @@ class _Block(swin_transformer.SwinTransformerBlock):
             mixed = self.attn(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         else:
             mixed = self.attn(normed)
-        x = x + self.stochastic_depth(mixed)
-        out: Tensor = x + self.stochastic_depth(self._mlp(self.norm2(x)))
+        x = x + self.stochastic_depth(_refined(self.refine_mixed, mixed))
+        out: Tensor = x + self.stochastic_depth(_refined(self.refine_mlp, self._mlp(self.norm2(x))))
         return out
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -173,8 +183,18 @@ class Swin(Backbone):
         window: Side w of a window in cells.
         heads: Number of heads of window attention in each stage; none gives each 32 channels, as published.
         relative: Whether window attention has its learned bias by offset.
-        mixer: Operator instead of window attention, made from (channels, channels, stride 1); none keeps the windows.
-        mixer_stages: Stages whose blocks all receive the `mixer`, numbers from 1 (stride 4) to 4 (stride 32).
+        mixer: Operator instead of window attention, made from (channels, channels, stride 1), or a list with one for
+            each of the four stages; none keeps the windows.
+        mixer_stages: Stages that receive the `mixer`, numbers from 1 (stride 4) to 4 (stride 32).
+        mixer_blocks: Blocks of these stages that do: `every`, the `last`, a number n for every n-th, or a list of
+            numbers from 1.
+        attention: Refinement to insert in blocks, made from their channels, or a list with one for each of the four
+            stages; none gives the plain network.
+        attention_position: `mixed`: behind A, before the addition; `mlp`: behind the MLP, before the addition.
+        attention_stages: Stages that receive attention, numbers from 1 to 4.
+        attention_blocks: Blocks of these stages that do, as `mixer_blocks`.
+        attention_between: Operator behind the last block of stages, made from their channels.
+        between_stages: Stages that have one, numbers from 1 to 4.
         out_norms: `each`: layer normalisation of every feature map, as published detectors and segmentors have it;
             `last`: of the last one only, as the classification network has it.
         out_indices: Numbers of the maps to return, from 0; none returns all four. The detectors and segmentors of this
@@ -197,8 +217,15 @@ class Swin(Backbone):
         window: int = 7,
         heads: tuple[int, int, int, int] | None = None,
         relative: bool = True,
-        mixer: Callable[[int, int, int], Mixer] | None = None,
-        mixer_stages: tuple[int, ...] = (1, 2, 3, 4),
+        mixer: Mixers = None,
+        mixer_stages: tuple[int, ...] = STAGES,
+        mixer_blocks: Blocks = "every",
+        attention: Refinements = None,
+        attention_position: AttentionPosition = "mixed",
+        attention_stages: tuple[int, ...] = STAGES,
+        attention_blocks: Blocks = "every",
+        attention_between: Callable[[int], Refine] | None = None,
+        between_stages: tuple[int, ...] = (1, 2, 3),
         out_norms: OutNorms = "each",
         out_indices: tuple[int, ...] | None = None,
         drop_path: float = 0.2,
@@ -215,8 +242,8 @@ class Swin(Backbone):
             heads = tuple(embed_channels * 2**index // _HEAD_CHANNELS for index in range(4))
         check_at_least(1, heads=min(heads))
         check_choice("out_norms", out_norms, get_args(OutNorms))
-        if not set(mixer_stages) <= {1, 2, 3, 4}:
-            raise ValueError(f"mixer_stages={tuple(mixer_stages)} has no such stages; choose from 1, 2, 3, 4")
+        check_stages(mixer_stages=mixer_stages, attention_stages=attention_stages, between_stages=between_stages)
+        check_choice("attention_position", attention_position, get_args(AttentionPosition))
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path={drop_path} is no probability below 1; give one such as 0.2")
         if shift_small_maps and shift_together:
@@ -232,18 +259,21 @@ class Swin(Backbone):
         stem = nn.Sequential(nn.Conv2d(3, embed_channels, 4, 4), Permute([0, 2, 3, 1]), nn.LayerNorm(embed_channels))
         layers: list[nn.Module] = [stem]
         before, last = 0, max(1, sum(depths) - 1)
+        mixers = by_stage(mixer, tuple(mixer_stages), "mixer")
         for number, (channels, depth, count) in enumerate(zip(self.channels, depths, heads, strict=True), start=1):
             if number > 1:
                 layers.append(swin_transformer.PatchMerging(channels // 2))
             check_divides(f"channels of stage {number}", channels, "heads", count)
             blocks = []
+            mix = mixers[number - 1]
+            mixed = chosen(range(depth), mixer_blocks, "mixer_blocks") if mix is not None else []
             for index in range(depth):
-                if mixer is not None and number in mixer_stages:
-                    attention: nn.Module = mixer(channels, channels, 1)
-                    if index % 2 and isinstance(attention, LocalFilter) and attention.application == "window":
-                        attention.shift_windows(attention.kernel_size // 2)
+                if mix is not None and index in mixed:
+                    mixing: nn.Module = mix(channels, channels, 1)
+                    if index % 2 and isinstance(mixing, LocalFilter) and mixing.application == "window":
+                        mixing.shift_windows(mixing.kernel_size // 2)
                 else:
-                    attention = WindowAttention(
+                    mixing = WindowAttention(
                         channels,
                         window,
                         index % 2 * (window // 2),
@@ -252,7 +282,7 @@ class Swin(Backbone):
                         shift_together,
                         relative,
                     )
-                blocks.append(_Block(channels, count, drop_path * (before + index) / last, attention))
+                blocks.append(_Block(channels, count, drop_path * (before + index) / last, mixing))
             layers.append(nn.Sequential(*blocks))
             before += depth
         self.features = nn.Sequential(*layers)
@@ -264,6 +294,14 @@ class Swin(Backbone):
             self.norm = nn.LayerNorm(self.channels[-1])
             self.classifier_prefixes = (*self.classifier_prefixes, "norm0.", "norm1.", "norm2.", "norm3.")
         _initialise(self.features)
+        # After the host's own initialisation, which would overwrite that of the operators.
+        stages = [[block for block in self._blocks(index) if isinstance(block, _Block)] for index in range(4)]
+        for block, refine in places(stages, attention, attention_stages, attention_blocks):
+            setattr(block, f"refine_{attention_position}", refine(block.channels))
+        self.between = nn.ModuleDict()
+        if attention_between is not None:
+            for number in between_stages:
+                self.between[str(number - 1)] = attention_between(self.channels[number - 1])
         if weights is not None:
             load_weights(self, weights)
         if out_indices is not None:
@@ -282,6 +320,8 @@ class Swin(Backbone):
                 x = self.features[2 * index](x)
             for block in self._blocks(index):
                 x = checkpointed(block, x) if self.checkpointing else block(x)
+            if str(index) in self.between:
+                x = _refined(self.between[str(index)], x)
             features.append(norm(x).permute(0, 3, 1, 2))
         return features
 
@@ -291,7 +331,8 @@ class Swin(Backbone):
         for index, norm in enumerate(self._norms()):
             merging = [self.features[2 * index]] if index else []
             norms = [] if isinstance(norm, nn.Identity) else [norm]
-            stages.append([*merging, *self._blocks(index), *norms])
+            between = [self.between[str(index)]] if str(index) in self.between else []
+            stages.append([*merging, *self._blocks(index), *between, *norms])
         return stages
 
     def unused_parts(self, maps: tuple[int, ...]) -> list[nn.Module]:
@@ -335,6 +376,14 @@ class Swin(Backbone):
         stage = self.features[2 * index + 1]
         assert isinstance(stage, nn.Sequential)
         return list(stage)
+
+
+def _refined(refine: nn.Module, x: Tensor) -> Tensor:
+    """A map (B, H, W, C) refined by an operator of maps (B, C, H, W)."""
+    if isinstance(refine, nn.Identity):
+        return x
+    refined: Tensor = refine(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return refined
 
 
 def _initialise(module: nn.Module) -> None:

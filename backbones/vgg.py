@@ -48,6 +48,7 @@ class VGG(Backbone):
     Args:
         attention: Operator behind the last convolution of every block, made from the number of channels it refines;
             none gives the published network, whose attention is in its classifier, `LearnToPayNetwork`.
+        attention_blocks: Numbers of the blocks of convolutions that receive attention, from 1 to 7.
         out_strides: Strides of the features, an ascending choice of 1, 2, 4, 8, 16 and 32 that ends with 16 or 32, so
             that every convolution is in use.
         dropout: Probabilities of dropping a value behind the first convolution and behind the others, below 1.
@@ -61,6 +62,7 @@ class VGG(Backbone):
     def __init__(
         self,
         attention: Callable[[int], Refine] | None = None,
+        attention_blocks: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7),
         out_strides: tuple[int, ...] = (4, 8, 16, 32),
         dropout: tuple[float, float] = (0.3, 0.4),
         frozen_stages: int = 0,
@@ -79,20 +81,22 @@ class VGG(Backbone):
                 f"dropout={tuple(dropout)} is no pair of probabilities below 1; give one such as (0.3, 0.4)"
             )
         check_choice("norms", norms, get_args(Norms))
+        if not set(attention_blocks) <= set(range(1, len(_BLOCKS) + 1)):
+            raise ValueError(f"attention_blocks={tuple(attention_blocks)} has no such blocks; choose from 1 to 7")
         self.strides = self.out_strides = tuple(out_strides)
         self.channels = tuple(_CHANNELS[stride] for stride in out_strides)
         self.checkpointing = checkpointing
         self.dropout = nn.Dropout(dropout[1])
         self.blocks = nn.ModuleList()
         before = 3
-        for widths, _ in _BLOCKS:
+        for number, (widths, _) in enumerate(_BLOCKS, start=1):
             layers: list[nn.Module] = []
             for channels in widths:
                 if layers:
                     layers.append(nn.Dropout(dropout[0 if before == 64 and len(self.blocks) == 0 else 1]))
                 layers.append(_layer(before, channels))
                 before = channels
-            if attention is not None:
+            if attention is not None and number in attention_blocks:
                 layers.append(attention(before))
             self.blocks.append(nn.Sequential(*layers))
         if weights is not None:
