@@ -1,5 +1,7 @@
 """FCOS on any backbone."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -8,11 +10,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.fcos import FCOSHead
 from torchvision.ops import box_area
 
+from attention.base import Refine
 from backbones import Backbone
 from tasks.class_tensors import ClassRows
 from tasks.detectors.dense import Assignment, DenseDetector, Outputs, require_groups
 from tasks.detectors.focal import BACKGROUND, focal_loss
 from tasks.detectors.giou import giou_loss
+from tasks.detectors.head_operators import Mixing, place_in_heads
 from tasks.detectors.pyramid import ExtraLevels, FeaturePyramid
 from tasks.detectors.selection import Selection
 from tasks.reduction import reduce_mean
@@ -34,6 +38,12 @@ class FCOS(DenseDetector):
         coarsest_stride: Stride of its coarsest level; 32, where the maps of most backbones end, for small inputs.
         extra_levels: How levels coarser than the backbone's maps are made, see `FeaturePyramid`.
         simple_pyramid: Whether the backbone's coarsest map alone is used, as where it has no other.
+        pyramid_mixer: Operator in place of the pyramid's 3x3 convolutions, made from input channels, output channels
+            and stride; none keeps them.
+        pyramid_attention: Refinement of every level of the pyramid, made from `channels`.
+        head_mixer: Operator in place of the head's 3x3 convolutions; of those that predict, a 1x1 convolution is left
+            behind it (arXiv 1906.05909, section 4.2).
+        head_attention: Refinement at the end of every tower, made from `channels`.
         center_radius: Radius of the centre in which locations are positive, in strides.
         ignore_crowds: Whether locations in a crowd region take no part in training.
         score_threshold: Detections below it are dropped.
@@ -51,6 +61,10 @@ class FCOS(DenseDetector):
         coarsest_stride: int = 128,
         extra_levels: ExtraLevels = "p6p7_from_p5",
         simple_pyramid: bool = False,
+        pyramid_mixer: Mixing | None = None,
+        pyramid_attention: Callable[[int], Refine] | None = None,
+        head_mixer: Mixing | None = None,
+        head_attention: Callable[[int], Refine] | None = None,
         center_radius: float = 1.5,
         ignore_crowds: bool = False,
         score_threshold: float = 0.05,
@@ -59,11 +73,21 @@ class FCOS(DenseDetector):
     ) -> None:
         super().__init__(Selection(score_threshold, nms_threshold, max_detections, candidates=1000), ignore_crowds)
         require_groups(channels)
-        neck = FeaturePyramid(backbone, channels, finest_stride, coarsest_stride, extra_levels, simple_pyramid)
+        neck = FeaturePyramid(
+            backbone,
+            channels,
+            finest_stride,
+            coarsest_stride,
+            extra_levels,
+            simple_pyramid,
+            mixer=pyramid_mixer,
+            attention=pyramid_attention,
+        )
         self.anchor_generator = AnchorGenerator(tuple((scale,) for scale in neck.scales), ((1.0,),) * neck.num_levels)
         # The optimiser in checkpoints has the parameters in this order.
         self.backbone = backbone
         self.head = FCOSHead(channels, 1, num_classes, num_convs)
+        place_in_heads(self.head.children(), channels, head_mixer, head_attention)
         self.neck = neck
         self.center_radius = center_radius
         self.box_coder = BoxLinearCoder(normalize_by_size=True)

@@ -8,8 +8,9 @@ from torch.nn import functional
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
-from attention.base import check_choice
+from attention.base import Refine, check_choice
 from backbones import Backbone
+from tasks.detectors.head_operators import Mixing, mix_convolutions
 from tasks.detectors.simple_pyramid import SimplePyramid
 
 ExtraLevels = Literal["p6p7_from_p5", "p6p7_from_c5", "max_pool"]
@@ -40,6 +41,8 @@ class FeaturePyramid(nn.Module):
         simple: Whether the backbone's coarsest map alone is used, as where it has no other.
         norm: Builds the normalisation behind every convolution of the pyramid from its channels. None for none in the
             Feature Pyramid Network and layer normalisations in the simple pyramid.
+        mixer: Operator in place of its 3x3 convolutions, made from input channels, output channels and stride.
+        attention: Refinement of every level, a module of its own each, made from `channels`.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class FeaturePyramid(nn.Module):
         extra: ExtraLevels = "p6p7_from_p5",
         simple: bool = False,
         norm: Callable[[int], nn.Module] | None = None,
+        mixer: Mixing | None = None,
+        attention: Callable[[int], Refine] | None = None,
     ) -> None:
         super().__init__()
         check_choice("extra", extra, get_args(ExtraLevels))
@@ -84,11 +89,16 @@ class FeaturePyramid(nn.Module):
             self.fpn = SimplePyramid(backbone.channels[0], channels, ratios, extra_levels, norm)
         else:
             self.fpn = FeaturePyramidNetwork(list(backbone.channels), channels, extra_levels, norm)
+        if mixer is not None:
+            mix_convolutions(self.fpn, mixer)
+        refined = range(self.num_levels) if attention is not None else ()
+        self.refine = nn.ModuleList(attention(channels) for _ in refined if attention is not None)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """From the backbone's features to (B, channels, H / s, W / s) for every level, finest first."""
         named = {str(level): feature for level, feature in enumerate(features)}
-        return list(self.fpn(named).values())
+        levels = list(self.fpn(named).values())
+        return [refine(level) for refine, level in zip(self.refine, levels, strict=True)] if self.refine else levels
 
 
 class _ConvolvedLevels(ExtraFPNBlock):
@@ -115,7 +125,7 @@ class _ConvolvedLevels(ExtraFPNBlock):
     def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
         """Appends the levels, and their names."""
         last = x[-1] if self.from_c5 else results[-1]
-        for number, (name, conv) in enumerate(self.named_children()):
+        for number, (name, conv) in enumerate(self.named_children()):  # mixers, where they took the convolutions' place
             last = conv(functional.relu(last) if number else last)
             results.append(last)
             names.append(name)

@@ -1,5 +1,6 @@
 """RetinaNet on any backbone."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
 
@@ -10,12 +11,13 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import box_iou
 
-from attention.base import check_choice
+from attention.base import Refine, check_at_least, check_choice
 from backbones import Backbone
 from tasks.class_tensors import ClassRows
 from tasks.detectors.dense import Assignment, DenseDetector, Outputs, require_groups
 from tasks.detectors.focal import focal_loss
 from tasks.detectors.giou import giou_loss
+from tasks.detectors.head_operators import Mixing, place_in_heads
 from tasks.detectors.pyramid import ExtraLevels, FeaturePyramid
 from tasks.detectors.selection import Selection
 
@@ -35,12 +37,19 @@ class RetinaNet(DenseDetector):
         backbone: Its features of stride `finest_stride` and coarser are used.
         num_classes: K.
         channels: Channels of the pyramid and of the head.
-        anchor_scale: Side of the smallest anchor of a level, in strides (`FeaturePyramid.scales`); each level has 3
-            octave scales x 3 ratios.
+        anchor_scale: Side of the smallest anchor of a level, in strides (`FeaturePyramid.scales`).
+        octave_scales: Sizes of anchors within an octave, each in 3 ratios: 3, or 2 as in the RetinaNets whose sizes
+            arXiv 1904.09925 and 1906.05909 print.
         finest_stride: Stride of the finest level of the pyramid in pixels.
         coarsest_stride: Stride of its coarsest level; 32, where the maps of most backbones end, for small inputs.
         extra_levels: How levels coarser than the backbone's maps are made, see `FeaturePyramid`.
         simple_pyramid: Whether the backbone's coarsest map alone is used, as where it has no other.
+        pyramid_mixer: Operator in place of the pyramid's 3x3 convolutions, made from input channels, output channels
+            and stride; none keeps them.
+        pyramid_attention: Refinement of every level of the pyramid, made from `channels`.
+        head_mixer: Operator in place of the head's 3x3 convolutions; of those that predict, a 1x1 convolution is left
+            behind it (arXiv 1906.05909, section 4.2).
+        head_attention: Refinement at the end of every tower, made from `channels`.
         head_norm: Whether the head's convolutions have group normalisations; `channels` is a multiple of 32 then.
         box_loss: `l1` on the encoded boxes, or `giou` on the decoded ones.
         ignore_crowds: Whether anchors that have half of their area or more in a crowd region take no part in training.
@@ -55,10 +64,15 @@ class RetinaNet(DenseDetector):
         num_classes: int,
         channels: int = 256,
         anchor_scale: float = 4.0,
+        octave_scales: int = 3,
         finest_stride: int = 8,
         coarsest_stride: int = 128,
         extra_levels: ExtraLevels = "p6p7_from_p5",
         simple_pyramid: bool = False,
+        pyramid_mixer: Mixing | None = None,
+        pyramid_attention: Callable[[int], Refine] | None = None,
+        head_mixer: Mixing | None = None,
+        head_attention: Callable[[int], Refine] | None = None,
         head_norm: bool = False,
         box_loss: BoxLoss = "l1",
         ignore_crowds: bool = False,
@@ -67,12 +81,22 @@ class RetinaNet(DenseDetector):
         max_detections: int = 100,
     ) -> None:
         super().__init__(Selection(score_threshold, nms_threshold, max_detections, candidates=1000), ignore_crowds)
+        check_at_least(1, octave_scales=octave_scales)
         check_choice("box_loss", box_loss, get_args(BoxLoss))
         require_groups(channels, head_norm)
-        neck = FeaturePyramid(backbone, channels, finest_stride, coarsest_stride, extra_levels, simple_pyramid)
+        neck = FeaturePyramid(
+            backbone,
+            channels,
+            finest_stride,
+            coarsest_stride,
+            extra_levels,
+            simple_pyramid,
+            mixer=pyramid_mixer,
+            attention=pyramid_attention,
+        )
         sides = [anchor_scale * scale for scale in neck.scales]
         self.anchor_generator = AnchorGenerator(
-            tuple((int(side), int(side * 2 ** (1 / 3)), int(side * 2 ** (2 / 3))) for side in sides),
+            tuple(tuple(int(side * 2 ** (n / octave_scales)) for n in range(octave_scales)) for side in sides),
             ((0.5, 1.0, 2.0),) * neck.num_levels,
         )
         self.per_location = self.anchor_generator.num_anchors_per_location()[0]
@@ -81,6 +105,7 @@ class RetinaNet(DenseDetector):
         self.head = RetinaNetHead(
             channels, self.per_location, num_classes, norm_layer=partial(nn.GroupNorm, 32) if head_norm else None
         )
+        place_in_heads(self.head.children(), channels, head_mixer, head_attention)
         self.neck = neck
         self.box_loss = box_loss
         self.box_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
