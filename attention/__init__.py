@@ -20,6 +20,7 @@ from attention.base import Mixer, Operator, Refine
 from attention.bottleneck import BottleneckAttention
 from attention.cbam import CBAM, ChannelAttention
 from attention.channelized_axial import ChannelizedAxialAttention
+from attention.combined import Compose, Parallel
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.coordinate import CoordinateAttention
 from attention.criss_cross import CrissCrossAttention
@@ -57,6 +58,7 @@ __all__ = [
     "BottleneckAttention",
     "ChannelAttention",
     "ChannelizedAxialAttention",
+    "Compose",
     "ContentRelativeSelfAttention",
     "CoordinateAttention",
     "CrissCrossAttention",
@@ -74,6 +76,7 @@ __all__ = [
     "Mixer",
     "NonLocal",
     "Operator",
+    "Parallel",
     "QuadraticSelfAttention",
     "Refine",
     "SelectiveKernel",

@@ -33,9 +33,9 @@ class ChannelizedAxialAttention(Refine):
     which are neither scaled nor bounded, and the softmax stay in float32 under autocast. Compiles and exports for any
     size.
 
-    Parameters: 2 (C d + 2 d) + C^2 + 2 C + 2 (2 C m + 4 m^2) with m = floor(C / reduction); `plain` without the 4 m^2,
-    `none` without both gates. Cost: H W (2 C d + C^2 + (d + C) (H + W)) multiply-accumulates and the gates' H + W
-    vectors; memory H W (H + W) weights.
+    Parameters: 2 (C d + 2 d) + C^2 + 2 C + 2 (2 C m + 4 m^2) with m = floor(C / reduction); with n hidden layers n - 1
+    in place of 4, with none 2 C^2 in place of the last term; `plain` without the 4 m^2, `none` without both gates. Cost:
+    H W (2 C d + C^2 + (d + C) (H + W)) multiply-accumulates and the gates' H + W vectors; memory H W (H + W) weights.
 
     Place: behind the 3x3 convolution that narrows the last stage in a segmentation head, before its 1x1 convolution.
 
@@ -45,6 +45,10 @@ class ChannelizedAxialAttention(Refine):
         channelization: Gates: `deep` (the paper), `plain` (one hidden layer) or `none` (axial attention alone).
         reduction: Divisor of the gates' hidden width m = floor(C / r), from 1 to C.
         epsilon: Epsilon of the batch normalisations, positive; the authors' framework takes 1e-3.
+        hidden_layers: Hidden layers of the gates instead of those of `channelization`, 0 to 5 in the paper's ablation;
+            0 leaves one layer of C to C.
+        slope: Slope of their leaky ReLU below zero instead of that of `channelization`; 0 is ReLU.
+        groups: Parts that the queries of a line are attended to one after another in: less memory, the same result.
     """
 
     def __init__(
@@ -54,9 +58,15 @@ class ChannelizedAxialAttention(Refine):
         channelization: Channelization = "deep",
         reduction: int = 4,
         epsilon: float = 1e-5,
+        hidden_layers: int | None = None,
+        slope: float | None = None,
+        groups: int = 1,
     ) -> None:
         super().__init__(channels)
-        check_at_least(1, key_channels=key_channels)
+        check_at_least(1, key_channels=key_channels, groups=groups)
+        if channelization == "none" and (hidden_layers, slope) != (None, None):
+            raise ValueError("channelization='none' has no gates; leave hidden_layers and slope out")
+        check_at_least(0, hidden_layers=hidden_layers or 0)
         check_choice("channelization", channelization, get_args(Channelization))
         if not epsilon > 0:
             raise ValueError(f"epsilon={epsilon} is no safeguard of a division; give a positive number such as 1e-5")
@@ -65,8 +75,9 @@ class ChannelizedAxialAttention(Refine):
         self.column_key = _projection(channels, key_channels, epsilon)
         self.row_key = _projection(channels, key_channels, epsilon)
         self.value = _projection(channels, channels, epsilon)
-        self.column_gate = _gate(channels, width, channelization)
-        self.row_gate = _gate(channels, width, channelization)
+        self.column_gate = _gate(channels, width, channelization, hidden_layers, slope)
+        self.row_gate = _gate(channels, width, channelization, hidden_layers, slope)
+        self.groups = groups
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
@@ -85,8 +96,8 @@ class ChannelizedAxialAttention(Refine):
     def _attend(self, keys: Tensor, values: Tensor, gate: nn.Module) -> Tensor:
         """One step along axis 2 of keys (B, M, L, d) and values (B, M, L, C)."""
         if self.channelization == "none":
-            return axial_attention(keys, keys, values)
-        return channelized_axial_attention(keys, keys, values, gate)
+            return axial_attention(keys, keys, values, self.groups)
+        return channelized_axial_attention(keys, keys, values, gate, self.groups)
 
     def _record(self, columns: Tensor, rows: Tensor) -> None:
         width, height = columns.shape[1:3]
@@ -105,12 +116,16 @@ def _projection(channels: int, width: int, epsilon: float) -> nn.Sequential:
     )
 
 
-def _gate(channels: int, width: int, channelization: Channelization) -> nn.Module:
+def _gate(
+    channels: int, width: int, channelization: Channelization, hidden_layers: int | None, slope: float | None
+) -> nn.Module:
     """Gate of one axis, over the last axis of (B, L, C)."""
     if channelization == "none":
         return nn.Identity()
-    hidden, slope = (5, 0.2) if channelization == "deep" else (1, 0.0)
+    hidden, usual = (5, 0.2) if channelization == "deep" else (1, 0.0)
+    hidden = hidden if hidden_layers is None else hidden_layers
+    slope = usual if slope is None else slope
     layers: list[nn.Module] = []
     for depth in range(hidden):
         layers += [nn.Linear(width if depth else channels, width, bias=False), nn.LeakyReLU(slope, inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(width, channels, bias=False), nn.Sigmoid())
+    return nn.Sequential(*layers, nn.Linear(width if hidden else channels, channels, bias=False), nn.Sigmoid())

@@ -23,8 +23,9 @@ class SelectiveKernel(Mixer):
     In training the batch normalisation behind the pooling sees one value per sample and channel: a batch of one raises
     PyTorch's error. Train with two or more samples per process, or freeze that normalisation (`operator.bn.eval()`).
 
-    Parameters: M (9 C_in C / G + 2 C) + C d + 2 d + M C d for G groups. Cost: 9 M C_in C H' W' / G multiply-accumulates
-    in the paths and (M + 1) C d for the weights; each path's map is read once for the pooling and once for the sum.
+    Parameters: M (9 C_in C / G + 2 C) + C d + 2 d + M C d for G groups, without selection the bracket alone. Cost: 9 M
+    C_in C H' W' / G multiply-accumulates in the paths and (M + 1) C d for the weights; each path's map is read once for
+    the pooling and once for the sum.
 
     Place: for the 3 x 3 convolution of a bottleneck together with its normalisation and activation; the 1 x 1
     convolution follows directly.
@@ -40,6 +41,9 @@ class SelectiveKernel(Mixer):
         groups: Groups G of every path's convolution, at least 1. The paper takes 32.
         reduction: Divisor r of the hidden width d, at least 1. The paper takes 16.
         min_channels: Lower bound L of the hidden width d, at least 1. The paper takes 32.
+        dilations: Dilations of the paths instead of 1 to M, such as 1 and 3 for kernels of 3 and 7; `paths` then says
+            how many there are.
+        selection: Whether paths are weighted; without, their maps are added (the paper's table 7).
     """
 
     def __init__(
@@ -51,18 +55,25 @@ class SelectiveKernel(Mixer):
         groups: int = 32,
         reduction: int = 16,
         min_channels: int = 32,
+        dilations: tuple[int, ...] | None = None,
+        selection: bool = True,
     ) -> None:
         super().__init__(in_channels, out_channels, stride)
         check_at_least(1, paths=paths, groups=groups, reduction=reduction, min_channels=min_channels)
+        if dilations is None:
+            dilations = tuple(range(1, paths + 1))
+        if len(dilations) != paths or min(dilations) < 1:
+            raise ValueError(f"dilations={tuple(dilations)} does not fit paths={paths}; give {paths} numbers from 1 on")
         if in_channels % groups or out_channels % groups:
             raise ValueError(
                 f"groups={groups} does not divide in_channels={in_channels} and out_channels={out_channels}; "
                 "give a common divisor of both"
             )
         width = max(out_channels // reduction, min_channels)
-        self.paths = nn.ModuleList(
-            _Path(in_channels, out_channels, stride, dilation, groups) for dilation in range(1, paths + 1)
-        )
+        self.paths = nn.ModuleList(_Path(in_channels, out_channels, stride, dilation, groups) for dilation in dilations)
+        self.selection = selection
+        if not selection:
+            return
         self.fc_reduce = nn.Conv2d(out_channels, width, 1, bias=False)
         self.bn = nn.BatchNorm2d(width, momentum=0.05)
         self.fc_select = nn.Conv2d(width, paths * out_channels, 1, bias=False)  # rows: path by path, as released
@@ -72,6 +83,8 @@ class SelectiveKernel(Mixer):
     def forward(self, x: Tensor) -> Tensor:
         """Mixes `x` (B, C_in, H, W) into a map (B, C, ceil(H / stride), ceil(W / stride))."""
         maps = [path(x) for path in self.paths]
+        if not self.selection:
+            return torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
         gates = self._gates(maps)
         selected = maps[0] * gates[0]
         for each, gate in zip(maps[1:], gates[1:], strict=True):

@@ -131,12 +131,14 @@ class LaViT(Backbone):
 
     Args:
         depths: Number of blocks of each stage.
-        vanilla: Number of blocks with vanilla attention, at the beginning of stage 3 and of stage 4, at least 1.
+        vanilla: Number of blocks with vanilla attention at the beginning of each of `less_stages`, at least 1; as many
+            as the stage has blocks leave none with less attention.
         embed_channels: Number of channels of each stage, multiples of its `heads`.
         heads: Number of heads of each stage.
         mlp_ratios: Hidden channels of the MLPs per channel, by stage.
         reductions: Sides in cells of what is one key in stage 1 and in stage 2.
-        window: Side w of a window of stage 3 in cells of 16 pixels, even; stage 4 has half of it.
+        window: Side w of a window of stage 3 in cells of 16 pixels, even; stage 4 has half of it, stages 2 and 1, where
+            they have windows, 2 w and 4 w.
         rank: Rank of the transforms' deviation from the identity, or none for full matrices (the paper).
         pooling: How scores are pooled from stage 3 to stage 4: `blocks`, `separable` or `literal`.
         layer_scale: Start of the factor of the pooled scores; 0 starts without them.
@@ -151,6 +153,9 @@ class LaViT(Backbone):
             everything.
         checkpointing: Whether blocks compute their intermediate results again in the backward pass to save memory.
         weights: Path of a .pth, .pt or .safetensors file; none leaves the random initialisation.
+        less_stages: Stages with windows, whose later blocks have less attention, ascending numbers from 1 to 4; the
+            others have reduced vanilla attention.
+        residual_stages: Stages whose first scores have those of the stage before added, pooled; both have windows.
     """
 
     _auxiliary: Tensor | None = None
@@ -158,7 +163,7 @@ class LaViT(Backbone):
     def __init__(
         self,
         depths: tuple[int, int, int, int] = (2, 2, 2, 2),
-        vanilla: tuple[int, int] = (1, 1),
+        vanilla: tuple[int, ...] = (1, 1),
         embed_channels: tuple[int, int, int, int] = (64, 128, 320, 512),
         heads: tuple[int, int, int, int] = (1, 2, 5, 8),
         mlp_ratios: tuple[int, int, int, int] = (8, 8, 4, 4),
@@ -175,8 +180,11 @@ class LaViT(Backbone):
         frozen_stages: int = 0,
         checkpointing: bool = False,
         weights: str | None = None,
+        less_stages: tuple[int, ...] = (3, 4),
+        residual_stages: tuple[int, ...] = (4,),
     ) -> None:
         super().__init__()
+        _check_stages(vanilla, less_stages, residual_stages)
         check_at_least(1, depths=min(depths), vanilla=min(vanilla), reductions=min(reductions), heads=min(heads))
         check_at_least(2, window=window)
         check_divides("window", window, "the side of the next stage's cells", 2)
@@ -192,6 +200,8 @@ class LaViT(Backbone):
         self.strides = (4, 8, 16, 32)
         self.window, self.diagonality, self.checkpointing = window, diagonality, checkpointing
 
+        first_vanilla = dict(zip(less_stages, vanilla, strict=True))
+        windows = {number: window * 2 ** max(0, 3 - number) // 2 ** max(0, number - 3) for number in less_stages}
         self.patch_embeds = nn.ModuleList()
         self.blocks = nn.ModuleList()
         before, index = 3, 0
@@ -202,17 +212,21 @@ class LaViT(Backbone):
             for number in range(depth):
                 rate = drop_path * index / max(1, sum(depths) - 1)
                 attention: nn.Module
-                if stage < 2:
-                    attention = _ReducedAttention(channels, heads[stage], reductions[stage])
-                elif number < vanilla[stage - 2]:
-                    attention = VanillaAttention(channels, heads[stage], window // 2 ** (stage - 2))
+                if stage + 1 not in windows:
+                    attention = _ReducedAttention(channels, heads[stage], (*reductions, 1, 1)[stage])
+                elif number < first_vanilla[stage + 1]:
+                    attention = VanillaAttention(channels, heads[stage], windows[stage + 1])
                 else:
-                    attention = LessAttention(channels, heads[stage], window // 2 ** (stage - 2), rank)
+                    attention = LessAttention(channels, heads[stage], windows[stage + 1], rank)
                 blocks.append(_Block(channels, ratio, rate, attention))
                 index += 1
             self.blocks.append(nn.ModuleList(blocks))
             before = channels
-        self.attn_down = AttentionResidual(heads[2], heads[3], window, pooling, layer_scale, bias=True)
+        for number in residual_stages:
+            residual = AttentionResidual(
+                heads[number - 2], heads[number - 1], windows[number - 1], pooling, layer_scale, bias=True
+            )
+            self.add_module(_residual_name(number), residual)
         if out_norms == "each":
             self.norm0, self.norm1, self.norm2, self.norm3 = map(nn.LayerNorm, self.channels)
             self.classifier_prefixes = (*self.classifier_prefixes, "norm.")
@@ -234,7 +248,8 @@ class LaViT(Backbone):
             if isinstance(embed, LeftOut):
                 break
             x = embed(x)  # (B, H', W', C)
-            handed_on = self.attn_down(scores) if stage == 3 and scores is not None else None
+            residual = getattr(self, _residual_name(stage + 1), None)
+            handed_on = residual(scores) if residual is not None and scores is not None else None
             for block in self._blocks(stage):
                 less = isinstance(block.attn, LessAttention)
                 given = (block, x, scores if less else handed_on)
@@ -262,8 +277,9 @@ class LaViT(Backbone):
         stages: list[list[nn.Module]] = [[self.patch_embeds[0]]]
         for stage, norm in enumerate(self._norms()):
             before: list[nn.Module] = [self.patch_embeds[stage]] if stage else []
-            if stage == 3:
-                before.append(self.attn_down)
+            residual = getattr(self, _residual_name(stage + 1), None)
+            if residual is not None:
+                before.append(residual)
             norms = [] if isinstance(norm, nn.Identity) else [norm]
             stages.append([*before, *self._blocks(stage), *norms])
         return stages
@@ -295,6 +311,27 @@ class LaViT(Backbone):
         if self.out_norms == "each":
             return self.norm0, self.norm1, self.norm2, self.norm3
         return nn.Identity(), nn.Identity(), nn.Identity(), self.norm
+
+
+def _residual_name(stage: int) -> str:
+    """Name of the attention residual into a stage; that into the last was the only one once."""
+    return "attn_down" if stage == 4 else f"attn_down{stage}"
+
+
+def _check_stages(vanilla: tuple[int, ...], less_stages: tuple[int, ...], residual_stages: tuple[int, ...]) -> None:
+    """Raises `ValueError` where the stages of `LaViT` do not fit together."""
+    if list(less_stages) != sorted({*less_stages} & {1, 2, 3, 4}) or not less_stages:
+        raise ValueError(f"less_stages={tuple(less_stages)} is no ascending choice of 1 to 4; give one such as (3, 4)")
+    if len(vanilla) != len(less_stages):
+        raise ValueError(
+            f"vanilla={tuple(vanilla)} has {len(vanilla)} numbers for less_stages={tuple(less_stages)}; give one each"
+        )
+    possible = [number for number in less_stages if number - 1 in less_stages]
+    if not set(residual_stages) <= set(possible):
+        raise ValueError(
+            f"residual_stages={tuple(residual_stages)} needs windows in each stage and the one before; choose among "
+            f"{possible}, or change less_stages"
+        )
 
 
 def _initialise(module: nn.Module) -> None:

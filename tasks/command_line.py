@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from tasks.class_options import own_defaults
@@ -48,7 +49,7 @@ def run(cli: Callable[[], object]) -> None:
     Raises:
         SystemExit: With the exit code, unless that is 0.
     """
-    with helpful_output(), own_defaults(), LocalProcesses() as processes:
+    with helpful_output(), own_defaults(), without_subnormals(), LocalProcesses() as processes:
         exit_code = _exit_code(cli, processes)
         processes.is_done()
         finish_wandb(exit_code, seconds=None if exit_code == exit_codes.FINISHED else LEAVE / 2)
@@ -59,6 +60,20 @@ def run(cli: Callable[[], object]) -> None:
             print(failure.line(), file=sys.stderr, flush=True)  # noqa: T201
     if exit_code != exit_codes.FINISHED:
         sys.exit(exit_code)
+
+
+@contextmanager
+def without_subnormals() -> Iterator[None]:
+    """Takes numbers below 1e-38 for zero on this process's CPU while the context lasts.
+
+    Sharp softmaxes and vanishing gradients are full of them, and a CPU computes with them many times slower: a detector
+    with criss-cross attention trained at 5 images a second instead of 24, from some epoch on.
+    """
+    torch.set_flush_denormal(True)  # threads that are started later inherit it
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def _exit_code(cli: Callable[[], object], processes: LocalProcesses) -> int:

@@ -14,6 +14,7 @@ from attention.axial import AxialAttention
 from attention.bam import BAM
 from attention.bottleneck import BottleneckAttention
 from attention.channelized_axial import ChannelizedAxialAttention
+from attention.combined import Compose, Parallel
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.criss_cross import CrissCrossAttention
 from attention.depthwise import DepthwiseConvolution
@@ -112,6 +113,14 @@ REFINEMENTS = [
         zero_gradient=("channel.0.bias", "position.0.bias", "position.3.bias", "position.6.bias"),
     ),
     Case("static", StaticGate, lambda c: c, 0.5),
+    Case(
+        "compose",
+        lambda c: Compose(c, [SpatialAttention, lambda channels: SqueezeExcitation(channels, 4)]),
+        lambda c: _bottleneck(c, 4) + 100,
+        0.25,
+    ),
+    Case("parallel-sum", lambda c: Parallel(c, [SpatialAttention, StaticGate], "sum"), lambda c: 100 + c, 1.0),
+    Case("parallel-product", lambda c: Parallel(c, [StaticGate, StaticGate], "product"), lambda c: 2 * c, 0.25),
     Case("efficient-channel", EfficientChannelAttention, lambda c: 3, 0.5),
     Case(
         "global-context",
@@ -285,6 +294,11 @@ MIXERS += [
         lambda i, o, s: 3 * (9 * i * o + 2 * o) + 4 * o * (o // 2) + 2 * (o // 2),
     ),
     Case(
+        "selective-kernel-added",
+        lambda i, o, s: SelectiveKernel(i, o, s, groups=4, dilations=(1, 3), selection=False),
+        lambda i, o, s: 2 * (9 * i * o // 4 + 2 * o),
+    ),
+    Case(
         "attention-stem",
         lambda i, o, s: AttentionStem(i, o, s, heads=2, mixtures=3, embedding=5),
         lambda i, o, s: 5 * i * o + (2 * s + 3) * 5 + 2 * o,
@@ -371,6 +385,12 @@ REFINEMENTS += [
         "channelized-axial-none",
         lambda c: ChannelizedAxialAttention(c, 4, "none"),
         lambda c: 2 * (4 * c + 8) + c * c + 2 * c,
+        0.0,
+    ),
+    Case(
+        "channelized-axial-shallow",
+        lambda c: ChannelizedAxialAttention(c, 4, hidden_layers=0, groups=3),
+        lambda c: 2 * (4 * c + 8) + c * c + 2 * c + 2 * c * c,
         0.0,
     ),
     Case(

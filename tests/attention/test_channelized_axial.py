@@ -1,5 +1,7 @@
 """Channelized axial attention against the contributions alpha and beta of arXiv 2101.07434, written out one by one."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -28,10 +30,10 @@ def mlp(layers, pooled, slope):
     return 1 / (1 + torch.exp(-pooled @ linears[-1].weight.T))
 
 
-def reference(operator, x):
+def reference(operator, x, slope=None):
     """Every contribution of every key, gated per query row (column), then summed."""
     batch, channels, height, width = x.shape
-    slope = {"deep": 0.2, "plain": 0.0, "none": None}[operator.channelization]
+    slope = {"deep": 0.2, "plain": 0.0, "none": None}[operator.channelization] if slope is None else slope
     t, s, g = (projection(part, x) for part in (operator.column_key, operator.row_key, operator.value))
     alpha = x.new_zeros(batch, height, width, height, channels)  # (i, j, m)
     beta = x.new_zeros(batch, height, width, width, channels)  # (i, j, n)
@@ -63,6 +65,19 @@ def test_equation_forward_and_backward(channelization, training, size, agree):
     torch.manual_seed(0)
     operator = ChannelizedAxialAttention(6, 3, channelization, reduction=2, epsilon=1e-3)
     agree(operator.train(training), reference, torch.randn(2, 6, *size))
+
+
+@pytest.mark.parametrize(("hidden_layers", "slope", "groups"), [(0, 0.2, 1), (1, 0.5, 2), (3, 0.0, 4)])
+def test_depth_and_slope_of_the_gates_and_groups_of_queries(hidden_layers, slope, groups, agree):
+    torch.manual_seed(0)
+    operator = ChannelizedAxialAttention(6, 4, "deep", 2, hidden_layers=hidden_layers, slope=slope, groups=groups)
+    assert sum(isinstance(layer, torch.nn.Linear) for layer in operator.row_gate) == hidden_layers + 1
+    agree(operator.eval(), partial(reference, slope=slope), torch.randn(2, 6, 5, 3))
+
+
+def test_without_gates_there_is_no_depth():
+    with pytest.raises(ValueError, match="has no gates; leave hidden_layers"):
+        ChannelizedAxialAttention(8, 4, "none", hidden_layers=2)
 
 
 def test_inference_without_gradients_computes_the_same():

@@ -80,6 +80,26 @@ def test_equals_timm_with_copied_weights(channels, out_channels, stride, same_fu
     same_function(ours.eval(), peer.eval(), x)
 
 
+@pytest.mark.parametrize("dilations", [(1, 3), (2, 3), (1, 2, 5)])
+def test_paths_of_any_reach_are_selected_or_added(dilations, agree):
+    torch.manual_seed(0)
+    paths, x = len(dilations), torch.randn(3, 4, 6, 5)
+    agree(SelectiveKernel(4, 6, 2, paths, 2, 2, 2, dilations), reference, x)
+
+    def added(operator, x):
+        return sum(normalised(path.bn, convolved(path.conv, x)).clamp(min=0) for path in operator.paths)
+
+    agree(SelectiveKernel(4, 6, 2, paths, 2, dilations=dilations, selection=False), added, x)
+    assert [path.conv.dilation[0] for path in SelectiveKernel(4, 6, 1, paths, 2, dilations=dilations).paths] == [
+        *dilations
+    ]
+
+
+def test_dilations_fit_the_paths():
+    with pytest.raises(ValueError, match=r"dilations=\(1,\) does not fit paths=2; give 2 numbers"):
+        SelectiveKernel(32, 32, dilations=(1,))
+
+
 def test_indifferent_selection_is_the_mean_of_the_paths():
     torch.manual_seed(0)
     operator = SelectiveKernel(4, 8, paths=3, groups=2).double().eval()

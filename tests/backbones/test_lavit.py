@@ -71,7 +71,7 @@ def randomised(network):
     return network.double().eval()
 
 
-def reference(network, x, vanilla):
+def reference(network, x, vanilla, less_stages=(3, 4), residual_stages=(4,)):
     """Features by the equations, over all tokens at once; stages 3 and 4 have to fit into a window.
 
     Tokens of a map smaller than the window meet the transforms' rows and columns that belong to their place in it.
@@ -105,24 +105,26 @@ def reference(network, x, vanilla):
         def split(x, heads=heads):
             return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
-        window = network.window // 2 ** (stage - 2) if stage > 1 else None
+        windowed = stage + 1 in less_stages
+        window = int(network.window * 2.0 ** (2 - stage)) if windowed else None
         place = [y * window + z for y in range(size[0]) for z in range(size[1])] if window else None
         scores = None
         for number in range(len(network.blocks[stage])):
             name = f"blocks.{stage}.{number}"
             normed = norm(tokens, f"{name}.norm1")
             source = normed
-            if stage < 2:
+            if not windowed:
                 side = TINY["reductions"][stage]
                 state[f"{name}.flat.weight"] = state[f"{name}.attn.sr.weight"].flatten(1)
                 state[f"{name}.flat.bias"] = state[f"{name}.attn.sr.bias"]
                 source, _ = patches(normed.transpose(1, 2).unflatten(2, size), f"{name}.flat", side)
                 source = norm(source, f"{name}.attn.sr_norm")
-            if stage < 2 or number < vanilla[stage - 2]:
+            if not windowed or number < vanilla[less_stages.index(stage + 1)]:
                 queries, keys = split(linear(normed, f"{name}.attn.q")), split(linear(source, f"{name}.attn.k"))
                 scores = queries @ keys.transpose(2, 3) / queries.shape[3] ** 0.5
-                if stage == 3 and number == 0:
-                    scores = scores + residual(state, *last, window, size)
+                if stage + 1 in residual_stages and number == 0:
+                    name_of_residual = "attn_down" if stage == 3 else f"attn_down{stage + 1}"
+                    scores = scores + residual(state, name_of_residual, *last, window, size)
             else:
                 # Psi(Theta(A)^T)^T with the matrices I + deviation of the tokens that there are
                 for transform in ("theta", "psi"):
@@ -141,9 +143,9 @@ def reference(network, x, vanilla):
     return features
 
 
-def residual(state, scores, size, window, new_size):
-    """Scores of stage 3 pooled over 2 x 2 queries and 2 x 2 keys, one cell after the other."""
-    kernel = state["attn_down.pool.0"]  # (heads, 1, 4, 4), cells in the order 2 dy + dx
+def residual(state, name, scores, size, window, new_size):
+    """Scores of the stage before pooled over 2 x 2 queries and 2 x 2 keys, one cell after the other."""
+    kernel = state[f"{name}.pool.0"]  # (heads, 1, 4, 4), cells in the order 2 dy + dx
     queries = scores.unflatten(3, size).unflatten(2, size)
     pooled = scores.new_zeros(*scores.shape[:2], *new_size, *new_size)
     for y in range(size[0]):
@@ -152,9 +154,9 @@ def residual(state, scores, size, window, new_size):
                 for u in range(size[1]):
                     weight = kernel[:, 0, 2 * (y % 2) + x % 2, 2 * (v % 2) + u % 2]
                     pooled[:, :, y // 2, x // 2, v // 2, u // 2] += weight * queries[:, :, y, x, v, u]
-    pooled = pooled.flatten(4).flatten(2, 3) + state["attn_down.pool_bias"][:, None, None]
-    mixed = torch.einsum("oh,bhqk->boqk", state["attn_down.mix"], pooled) + state["attn_down.mix_bias"][:, None, None]
-    return mixed * state["attn_down.gamma"]
+    pooled = pooled.flatten(4).flatten(2, 3) + state[f"{name}.pool_bias"][:, None, None]
+    mixed = torch.einsum("oh,bhqk->boqk", state[f"{name}.mix"], pooled) + state[f"{name}.mix_bias"][:, None, None]
+    return mixed * state[f"{name}.gamma"]
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 64), (33, 20), (61, 47)])
@@ -166,6 +168,43 @@ def test_features_are_those_of_the_global_network(options, size):
         features, expected = network(x), reference(network, x, options["vanilla"])
     for feature, value in zip(features, expected, strict=True):
         torch.testing.assert_close(feature, value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 20)])
+@pytest.mark.parametrize(
+    ("vanilla", "less_stages", "residual_stages"),
+    [((1, 1), (3, 4), ()), ((1, 2, 1), (2, 3, 4), (3, 4)), ((1, 1, 1, 2), (1, 2, 3, 4), (2, 4)), ((1,), (3,), ())],
+)
+def test_less_attention_and_residuals_stand_in_the_chosen_stages(vanilla, less_stages, residual_stages, size):
+    stages = {"vanilla": vanilla, "less_stages": less_stages, "residual_stages": residual_stages}
+    options = {**TINY, "depths": (2, 2, 3, 2), "reductions": (4, 2), "window": 4}
+    if 4 not in less_stages:
+        options["heads"] = (1, 2, 2, 4)
+    network = randomised(LaViT(**options, **stages))
+    x = torch.randn(2, 3, *size, dtype=torch.float64)
+    if 4 not in less_stages:  # reduced attention of one cell a key
+        assert network.blocks[3][0].attn.reduction == 1
+        assert [f.shape[1] for f in network(x)] == [6, 8, 12, 16]
+        return
+    with torch.no_grad():
+        features, expected = network(x), reference(network, x, vanilla, less_stages, residual_stages)
+    for feature, value in zip(features, expected, strict=True):
+        torch.testing.assert_close(feature, value, rtol=1e-9, atol=1e-9)
+    sum(feature.square().mean() for feature in network.train()(x)).backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"less_stages": (4, 3)}, "less_stages=.* is no ascending choice"),
+        ({"vanilla": (1, 1, 1)}, "vanilla=.* has 3 numbers for less_stages="),
+        ({"residual_stages": (3,)}, "residual_stages=.* choose among \\[4\\]"),
+    ],
+)
+def test_stages_that_do_not_fit_are_named(options, message):
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        LaViT(**options)
 
 
 def test_the_network_is_global_at_224():

@@ -12,17 +12,20 @@ from torch import Tensor
 from attention.functional.logits.precision import precise_logits, products
 
 
-def axial_attention(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+def axial_attention(queries: Tensor, keys: Tensor, values: Tensor, groups: int = 1) -> Tensor:
     """Every position attends to its own line: softmax(q k^T) v, without a scale.
 
     Args:
         queries: (B, M, L, d).
         keys: (B, M, L, d).
         values: (B, M, L, C).
+        groups: Parts of the queries whose weights exist at a time in evaluation.
 
     Returns:
         (B, M, L, C) in the values' precision; logits and softmax are computed in float32 or better.
     """
+    if groups > 1:
+        return torch.cat([axial_attention(part, keys, values) for part in queries.chunk(groups, 2)], 2)
     return products(axial_weights(queries, keys).to(values.dtype), values)
 
 
@@ -32,7 +35,7 @@ def axial_weights(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def channelized_axial_attention(
-    queries: Tensor, keys: Tensor, values: Tensor, gate: Callable[[Tensor], Tensor]
+    queries: Tensor, keys: Tensor, values: Tensor, gate: Callable[[Tensor], Tensor], groups: int = 1
 ) -> Tensor:
     """Axial attention whose single contributions are weighted per channel before they are summed.
 
@@ -51,11 +54,12 @@ def channelized_axial_attention(
         keys: (B, M, L, d).
         values: (B, M, L, C).
         gate: Function of the pooled contributions (B, L, C) that returns weights of the same shape.
+        groups: Parts of the queries whose weights exist at a time in evaluation.
 
     Returns:
         (B, M, L, C) in the values' precision.
     """
-    attended = axial_attention(queries, keys, values)
+    attended = axial_attention(queries, keys, values, groups)
     # Mean over lines and keys, of what attention has summed over keys; a sum's gradient, unlike a mean's, is a view.
     pooled = attended.sum(1) / (values.shape[1] * values.shape[2])
     weights = gate(pooled).unsqueeze(1)
