@@ -34,8 +34,9 @@ class ChannelizedAxialAttention(Refine):
     size.
 
     Parameters: 2 (C d + 2 d) + C^2 + 2 C + 2 (2 C m + 4 m^2) with m = floor(C / reduction); with n hidden layers n - 1
-    in place of 4, with none 2 C^2 in place of the last term; `plain` without the 4 m^2, `none` without both gates. Cost:
-    H W (2 C d + C^2 + (d + C) (H + W)) multiply-accumulates and the gates' H + W vectors; memory H W (H + W) weights.
+    in place of 4, with none 2 C^2 in place of the last term; `plain` without the 4 m^2, `none` without both gates.
+    Cost: H W (2 C d + C^2 + (d + C) (H + W)) multiply-accumulates and the gates' H + W vectors; memory
+    H W (H + W) weights.
 
     Place: behind the 3x3 convolution that narrows the last stage in a segmentation head, before its 1x1 convolution.
 
