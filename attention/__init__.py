@@ -25,21 +25,28 @@ from attention.coordinate import CoordinateAttention
 from attention.criss_cross import CrissCrossAttention
 from attention.diagonality import diagonality_loss
 from attention.efficient_channel import EfficientChannelAttention
+from attention.efficient_multi_scale import EfficientMultiScaleAttention
 from attention.elsa import ELSA
+from attention.gated_channel import GatedChannelTransformation
+from attention.gather_excite import GatherExcite
 from attention.global_context import GlobalContext
 from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
+from attention.large_kernel import LargeKernelAttention
 from attention.lavit import LessAttention, VanillaAttention
 from attention.learn_to_pay import LearnToPayAttention, LearnToPayClassifier
 from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.maps import AttentionMap, record_attention
 from attention.non_local import NonLocal
 from attention.quadratic import QuadraticSelfAttention
+from attention.second_order import SecondOrderPooling
 from attention.selective_kernel import SelectiveKernel
+from attention.simam import SimAM
 from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
+from attention.triplet import TripletAttention
 
 __all__ = [
     "BAM",
@@ -57,9 +64,13 @@ __all__ = [
     "CoordinateAttention",
     "CrissCrossAttention",
     "EfficientChannelAttention",
+    "EfficientMultiScaleAttention",
+    "GatedChannelTransformation",
+    "GatherExcite",
     "GlobalContext",
     "HaloAttention",
     "IdentityStart",
+    "LargeKernelAttention",
     "LearnToPayAttention",
     "LearnToPayClassifier",
     "LearnedRelativeSelfAttention",
@@ -69,11 +80,14 @@ __all__ = [
     "Operator",
     "QuadraticSelfAttention",
     "Refine",
+    "SecondOrderPooling",
     "SelectiveKernel",
+    "SimAM",
     "SpatialAttention",
     "SqueezeExcitation",
     "StandAloneSelfAttention",
     "StaticGate",
+    "TripletAttention",
     "VanillaAttention",
     "diagonality_loss",
     "record_attention",

@@ -17,18 +17,25 @@ from attention.channelized_axial import ChannelizedAxialAttention
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.criss_cross import CrissCrossAttention
 from attention.efficient_channel import EfficientChannelAttention
+from attention.efficient_multi_scale import EfficientMultiScaleAttention
 from attention.functional.logits import precise_logits
+from attention.gated_channel import GatedChannelTransformation
+from attention.gather_excite import GatherExcite
 from attention.global_context import GlobalContext
 from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
+from attention.large_kernel import LargeKernelAttention
 from attention.lavit import LessAttention, VanillaAttention, split_windows
 from attention.learn_to_pay import LearnToPayAttention
 from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.non_local import NonLocal
 from attention.quadratic import QuadraticSelfAttention
+from attention.second_order import SecondOrderPooling
 from attention.selective_kernel import SelectiveKernel
+from attention.simam import SimAM
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
+from attention.triplet import TripletAttention
 
 
 @dataclass(frozen=True)
@@ -127,6 +134,45 @@ REFINEMENTS = [
         lambda c: IdentityStart(c, lambda channels: CBAM(channels, 4)),
         lambda c: _bottleneck(c, 4) + 100 + 1,
         1.0,
+    ),
+]
+
+# Gather-excite, SimAM, gated channels, triplets, multiple scales, large kernels and second-order pooling.
+REFINEMENTS += [
+    Case("gather-excite", GatherExcite, lambda c: 0),
+    Case("gather-excite-4", lambda c: GatherExcite(c, 4), lambda c: 0, flips=False),  # windows start in a corner
+    Case(
+        "gather-excite-plus",
+        lambda c: GatherExcite(c, 4, "convolution", True, 4),
+        lambda c: 22 * c + _bottleneck(c, 4),
+        0.5,
+        flips=False,
+    ),
+    Case("gather-excite-global", lambda c: GatherExcite(c, None, "convolution", size=(4, 7)), lambda c: 30 * c, 0.5),
+    Case("simam", SimAM, lambda c: 0),
+    Case("gated-channel", GatedChannelTransformation, lambda c: 3 * c, 1.0),
+    Case("gated-channel-l1", lambda c: GatedChannelTransformation(c, "l1"), lambda c: 3 * c, 1.0),
+    Case("triplet", TripletAttention, lambda c: 300, 0.5),
+    Case("triplet-two", lambda c: TripletAttention(c, 3, False), lambda c: 40, 0.5),
+    Case(
+        "multi-scale",
+        lambda c: EfficientMultiScaleAttention(c, 4),
+        lambda c: 10 * (c // 4) ** 2 + 4 * (c // 4),
+        0.5,
+    ),
+    Case("large-kernel", LargeKernelAttention, lambda c: c * c + 77 * c, 0.0),
+    Case(
+        "large-kernel-projected",
+        lambda c: LargeKernelAttention(c, 9, 3, True),
+        lambda c: 3 * c * c + 39 * c,
+        1.0,
+    ),
+    Case(
+        "second-order",
+        lambda c: SecondOrderPooling(c, 6),
+        lambda c: 30 * c + 144 + c + 54,
+        0.5,
+        zero_gradient=("reduce.bias",),  # a norm follows
     ),
 ]
 
