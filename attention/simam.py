@@ -43,7 +43,9 @@ class SimAM(Refine):
         """Weights every cell of `x` (B, C, H, W)."""
         wide = at_least_float32(x)
         squares = (wide - global_mean(wide)).square()
-        variance: Tensor = total(squares, 2, 3) / torch.sym_max(x.shape[2] * x.shape[3] - 1, 1)
+        cells = x.shape[2] * x.shape[3]
+        n = cells - 1 + 1 // cells  # one for a single cell; a branch would tie an exported program to one size
+        variance = total(squares, 2, 3) / n
         weights = torch.sigmoid(squares / (4 * (variance + self.energy_lambda)) + 0.5)
         if self.recording:
             self.record("cell", weights)
