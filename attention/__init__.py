@@ -28,10 +28,14 @@ from attention.depthwise import DepthwiseConvolution
 from attention.diagonality import diagonality_loss
 from attention.dynamic_filter import DynamicFilter
 from attention.efficient_channel import EfficientChannelAttention
+from attention.efficient_multi_scale import EfficientMultiScaleAttention
 from attention.elsa import ELSA
+from attention.gated_channel import GatedChannelTransformation
+from attention.gather_excite import GatherExcite
 from attention.global_context import GlobalContext
 from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
+from attention.large_kernel import LargeKernelAttention
 from attention.lavit import LessAttention, VanillaAttention
 from attention.learn_to_pay import LearnToPayAttention, LearnToPayClassifier
 from attention.learned_relative import LearnedRelativeSelfAttention
@@ -39,11 +43,14 @@ from attention.local_filter import LocalFilter
 from attention.maps import AttentionMap, record_attention
 from attention.non_local import NonLocal
 from attention.quadratic import QuadraticSelfAttention
+from attention.second_order import SecondOrderPooling
 from attention.selective_kernel import SelectiveKernel
+from attention.simam import SimAM
 from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
+from attention.triplet import TripletAttention
 from attention.window import WindowAttention
 
 __all__ = [
@@ -65,9 +72,13 @@ __all__ = [
     "DepthwiseConvolution",
     "DynamicFilter",
     "EfficientChannelAttention",
+    "EfficientMultiScaleAttention",
+    "GatedChannelTransformation",
+    "GatherExcite",
     "GlobalContext",
     "HaloAttention",
     "IdentityStart",
+    "LargeKernelAttention",
     "LearnToPayAttention",
     "LearnToPayClassifier",
     "LearnedRelativeSelfAttention",
@@ -79,11 +90,14 @@ __all__ = [
     "Parallel",
     "QuadraticSelfAttention",
     "Refine",
+    "SecondOrderPooling",
     "SelectiveKernel",
+    "SimAM",
     "SpatialAttention",
     "SqueezeExcitation",
     "StandAloneSelfAttention",
     "StaticGate",
+    "TripletAttention",
     "VanillaAttention",
     "WindowAttention",
     "diagonality_loss",

@@ -86,7 +86,10 @@ class CBAM(Refine):
         kernel_size: Side k of the spatial convolution in cells of the map, odd. The paper takes 7.
         order: `channel_first` (the paper), `spatial_first`, or `parallel` (both gates read the unrefined map).
         channel_pooling: Descriptors of a channel: `avg_max` (the paper), or only `avg` or only `max` over positions.
-        spatial_pooling: Descriptors of a position: `avg_max` (the paper), or only `avg` or only `max` over channels.
+        spatial_pooling: Descriptors of a position: `avg_max` (the paper), only `avg` or only `max` over channels, or
+            `conv`, one that a 1x1 convolution learns.
+        spatial_norm: Whether a batch normalisation follows the spatial convolution, as in the authors' code.
+        spatial_bias: Whether the spatial convolutions have biases.
     """
 
     def __init__(
@@ -97,12 +100,14 @@ class CBAM(Refine):
         order: Order = "channel_first",
         channel_pooling: ChannelPooling = "avg_max",
         spatial_pooling: SpatialPooling = "avg_max",
+        spatial_norm: bool = True,
+        spatial_bias: bool = False,
     ) -> None:
         super().__init__(channels)
         check_choice("order", order, get_args(Order))
         self.order: Order = order
         self.channel = ChannelAttention(channels, reduction, channel_pooling)
-        self.spatial = SpatialAttention(channels, kernel_size, spatial_pooling)
+        self.spatial = SpatialAttention(channels, kernel_size, spatial_pooling, spatial_norm, spatial_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Weights the channels and positions of `x` (B, C, H, W)."""

@@ -15,7 +15,8 @@ class EfficientChannelAttention(Refine):
 
     arXiv 1910.03151, equations 5 and 9. The convolution has no bias. The kernel size follows the number of channels by
     equation 12 with gamma = 2 and b = 1: k is t = floor(log2(C) / 2 + 1 / 2) if that is odd and t + 1 otherwise, which
-    is 5 for 256 channels. timm takes at least 3, which differs below 8 channels.
+    is 5 for 256 channels. Below 8 channels that is a single weight, which sees no neighbour; timm takes at least 3,
+    which is `minimum: 3` here (assumption A49).
 
     It compiles and exports: a mean, a small convolution and a product.
 
@@ -26,12 +27,14 @@ class EfficientChannelAttention(Refine):
     Args:
         channels: Number of channels C of the map, at least 1.
         kernel_size: Channels k that one weight depends on, odd; none derives it from C.
+        minimum: Least k that is derived from C, odd: 1 as in the equation, 3 as in timm.
     """
 
-    def __init__(self, channels: int, kernel_size: int | None = None) -> None:
+    def __init__(self, channels: int, kernel_size: int | None = None, minimum: int = 1) -> None:
         super().__init__(channels)
-        if kernel_size is None:
-            kernel_size = channels.bit_length() // 2 // 2 * 2 + 1  # floor((log2 C + 1) / 2), even ones made odd upwards
+        check_odd(minimum=minimum)
+        if kernel_size is None:  # floor((log2 C + 1) / 2), even ones made odd upwards
+            kernel_size = max(channels.bit_length() // 2 // 2 * 2 + 1, minimum)
         check_odd(kernel_size=kernel_size)
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
 

@@ -4,6 +4,8 @@ A reduction whose result disagrees with the layout of its input is many times sl
 thread: `mean(3)` 1 ms contiguous, 44 ms channels_last).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -34,20 +36,26 @@ def column_means(x: Tensor) -> Tensor:
 
 def mean(x: Tensor, *axes: int) -> Tensor:
     """Mean of a map (B, C, H, W) over some axes, counted from 0, which stay with the size 1."""
-    if is_channels_last(x):
-        return x.permute(_LAST).mean([_LAST.index(axis) for axis in axes], keepdim=True).permute(_BACK)
-    return x.mean(axes, keepdim=True)
+    return _in_layout(lambda values, along: values.mean(along, keepdim=True), x, axes)
+
+
+def total(x: Tensor, *axes: int) -> Tensor:
+    """Sum of a map (B, C, H, W) over some axes, counted from 0, which stay with the size 1."""
+    return _in_layout(lambda values, along: values.sum(along, keepdim=True), x, axes)
 
 
 def maximum(x: Tensor, *axes: int) -> Tensor:
-    """Maximum of a map (B, C, H, W) over axes 1, or 2 and 3, which stay with the size 1.
+    """Maximum of a map (B, C, H, W) over axis 1, 2 or 3, or over axes 2 and 3, which stay with the size 1.
 
     The first of equal cells gets the gradient, as in published code; `amax`, which is faster, would divide it.
     """
+    return _in_layout(_maximum, x, axes)
+
+
+def _in_layout(reduce: Callable[[Tensor, tuple[int, ...]], Tensor], x: Tensor, axes: tuple[int, ...]) -> Tensor:
     if is_channels_last(x):
-        x, axes = x.permute(_LAST), tuple(_LAST.index(axis) for axis in axes)
-        return _maximum(x, axes).permute(_BACK)
-    return _maximum(x, axes)
+        return reduce(x.permute(_LAST), tuple(_LAST.index(axis) for axis in axes)).permute(_BACK)
+    return reduce(x, axes)
 
 
 def _maximum(x: Tensor, axes: tuple[int, ...]) -> Tensor:

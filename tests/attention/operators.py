@@ -20,20 +20,27 @@ from attention.criss_cross import CrissCrossAttention
 from attention.depthwise import DepthwiseConvolution
 from attention.dynamic_filter import DynamicFilter
 from attention.efficient_channel import EfficientChannelAttention
+from attention.efficient_multi_scale import EfficientMultiScaleAttention
 from attention.functional.layout import split_windows
 from attention.functional.logits import precise_logits
+from attention.gated_channel import GatedChannelTransformation
+from attention.gather_excite import GatherExcite
 from attention.global_context import GlobalContext
 from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
+from attention.large_kernel import LargeKernelAttention
 from attention.lavit import LessAttention, VanillaAttention
 from attention.learn_to_pay import LearnToPayAttention
 from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.local_filter import LocalFilter
 from attention.non_local import NonLocal
 from attention.quadratic import QuadraticSelfAttention
+from attention.second_order import SecondOrderPooling
 from attention.selective_kernel import SelectiveKernel
+from attention.simam import SimAM
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
+from attention.triplet import TripletAttention
 from attention.window import WindowAttention
 
 
@@ -82,6 +89,8 @@ REFINEMENTS = [
     Case("se-none", lambda c: SqueezeExcitation(c, 4, "none"), lambda c: _bottleneck(c, 4), 0.5),
     Case("channel", lambda c: ChannelAttention(c, 4), lambda c: _bottleneck(c, 4), 0.5),
     Case("spatial", SpatialAttention, lambda c: 100, 0.5),
+    Case("spatial-conv", lambda c: SpatialAttention(c, 3, "conv"), lambda c: c + 9 + 2, 0.5),
+    Case("spatial-bias", lambda c: SpatialAttention(c, 7, "conv", False, True), lambda c: c + 1 + 49 + 1, 0.5),
     Case("cbam", lambda c: CBAM(c, 4), lambda c: _bottleneck(c, 4) + 100, 0.25),
     Case("cbam-spatial-first", lambda c: CBAM(c, 4, order="spatial_first"), lambda c: _bottleneck(c, 4) + 100, 0.25),
     Case("cbam-parallel", lambda c: CBAM(c, 4, order="parallel"), lambda c: _bottleneck(c, 4) + 100, 0.25),
@@ -112,6 +121,27 @@ REFINEMENTS = [
         1.5,
         zero_gradient=("channel.0.bias", "position.0.bias", "position.3.bias", "position.6.bias"),
     ),
+    Case(
+        "bam-max",
+        lambda c: BAM(c, 4, 2, "max"),
+        lambda c: 18 * (c // 4) ** 2 + 3 * c * (c // 4) + c + 13 * (c // 4) + 1,
+        1.5,
+        zero_gradient=("channel.0.bias", "position.0.bias", "position.3.bias", "position.6.bias"),
+    ),
+    Case(
+        "bam-channel",
+        lambda c: BAM(c, 4, fusion="channel"),
+        lambda c: 2 * c * (c // 4) + c + 3 * (c // 4),
+        1.5,
+        zero_gradient=("channel.0.bias",),
+    ),
+    Case(
+        "bam-spatial",
+        lambda c: BAM(c, 4, 6, "spatial"),
+        lambda c: 18 * (c // 4) ** 2 + c * (c // 4) + 10 * (c // 4) + 1,
+        1.5,
+        zero_gradient=("position.0.bias", "position.3.bias", "position.6.bias"),
+    ),
     Case("static", StaticGate, lambda c: c, 0.5),
     Case(
         "compose",
@@ -141,6 +171,45 @@ REFINEMENTS = [
         lambda c: IdentityStart(c, lambda channels: CBAM(channels, 4)),
         lambda c: _bottleneck(c, 4) + 100 + 1,
         1.0,
+    ),
+]
+
+# Gather-excite, SimAM, gated channels, triplets, multiple scales, large kernels and second-order pooling.
+REFINEMENTS += [
+    Case("gather-excite", GatherExcite, lambda c: 0),
+    Case("gather-excite-4", lambda c: GatherExcite(c, 4), lambda c: 0, flips=False),  # windows start in a corner
+    Case(
+        "gather-excite-plus",
+        lambda c: GatherExcite(c, 4, "convolution", True, 4),
+        lambda c: 22 * c + _bottleneck(c, 4),
+        0.5,
+        flips=False,
+    ),
+    Case("gather-excite-global", lambda c: GatherExcite(c, None, "convolution", size=(4, 7)), lambda c: 30 * c, 0.5),
+    Case("simam", SimAM, lambda c: 0),
+    Case("gated-channel", GatedChannelTransformation, lambda c: 3 * c, 1.0),
+    Case("gated-channel-l1", lambda c: GatedChannelTransformation(c, "l1"), lambda c: 3 * c, 1.0),
+    Case("triplet", TripletAttention, lambda c: 300, 0.5),
+    Case("triplet-two", lambda c: TripletAttention(c, 3, False), lambda c: 40, 0.5),
+    Case(
+        "multi-scale",
+        lambda c: EfficientMultiScaleAttention(c, 4),
+        lambda c: 10 * (c // 4) ** 2 + 4 * (c // 4),
+        0.5,
+    ),
+    Case("large-kernel", LargeKernelAttention, lambda c: c * c + 77 * c, 0.0),
+    Case(
+        "large-kernel-projected",
+        lambda c: LargeKernelAttention(c, 9, 3, True),
+        lambda c: 3 * c * c + 39 * c,
+        1.0,
+    ),
+    Case(
+        "second-order",
+        lambda c: SecondOrderPooling(c, 6),
+        lambda c: 30 * c + 144 + c + 54,
+        0.5,
+        zero_gradient=("reduce.bias",),  # a norm follows
     ),
 ]
 

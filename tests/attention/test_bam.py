@@ -57,14 +57,26 @@ def position_scores(operator, x, dilation):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3)])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize(("fusion", "dilation"), [("product", 1), ("product", 4), ("sum", 2)])
+@pytest.mark.parametrize(
+    ("fusion", "dilation"),
+    [("product", 1), ("product", 4), ("sum", 2), ("max", 6), ("channel", 4), ("spatial", 2)],
+)
 def test_equation_forward_and_backward(fusion, dilation, training, size, agree):
     def reference(operator, x):
-        of_channels, of_positions = channel_scores(operator, x), position_scores(operator, x, dilation)
+        of_channels = of_positions = x.new_zeros(x.shape[:2])[..., None]
+        if fusion != "spatial":
+            of_channels = channel_scores(operator, x)[..., None, None]
+        if fusion != "channel":
+            of_positions = position_scores(operator, x, dilation)
         out = torch.zeros_like(x)
         for c in range(x.shape[1]):
-            score = of_channels[:, c, None, None]
-            score = score * of_positions if fusion == "product" else score + of_positions
+            score = {
+                "product": lambda a, b: a * b,
+                "sum": lambda a, b: a + b,
+                "max": lambda a, b: torch.where(a > b, a, b),
+                "channel": lambda a, b: a,
+                "spatial": lambda a, b: b,
+            }[fusion](of_channels[:, c], of_positions)
             out[:, c] = x[:, c] * (1 + 1 / (1 + torch.exp(-score)))
         return out
 
@@ -80,6 +92,21 @@ def test_published_module_sizes(channels, expected):
         assert sum(p.numel() for p in BAM(channels).parameters()) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"reduction": 4}, 7_873_025),
+        ({"fusion": "channel"}, 526_720),
+        ({"fusion": "spatial"}, 558_337),
+        ({"dilation": 6, "fusion": "max"}, 1_085_057),
+    ],
+    ids=str,
+)
+def test_sizes_of_the_ablation(options, expected):
+    with torch.device("meta"):
+        assert sum(p.numel() for p in BAM(2048, **options).parameters()) == expected
+
+
 def test_starts_as_published():
     operator = BAM(64)
     assert operator.fusion == "product"
@@ -93,14 +120,15 @@ def test_starts_as_published():
     assert deviation == pytest.approx((2 / 4) ** 0.5, rel=0.25)  # fan out: 4 hidden channels
 
 
-@pytest.mark.parametrize("fusion", ["product", "sum"])
+@pytest.mark.parametrize("fusion", ["product", "sum", "max", "channel", "spatial"])
 def test_recorded_gate_reproduces_the_output(fusion):
     torch.manual_seed(0)
     operator, x = BAM(16, 4, fusion=fusion), torch.randn(2, 16, 5, 6)
     with record_attention(operator) as maps:
         out = operator(x)
     (found,) = maps[""]
-    assert found.name == "gate" and found.weights.shape == x.shape
+    shapes = {"channel": (2, 16, 1, 1), "spatial": (2, 1, 5, 6)}
+    assert found.name == "gate" and found.weights.shape == shapes.get(fusion, x.shape)
     torch.testing.assert_close(out, x * (1 + found.weights))
     assert found.heat_map(5, 6).shape == (2, 5, 6)
 
@@ -118,5 +146,5 @@ def test_wrong_arguments_are_named_with_a_remedy():
         BAM(16, dilation=0)
     with pytest.raises(ValueError, match=r"reduction=32 .*at most 16"):
         BAM(16, 32)
-    with pytest.raises(ValueError, match=r"fusion='max' .*product, sum"):
-        BAM(16, fusion="max")
+    with pytest.raises(ValueError, match=r"fusion='mean' .*product, sum, max, channel, spatial"):
+        BAM(16, fusion="mean")

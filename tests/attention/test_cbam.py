@@ -95,6 +95,10 @@ def test_single_poolings_reach_both_parts():
     operator = CBAM(32, channel_pooling="max", spatial_pooling="avg")
     assert operator.channel.pooling == "max"
     assert operator.spatial.conv.in_channels == 1
+    assert operator.spatial.bn is not None and operator.spatial.conv.bias is None
+    operator = CBAM(32, spatial_pooling="conv", spatial_norm=False, spatial_bias=True)
+    assert operator.spatial.reduce.weight.shape == (1, 32, 1, 1) and operator.spatial.bn is None
+    assert not operator.spatial.reduce.bias.any() and not operator.spatial.conv.bias.any()
 
 
 @pytest.mark.parametrize("order", ["channel_first", "spatial_first", "parallel"])

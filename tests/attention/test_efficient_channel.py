@@ -52,6 +52,10 @@ def test_kernel_follows_the_number_of_channels():
         assert size(channels) == nearest + (nearest % 2 == 0)
         if channels >= 8:
             assert size(channels) == EcaModule(channels).conv.kernel_size[0]
+        assert EfficientChannelAttention(channels, minimum=3).conv.kernel_size == EcaModule(channels).conv.kernel_size
+    for channels in range(1, 8):  # where the equation and timm differ
+        assert size(channels) == 1
+        assert EfficientChannelAttention(channels, minimum=3).conv.kernel_size == EcaModule(channels).conv.kernel_size
 
 
 def test_recorded_weights_reproduce_the_output():
@@ -67,3 +71,5 @@ def test_even_kernels_are_refused():
     for size in (0, 4):
         with pytest.raises(ValueError, match=f"kernel_size={size} .*odd"):
             EfficientChannelAttention(16, size)
+        with pytest.raises(ValueError, match=f"minimum={size} .*odd"):
+            EfficientChannelAttention(16, minimum=size)

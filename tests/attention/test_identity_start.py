@@ -42,7 +42,8 @@ def test_every_refinement_starts_as_the_identity_and_learns(case, memory_format)
         losses[-1].backward()
         optimizer.step()
     assert losses[0] > losses[1] > losses[2]
-    assert {name for name, value in operator.operator.named_parameters() if not torch.equal(value, before[name])}
+    moved = {name for name, value in operator.operator.named_parameters() if not torch.equal(value, before[name])}
+    assert moved or not before, "of its parameters none learns"
 
 
 def test_autocast_leaves_the_numbers_unchanged():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from attention.pooling import column_means, gated, global_max, global_mean, maximum, mean, row_means
+from attention.pooling import column_means, gated, global_max, global_mean, maximum, mean, row_means, total
 
 every_layout = pytest.mark.parametrize("layout", ["contiguous", "channels_last", "strided"])
 
@@ -28,6 +28,10 @@ def test_pools_reduce_the_axes_they_name_and_give_their_gradients(size, layout):
         (column_means(x), torch.stack([x[..., j].sum(2) / rows for j in range(columns)], 2)),
         (mean(x, 1), x.sum(1, keepdim=True) / 4),
         (maximum(x, 1), x.amax(1, keepdim=True)),
+        (maximum(x, 2), x.amax(2, keepdim=True)),
+        (maximum(x, 3), x.amax(3, keepdim=True)),
+        (total(x, 2, 3), sum(x[:, :, i, j] for i in range(rows) for j in range(columns))[:, :, None, None]),
+        (total(x, 1), sum(x.unbind(1)).unsqueeze(1)),
     ]
     for found, expected in pairs:
         torch.testing.assert_close(found, expected)
@@ -40,7 +44,7 @@ def test_pools_reduce_the_axes_they_name_and_give_their_gradients(size, layout):
 
 @every_layout
 @pytest.mark.parametrize("mode", ["eager", "compiled", "transformed"])
-@pytest.mark.parametrize("axes", [(1,), (2, 3)])
+@pytest.mark.parametrize("axes", [(1,), (2,), (3,), (2, 3)])
 def test_the_first_of_equal_maxima_gets_the_gradient(axes, mode, layout):
     def top(x):
         return maximum(x, *axes).sum()
@@ -54,7 +58,7 @@ def test_the_first_of_equal_maxima_gets_the_gradient(axes, mode, layout):
         call = torch.compile(top, backend="aot_eager", fullgraph=True) if mode == "compiled" else top
         (gradient,) = torch.autograd.grad(call(x), x)
     expected = torch.zeros(2, 3, 4, 5)
-    expected[(slice(None), 0) if axes == (1,) else (..., 0, 0)] = 1
+    expected[tuple(0 if axis in axes else slice(None) for axis in range(4))] = 1
     assert torch.equal(gradient, expected)
 
 

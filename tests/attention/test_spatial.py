@@ -22,31 +22,56 @@ def reference(operator, x):
                             continue
                         cell = [x[b, c, row, column] for c in range(channels)]
                         planes = []
+                        if operator.pooling == "conv":
+                            products = [
+                                w * value for w, value in zip(operator.reduce.weight.flatten(), cell, strict=True)
+                            ]
+                            planes.append(
+                                sum(products) + (0 if operator.reduce.bias is None else operator.reduce.bias[0])
+                            )
                         if operator.pooling in ("avg_max", "max"):
                             planes.append(max(cell, key=torch.Tensor.item))
                         if operator.pooling in ("avg_max", "avg"):
                             planes.append(sum(cell) / channels)
                         for plane, value in enumerate(planes):
                             total = total + operator.conv.weight[0, plane, di, dj] * value
-                values[b, i, j] = total
-    if operator.training:
+                values[b, i, j] = total if operator.conv.bias is None else total + operator.conv.bias[0]
+    if operator.bn is None:
+        mean, variance, scale, shift = 0, x.new_tensor(1 - 1e-5), 1, 0
+    elif operator.training:
         mean = sum(values.values()) / len(values)
         variance = sum((value - mean) ** 2 for value in values.values()) / len(values)
     else:
         mean, variance = operator.bn.running_mean[0], operator.bn.running_var[0]
+    if operator.bn is not None:
+        scale, shift = operator.bn.weight[0], operator.bn.bias[0]
     out = torch.zeros_like(x)
     for (b, i, j), value in values.items():
-        score = (value - mean) / torch.sqrt(variance + 1e-5) * operator.bn.weight[0] + operator.bn.bias[0]
+        score = (value - mean) / torch.sqrt(variance + 1e-5) * scale + shift
         out[b, :, i, j] = x[b, :, i, j] / (1 + torch.exp(-score))
     return out
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3)])
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-@pytest.mark.parametrize(("kernel_size", "pooling"), [(7, "avg_max"), (3, "avg_max"), (3, "avg"), (3, "max")])
-def test_equation_forward_and_backward(kernel_size, pooling, training, size, agree):
+@pytest.mark.parametrize(
+    "options",
+    [
+        (7, "avg_max"),
+        (3, "avg_max"),
+        (3, "avg"),
+        (3, "max"),
+        (3, "conv"),
+        (3, "conv", False),
+        (3, "conv", True, True),
+        (7, "conv", False, True),
+        (3, "avg_max", False, True),
+    ],
+    ids=str,
+)
+def test_equation_forward_and_backward(options, training, size, agree):
     torch.manual_seed(0)
-    agree(SpatialAttention(3, kernel_size, pooling).train(training), reference, torch.randn(2, 3, *size))
+    agree(SpatialAttention(3, *options).train(training), reference, torch.randn(2, 3, *size))
 
 
 def test_every_position_starts_with_one_half():
@@ -71,6 +96,20 @@ def test_first_plane_is_the_maximum():
 def test_parameters_do_not_depend_on_the_channels():
     counts = {sum(p.numel() for p in SpatialAttention(channels).parameters()) for channels in (1, 64, 2048)}
     assert counts == {100}
+
+
+def test_parameters_of_a_learned_plane():
+    def count(*options):
+        with torch.device("meta"):
+            return sum(p.numel() for p in SpatialAttention(256, 7, *options).parameters())
+
+    assert [count("conv"), count("conv", False), count("conv", False, True), count("conv", True, True)] == [
+        256 + 49 + 2,
+        256 + 49,
+        256 + 1 + 49 + 1,
+        256 + 1 + 49 + 1 + 2,
+    ]
+    assert [count("avg_max", False), count("avg_max", False, True)] == [98, 99]
 
 
 def test_recorded_weights_reproduce_the_output():
