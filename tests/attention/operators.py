@@ -16,6 +16,7 @@ from attention.bottleneck import BottleneckAttention
 from attention.channelized_axial import ChannelizedAxialAttention
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.criss_cross import CrissCrossAttention
+from attention.dual_attention import DualAttention
 from attention.efficient_channel import EfficientChannelAttention
 from attention.functional.logits import precise_logits
 from attention.global_context import GlobalContext
@@ -327,6 +328,21 @@ REFINEMENTS += [
         zero_gradient=("key.bias",),  # adds the same to the scores of all keys
         sums_to_one=False,  # column and row do so together
     ),
+    Case(
+        "dual-attention",
+        DualAttention,
+        lambda c: c * c + c + 2 * (c + 1) * (c // 8) + 2,
+        1.0,
+        zero_gradient=("key.bias",),  # adds the same to the scores of all keys
+    ),
+    Case(
+        "dual-attention-position",
+        lambda c: DualAttention(c, 4, "position"),
+        lambda c: c * c + c + 2 * (c + 1) * (c // 4) + 1,
+        1.0,
+        zero_gradient=("key.bias",),
+    ),
+    Case("dual-attention-channel", lambda c: DualAttention(c, branches="channel"), lambda c: 1, 1.0),
 ]
 
 MIXERS += [
