@@ -41,6 +41,7 @@ from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
+from attention.strip_pooling import StripPooling
 
 __all__ = [
     "BAM",
@@ -76,6 +77,7 @@ __all__ = [
     "SqueezeExcitation",
     "StandAloneSelfAttention",
     "StaticGate",
+    "StripPooling",
     "VanillaAttention",
     "diagonality_loss",
     "record_attention",

@@ -30,6 +30,7 @@ from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
+from attention.strip_pooling import StripPooling
 
 
 @dataclass(frozen=True)
@@ -364,6 +365,10 @@ MIXERS += [
         lambda c, d, s: _axial(c, d, 6 * d + 2 * 2),
         zero_gradient=("content_norm.bias",),
     ),
+]
+
+REFINEMENTS += [
+    Case("strip-pooling", StripPooling, lambda c: 7 * c * c + 5 * c, 0.5),
 ]
 
 
