@@ -24,6 +24,7 @@ from attention.content_relative import ContentRelativeSelfAttention
 from attention.coordinate import CoordinateAttention
 from attention.criss_cross import CrissCrossAttention
 from attention.diagonality import diagonality_loss
+from attention.double_attention import DoubleAttention
 from attention.dual_attention import DualAttention
 from attention.efficient_channel import EfficientChannelAttention
 from attention.elsa import ELSA
@@ -58,6 +59,7 @@ __all__ = [
     "ContentRelativeSelfAttention",
     "CoordinateAttention",
     "CrissCrossAttention",
+    "DoubleAttention",
     "DualAttention",
     "EfficientChannelAttention",
     "GlobalContext",

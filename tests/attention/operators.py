@@ -16,6 +16,7 @@ from attention.bottleneck import BottleneckAttention
 from attention.channelized_axial import ChannelizedAxialAttention
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.criss_cross import CrissCrossAttention
+from attention.double_attention import DoubleAttention
 from attention.dual_attention import DualAttention
 from attention.efficient_channel import EfficientChannelAttention
 from attention.functional.logits import precise_logits
@@ -368,6 +369,20 @@ MIXERS += [
 ]
 
 REFINEMENTS += [
+    Case(
+        "double-attention",
+        DoubleAttention,
+        lambda c: 4 * c * (c // 2) + 3 * (c // 2) + c,
+        1.0,
+        zero_gradient=("gather.bias",),  # adds the same to all positions
+    ),
+    Case(
+        "double-attention-narrow",
+        lambda c: DoubleAttention(c, 5, 3),
+        lambda c: 16 * c + 11 + c,
+        1.0,
+        zero_gradient=("gather.bias",),
+    ),
     Case("strip-pooling", StripPooling, lambda c: 7 * c * c + 5 * c, 0.5),
 ]
 
