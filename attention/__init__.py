@@ -38,6 +38,7 @@ from attention.maps import AttentionMap, record_attention
 from attention.non_local import NonLocal
 from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
+from attention.self_calibrated import SelfCalibratedConv2d
 from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation
 from attention.stand_alone import StandAloneSelfAttention
@@ -75,6 +76,7 @@ __all__ = [
     "QuadraticSelfAttention",
     "Refine",
     "SelectiveKernel",
+    "SelfCalibratedConv2d",
     "SpatialAttention",
     "SqueezeExcitation",
     "StandAloneSelfAttention",

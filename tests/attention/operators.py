@@ -29,6 +29,7 @@ from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.non_local import NonLocal
 from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
+from attention.self_calibrated import SelfCalibratedConv2d
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
 from attention.strip_pooling import StripPooling
@@ -384,6 +385,19 @@ REFINEMENTS += [
         zero_gradient=("gather.bias",),
     ),
     Case("strip-pooling", StripPooling, lambda c: 7 * c * c + 5 * c, 0.5),
+]
+
+MIXERS += [
+    Case(
+        "self-calibrated",
+        lambda i, o, s: SelfCalibratedConv2d(i, o, s),
+        lambda i, o, s: 9 * i * o // 2 + 9 * i * i // 2 + 2 * i,
+    ),
+    Case(
+        "self-calibrated-bilinear",
+        lambda i, o, s: SelfCalibratedConv2d(i, o, s, 3, "bilinear"),
+        lambda i, o, s: 9 * i * o // 2 + 9 * i * i // 2 + 2 * i,
+    ),
 ]
 
 
