@@ -36,6 +36,7 @@ from attention.learn_to_pay import LearnToPayAttention, LearnToPayClassifier
 from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.maps import AttentionMap, record_attention
 from attention.non_local import NonLocal
+from attention.outlook import OutlookAttention
 from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
 from attention.self_calibrated import SelfCalibratedConv2d
@@ -73,6 +74,7 @@ __all__ = [
     "Mixer",
     "NonLocal",
     "Operator",
+    "OutlookAttention",
     "QuadraticSelfAttention",
     "Refine",
     "SelectiveKernel",

@@ -27,6 +27,7 @@ from attention.lavit import LessAttention, VanillaAttention, split_windows
 from attention.learn_to_pay import LearnToPayAttention
 from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.non_local import NonLocal
+from attention.outlook import OutlookAttention
 from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
 from attention.self_calibrated import SelfCalibratedConv2d
@@ -388,6 +389,20 @@ REFINEMENTS += [
 ]
 
 MIXERS += [
+    Case(
+        "outlook",
+        lambda i, o, s: OutlookAttention(i, o, s, 2),
+        lambda i, o, s: i * o + (i + 1) * 2 * 81 + o * o + o,
+        sums_to_one=False,  # windows that overlap add up
+        padding_counts="cells outside the map stay in the softmax",
+    ),
+    Case(
+        "outlook-everywhere",
+        lambda i, o, s: OutlookAttention(i, o, s, 4, grid_stride=1, bias=True),
+        lambda i, o, s: i * o + o + (i + 1) * 4 * 81 + o * o + o,
+        sums_to_one=False,
+        padding_counts="cells outside the map stay in the softmax",
+    ),
     Case(
         "self-calibrated",
         lambda i, o, s: SelfCalibratedConv2d(i, o, s),
