@@ -94,7 +94,7 @@ class OutlookAttention(Mixer):
 
 
 def _around_their_cells(windows: Tensor, k: int) -> Tensor:
-    """Weights (..., k k, k, k) of the cells of a window as (..., k k, 2 k - 1, 2 k - 1), each around the cell it is for."""
+    """Weights (..., k k, k, k) within a window as (..., k k, 2 k - 1, 2 k - 1), each around the cell that it is for."""
     return torch.stack(
         [
             F.pad(of_cell, (k - 1 - index % k, index % k, k - 1 - index // k, index // k), value=0.0)
