@@ -45,11 +45,12 @@ NETWORKS = {
     "lavit_": r"patch_embeds\.\d\.pos_embed",
     "sasa_": r"layer\d\.\d+\.conv2\.(row|column)_embedding",
     "sehalonet33ts": TIMM_TABLES,
+    "volo_": r"network\.1\.pos_embed",
     "swin_": r"features\.[1357]\.\d+\.attn\.relative_position_bias_table",
 }
 # The smallest network of every kind; to build the others takes longer and shows the same.
 FAST = {"aa_resnet50", "attention_cnn_content", "attention_cnn_learned", "attention_cnn_quadratic", "bam_resnet50"}
-FAST |= {"elsa_swin_t", "elsa_volo_d1", "halonet26t", "halonet_h0", "lavit_t", "sasa_resnet26", "swin_t"}
+FAST |= {"elsa_swin_t", "elsa_volo_d1", "halonet26t", "halonet_h0", "lavit_t", "sasa_resnet26", "swin_t", "volo_d1"}
 # Names of parameters with more than one dimension that sound like tables of positions, and decay.
 SOUND_ALIKE = re.compile(
     r"mixture_embedding$"  # what is mixed, not where
