@@ -33,10 +33,12 @@ from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
 from attention.lavit import LessAttention, VanillaAttention
 from attention.learn_to_pay import LearnToPayAttention, LearnToPayClassifier
+from attention.learn_to_pay_gate import LearnToPayGate
 from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.maps import AttentionMap, record_attention
 from attention.non_local import NonLocal
 from attention.outlook import OutlookAttention
+from attention.progressive import ProgressiveAttention
 from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
 from attention.self_calibrated import SelfCalibratedConv2d
@@ -69,12 +71,14 @@ __all__ = [
     "IdentityStart",
     "LearnToPayAttention",
     "LearnToPayClassifier",
+    "LearnToPayGate",
     "LearnedRelativeSelfAttention",
     "LessAttention",
     "Mixer",
     "NonLocal",
     "Operator",
     "OutlookAttention",
+    "ProgressiveAttention",
     "QuadraticSelfAttention",
     "Refine",
     "SelectiveKernel",

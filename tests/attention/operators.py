@@ -25,9 +25,11 @@ from attention.halo import HaloAttention
 from attention.identity_start import IdentityStart
 from attention.lavit import LessAttention, VanillaAttention, split_windows
 from attention.learn_to_pay import LearnToPayAttention
+from attention.learn_to_pay_gate import LearnToPayGate
 from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.non_local import NonLocal
 from attention.outlook import OutlookAttention
+from attention.progressive import ProgressiveAttention
 from attention.quadratic import QuadraticSelfAttention
 from attention.selective_kernel import SelectiveKernel
 from attention.self_calibrated import SelfCalibratedConv2d
@@ -163,7 +165,7 @@ MIXERS: list[Case] = [
     ),
     Case(
         "stand-alone-zero",
-        lambda c, d, s: StandAloneSelfAttention(c, d, s, 2, 3, "shared", "zero"),
+        lambda c, d, s: StandAloneSelfAttention(c, d, s, 2, 3, "relative", True, "zero"),
         lambda c, d, s: 3 * c * d + 3 * d // 2,
         sums_to_one=False,
         padding_counts="cells outside the map take part by their relative embedding",
@@ -200,7 +202,7 @@ MIXERS += [
     ),
     Case(
         "attention-augmented-pooled",
-        lambda i, o, s: AttentionAugmentedConv2d(i, o, s, 1, 2, 0.5, 1.0, 1, pooled=True, relative=False),
+        lambda i, o, s: AttentionAugmentedConv2d(i, o, s, 1, 2, 0.5, 1.0, 1, pooled=True, positions="none"),
         lambda i, o, s: i * 2 * o + o**2,
     ),
 ]
@@ -385,10 +387,33 @@ REFINEMENTS += [
         1.0,
         zero_gradient=("gather.bias",),
     ),
+    Case("learn-to-pay-gate", LearnToPayGate, lambda c: c * c + c, 1.0),
+    Case("learn-to-pay-gate-parametrised", lambda c: LearnToPayGate(c, "parametrised"), lambda c: c, 1.0),
+    Case("progressive", ProgressiveAttention, lambda c: c // 8 * (10 * c + 2) + 1, 0.5),
     Case("strip-pooling", StripPooling, lambda c: 7 * c * c + 5 * c, 0.5),
 ]
 
 MIXERS += [
+    Case(
+        "stand-alone-absolute",
+        lambda c, d, s: StandAloneSelfAttention(c, d, s, 2, 3, "absolute"),
+        lambda c, d, s: 3 * c * d,
+    ),
+    Case(
+        "stand-alone-coord-conv",
+        lambda c, d, s: StandAloneSelfAttention(c, d, s, 2, 3, "coord_conv"),
+        lambda c, d, s: 3 * (c + 3) * d,
+    ),
+    Case(
+        "attention-augmented-sinusoidal",
+        lambda i, o, s: AttentionAugmentedConv2d(i, o, s, 3, 2, 0.2, 0.25, 3, positions="sinusoidal"),
+        lambda i, o, s: i * (12 + o // 4) + o**2 // 16 + 9 * i * (o - o // 4),
+    ),
+    Case(
+        "attention-augmented-coord-conv",
+        lambda i, o, s: AttentionAugmentedConv2d(i, o, s, 3, 2, 0.2, 0.25, 3, positions="coord_conv"),
+        lambda i, o, s: (i + 3) * (12 + o // 4) + o**2 // 16 + 9 * i * (o - o // 4),
+    ),
     Case(
         "outlook",
         lambda i, o, s: OutlookAttention(i, o, s, 2),

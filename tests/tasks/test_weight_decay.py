@@ -14,11 +14,15 @@ from tests.attention.operators import MIXERS, OTHERS, REFINEMENTS, Case, argumen
 # Position tables by the beginning of the operator's name; all others have none.
 OPERATORS = {
     "stand-alone": ("row_embedding", "column_embedding"),
+    "stand-alone-absolute": (),
+    "stand-alone-coord-conv": (),
     "attention-stem": ("row_embedding", "column_embedding"),
     "halo": ("pos_embed.height_rel", "pos_embed.width_rel"),
     "bottleneck": ("pos_embed.height_rel", "pos_embed.width_rel"),
     "attention-augmented": ("relative.height_rel", "relative.width_rel"),
     "attention-augmented-pooled": (),
+    "attention-augmented-sinusoidal": (),
+    "attention-augmented-coord-conv": (),
     "quadratic": ("centres",),  # and the spreads, one number per head
     "quadratic-full": ("centres", "spreads"),
     "learned-relative": ("row_encodings.weight", "column_encodings.weight"),
