@@ -26,6 +26,8 @@ from attention.coordinate import CoordinateAttention
 from attention.criss_cross import CrissCrossAttention
 from attention.depthwise import DepthwiseConvolution
 from attention.diagonality import diagonality_loss
+from attention.double_attention import DoubleAttention
+from attention.dual_attention import DualAttention
 from attention.dynamic_filter import DynamicFilter
 from attention.efficient_channel import EfficientChannelAttention
 from attention.efficient_multi_scale import EfficientMultiScaleAttention
@@ -38,18 +40,23 @@ from attention.identity_start import IdentityStart
 from attention.large_kernel import LargeKernelAttention
 from attention.lavit import LessAttention, VanillaAttention
 from attention.learn_to_pay import LearnToPayAttention, LearnToPayClassifier
+from attention.learn_to_pay_gate import LearnToPayGate
 from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.local_filter import LocalFilter
 from attention.maps import AttentionMap, record_attention
 from attention.non_local import NonLocal
+from attention.outlook import OutlookAttention
+from attention.progressive import ProgressiveAttention
 from attention.quadratic import QuadraticSelfAttention
 from attention.second_order import SecondOrderPooling
 from attention.selective_kernel import SelectiveKernel
+from attention.self_calibrated import SelfCalibratedConv2d
 from attention.simam import SimAM
 from attention.spatial import SpatialAttention
 from attention.squeeze_excitation import SqueezeExcitation
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
+from attention.strip_pooling import StripPooling
 from attention.triplet import TripletAttention
 from attention.window import WindowAttention
 
@@ -70,6 +77,8 @@ __all__ = [
     "CoordinateAttention",
     "CrissCrossAttention",
     "DepthwiseConvolution",
+    "DoubleAttention",
+    "DualAttention",
     "DynamicFilter",
     "EfficientChannelAttention",
     "EfficientMultiScaleAttention",
@@ -81,22 +90,27 @@ __all__ = [
     "LargeKernelAttention",
     "LearnToPayAttention",
     "LearnToPayClassifier",
+    "LearnToPayGate",
     "LearnedRelativeSelfAttention",
     "LessAttention",
     "LocalFilter",
     "Mixer",
     "NonLocal",
     "Operator",
+    "OutlookAttention",
     "Parallel",
+    "ProgressiveAttention",
     "QuadraticSelfAttention",
     "Refine",
     "SecondOrderPooling",
     "SelectiveKernel",
+    "SelfCalibratedConv2d",
     "SimAM",
     "SpatialAttention",
     "SqueezeExcitation",
     "StandAloneSelfAttention",
     "StaticGate",
+    "StripPooling",
     "TripletAttention",
     "VanillaAttention",
     "WindowAttention",

@@ -16,7 +16,9 @@ from attention.functional.relative import (
     relative_attention,
     relative_attention_with_weights,
 )
+from attention.positions import InputPositions, Kind
 
+Positions = Literal["relative", "sinusoidal", "coord_conv", "none"]
 Rounding = Literal["nearest", "floor"]
 
 
@@ -40,11 +42,16 @@ class AttentionAugmentedConv2d(Mixer):
     The tables r and s belong to a grid of cells. A smaller map takes their middle; on a larger one all offsets beyond a
     table take its last entry, as Shaw et al. (arXiv 1803.02155) clip theirs (assumption A5).
 
+    Other `positions` are the paper's ablation: `none`; `sinusoidal`, sines that are added to x'; and `coord_conv`,
+    coordinates beside x'. Where the input gets them is not said: here that of k, q and v alone, at the resolution of
+    attention (assumption A55), see `attention.positions`.
+
     On a CPU the (H' W')^2 logits are never stored, eager or under `torch.compile`, which takes the attention as one
     operator. Exports consist of standard operators, which do store them.
 
     Parameters: C_in (2 d_k + d_v) + d_v^2 + (2 (rows + columns) - 2) d + kernel_size^2 C_in (C_out - d_v), where rows
-    and columns are those of the grid. Cost: H' W' (C_in (2 d_k + d_v) + d_v^2 + kernel_size^2 C_in (C_out - d_v))
+    and columns are those of the grid; without relative positions those of r and s fall away, with `coord_conv` 3 (2 d_k
+    + d_v) come in their place. Cost: H' W' (C_in (2 d_k + d_v) + d_v^2 + kernel_size^2 C_in (C_out - d_v))
     + (H' W')^2 (d_k + d_v) + H' W' d_k (2 (H' + W') - 2) multiply-accumulates, those of attention at a quarter of the
     cells when pooled; two passes over the map, one over keys and values for every few rows of queries, and the
     concatenation.
@@ -62,7 +69,8 @@ class AttentionAugmentedConv2d(Mixer):
         min_key_channels: Least number of key channels d of a head, at least 1.
         grid: Rows and columns of the map, behind stride and pool, that the tables are made for, at least 1 each.
         pooled: Whether attention works at half the resolution.
-        relative: Whether logits have the relative terms r and s; without, attention knows no positions.
+        positions: `relative` terms r and s of the logits (the paper), `sinusoidal` or `coord_conv` positions of the
+            input, or `none`, with which attention knows no positions.
         rounding: Multiple of heads that d_k and d_v become: the `nearest` or the `floor`.
         implementation: `auto`, or one of `chunks`, `fused` and `softmax`, which compute the same; see
             `attention.functional.relative`.
@@ -80,12 +88,13 @@ class AttentionAugmentedConv2d(Mixer):
         min_key_channels: int = 20,
         grid: tuple[int, int] = (14, 14),
         pooled: bool = False,
-        relative: bool = True,
+        positions: Positions = "relative",
         rounding: Rounding = "nearest",
         implementation: Implementation = "auto",
     ) -> None:
         super().__init__(in_channels, out_channels, stride)
         check_at_least(1, kernel_size=kernel_size, heads=heads, min_key_channels=min_key_channels, grid=min(grid))
+        check_choice("positions", positions, get_args(Positions))
         check_choice("rounding", rounding, get_args(Rounding))
         check_choice("implementation", implementation, get_args(Implementation))
         if kernel_size % 2 == 0:
@@ -108,10 +117,12 @@ class AttentionAugmentedConv2d(Mixer):
         if self.value_channels < out_channels:
             channels = out_channels - self.value_channels
             self.conv = nn.Conv2d(in_channels, channels, kernel_size, stride, kernel_size // 2, bias=False)
-        self.kqv = nn.Conv2d(in_channels, 2 * self.key_channels + self.value_channels, 1, bias=False)
+        named: Kind = "none" if positions == "relative" else positions
+        self.positions = InputPositions(in_channels, named)
+        self.kqv = nn.Conv2d(self.positions.out_channels, 2 * self.key_channels + self.value_channels, 1, bias=False)
         self.output = nn.Conv2d(self.value_channels, self.value_channels, 1, bias=False)
         self.relative: RelativeTables | None = None
-        if relative:
+        if positions == "relative":
             channels = self.key_channels // heads
             self.relative = RelativeTables(2 * grid[0] - 1, 2 * grid[1] - 1, channels, channels**-0.5)
 
@@ -132,7 +143,8 @@ class AttentionAugmentedConv2d(Mixer):
             distance *= 2
             x = F.avg_pool2d(x, 3, 2, 1)
         height, width = x.shape[2:]
-        keys, queries, values = self.kqv(x).split([self.key_channels, self.key_channels, self.value_channels], 1)
+        parts = [self.key_channels, self.key_channels, self.value_channels]
+        keys, queries, values = self.kqv(self.positions(x)).split(parts, 1)
         queries = queries * (self.key_channels // self.heads) ** -0.5
         if self.relative is None:
             rows, columns = (

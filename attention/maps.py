@@ -12,7 +12,8 @@ from torch import Tensor, nn
 class AttentionMap:
     """Weights that one operator applied in one call.
 
-    A gate has weights that broadcast to the map, (B, C or 1, H or 1, W or 1), and neither `rows` nor `columns`.
+    A gate has weights that broadcast to the map, (B, C or 1, H or 1, W or 1), and neither `rows` nor `columns`. Where
+    only a part of the channels is gated, C is their number, which divides that of the map.
 
     A mixture has weights (B, heads, H', W', h, w): what the query at (i, j) gave to each of h x w keys. Key (a, b)
     stands at row `rows[i, a]` and column `columns[j, b]` of the input; keys outside the input have indices below zero

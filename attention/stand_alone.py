@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from attention.base import Mixer, check_at_least, check_choice, check_divides, check_odd
 from attention.functional.layout import cell_means, channels_last, in_format_of
 from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_rows, neighbourhood_sum
+from attention.positions import InputPositions, Kind
 
-Relative = Literal["per_head", "shared", "none"]
+Positions = Literal["relative", "absolute", "coord_conv", "none"]
 Border = Literal["mask", "zero"]
 
 
@@ -25,13 +26,17 @@ class StandAloneSelfAttention(Mixer):
     (assumption A2). With stride s a mean over s x s cells follows (the last ones of odd maps cover what is left of
     them).
 
+    Other `positions` are the paper's ablation: `none`; `absolute`, whose sines are added to the input of all three
+    projections; and `coord_conv`, which puts coordinates beside it (assumption A55), see `attention.positions`.
+
     The paper says nothing of borders (assumption A1): `mask` leaves cells outside the map out, `zero` gives them key
     and value zero, so that they take part by their relative embedding alone.
 
     Nothing of size C k^2 H W is stored. Exported models carry k^2 shifted copies of keys and values instead.
 
-    Parameters: 3 C_in C_out + C_out k with `per_head` embeddings, C_out k / heads with `shared` ones. Cost: 3 C_in
-    C_out + 2 k^2 C_out + C_out k multiply-accumulates per position of the input; linear in H W.
+    Parameters: 3 C_in C_out + C_out k, with `shared_tables` C_out k / heads in place of C_out k; without relative
+    positions 3 C_in C_out, with `coord_conv` 9 C_out more; without `content` two projections in place of three. Cost: 3
+    C_in C_out + 2 k^2 C_out + C_out k multiply-accumulates per position of the input; linear in H W.
 
     Place: instead of the 3 x 3 convolution of a bottleneck block.
 
@@ -41,9 +46,11 @@ class StandAloneSelfAttention(Mixer):
         stride: Subsampling factor of the output map in both directions, at least 1.
         heads: Number of heads, each with D = C_out / heads channels. The paper takes 8.
         kernel_size: Side k of the neighbourhood in cells, odd. The paper takes 7.
-        relative: Relative embeddings `per_head` (fits the paper's counts best), `shared` by all heads, or `none`.
+        positions: `relative` embeddings (the paper), `absolute` sines, coordinates (`coord_conv`), or `none`.
+        shared_tables: Whether all heads have the same relative embeddings; each its own fits the paper's counts best.
         border: `mask` lets queries see cells of the map only, `zero` also cells with key and value zero around it.
-        content: Whether logits contain q . k; without, there is no W_K (the paper's ablation).
+        content: Whether logits contain q . k; without, which asks for relative positions, there is no W_K (the paper's
+            ablation).
         scale: Factor of all logits; the paper's equations have none, which 1 stands for.
     """
 
@@ -56,7 +63,8 @@ class StandAloneSelfAttention(Mixer):
         stride: int = 1,
         heads: int = 8,
         kernel_size: int = 7,
-        relative: Relative = "per_head",
+        positions: Positions = "relative",
+        shared_tables: bool = False,
         border: Border = "mask",
         content: bool = True,
         scale: float = 1.0,
@@ -64,27 +72,30 @@ class StandAloneSelfAttention(Mixer):
         super().__init__(in_channels, out_channels, stride)
         check_at_least(1, heads=heads)
         check_odd(kernel_size=kernel_size)
-        check_choice("relative", relative, get_args(Relative))
+        check_choice("positions", positions, get_args(Positions))
         check_choice("border", border, get_args(Border))
-        halves = heads if relative == "none" else 2 * heads
-        check_divides("out_channels", out_channels, "heads" if relative == "none" else "2 heads", halves)
-        if relative == "none" and not content:
-            raise ValueError("relative='none' and content=False leave no logits; choose one of the two")
+        relative = positions == "relative"
+        check_divides("out_channels", out_channels, "2 heads" if relative else "heads", (1 + relative) * heads)
+        if not (relative or content):
+            raise ValueError(f"positions={positions!r} and content=False leave no logits; choose one of the two")
         self.heads, self.kernel_size, self.scale = heads, kernel_size, scale
-        self.relative: Relative = relative
+        self.relative = relative
         self.border: Border = border
-        self.query = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.key = nn.Conv2d(in_channels, out_channels, 1, bias=False) if content else None
-        self.value = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        if relative != "none":
+        named: Kind = "none" if positions == "relative" else "sinusoidal" if positions == "absolute" else positions
+        self.positions = InputPositions(in_channels, named)
+        projected = self.positions.out_channels
+        self.query = nn.Conv2d(projected, out_channels, 1, bias=False)
+        self.key = nn.Conv2d(projected, out_channels, 1, bias=False) if content else None
+        self.value = nn.Conv2d(projected, out_channels, 1, bias=False)
+        if relative:
             width = out_channels // heads
-            tables = (heads if relative == "per_head" else 1, width // 2, kernel_size)
+            tables = (1 if shared_tables else heads, width // 2, kernel_size)
             self.row_embedding = nn.Parameter(torch.randn(tables) * width**-0.5)
             self.column_embedding = nn.Parameter(torch.randn(tables) * width**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes `x` (B, C_in, H, W) into (B, C_out, ceil(H / stride), ceil(W / stride))."""
-        projected = channels_last(x)
+        projected = channels_last(self.positions(x))
         query, value = self._heads(self.query(projected)), self._heads(self.value(projected))
         key = None if self.key is None else self._heads(self.key(projected))
         mixed = self.attend(query, key, value).permute(0, 3, 1, 2)
@@ -119,7 +130,7 @@ class StandAloneSelfAttention(Mixer):
 
     def _relative(self, query: Tensor) -> tuple[Tensor, Tensor]:
         """Relative logits by row and by column of the cell, (B, H, W, heads, k, 1) and (B, H, W, heads, 1, k)."""
-        if self.relative == "none":
+        if not self.relative:
             zeros = query.new_zeros(*query.shape[:4], self.kernel_size)
             return zeros.unsqueeze(-1), zeros.unsqueeze(-2)
         by_row, by_column = query.chunk(2, -1)

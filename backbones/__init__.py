@@ -16,6 +16,7 @@ from backbones.swin import Swin
 from backbones.timm_features import TimmFeatures, timm
 from backbones.timm_halo import TimmHaloNet
 from backbones.vgg import VGG, LearnToPayNetwork
+from backbones.volo import VOLO
 from backbones.weights import export_weights, load_classifier, load_weights
 from backbones.zoo.attention_cnn import attention_cnn_content, attention_cnn_learned, attention_cnn_quadratic
 from backbones.zoo.elsa import (
@@ -78,10 +79,12 @@ from backbones.zoo.resnets import (
     spatial_resnet50,
 )
 from backbones.zoo.swin import swin_b, swin_s, swin_t
+from backbones.zoo.volo import volo_d1, volo_d2, volo_d3, volo_d4, volo_d5
 
 __all__ = [
     "ELSAVOLO",
     "VGG",
+    "VOLO",
     "AttentionCNN",
     "Backbone",
     "Classifier",
@@ -163,4 +166,9 @@ __all__ = [
     "swin_s",
     "swin_t",
     "timm",
+    "volo_d1",
+    "volo_d2",
+    "volo_d3",
+    "volo_d4",
+    "volo_d5",
 ]

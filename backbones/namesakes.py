@@ -23,7 +23,7 @@ _SAME = {
     "Swin": (r"swin_(tiny|small|base|large)_patch4_\w+", "swin_tiny_patch4_window7_224"),
     "MobileNetV2": (r"mobilenetv2_\d+", "mobilenetv2_100"),
     "EfficientNet": (r"efficientnet_b[0-4]", "efficientnet_b0"),
-    "ELSAVOLO": (r"volo_d\d_\d+", "volo_d1_224"),
+    "VOLO": (r"volo_d\d_\d+", "volo_d1_224"),
 }
 # In the name of a file or of its repository these are hints, no proof: the family of namesakes that timm publishes.
 _SUSPICIOUS = re.compile(r"(?:^|[/\\]|timm--)((?:tf_(?:efficientnet|mobilenet)|resnetaa|resnetblur|swin_s3_)\w*)")

@@ -3,7 +3,8 @@
 from typing import Any
 
 from backbones.elsa_swin import ELSASwin
-from backbones.elsa_volo import ELSAVOLO, VOLOClassifier
+from backbones.elsa_volo import ELSAVOLO
+from backbones.volo import VOLOClassifier
 from backbones.zoo.registry import zoo_entry
 from backbones.zoo.swin import swin_classifier
 

@@ -18,6 +18,8 @@ from attention.combined import Compose, Parallel
 from attention.content_relative import ContentRelativeSelfAttention
 from attention.criss_cross import CrissCrossAttention
 from attention.depthwise import DepthwiseConvolution
+from attention.double_attention import DoubleAttention
+from attention.dual_attention import DualAttention
 from attention.dynamic_filter import DynamicFilter
 from attention.efficient_channel import EfficientChannelAttention
 from attention.efficient_multi_scale import EfficientMultiScaleAttention
@@ -31,15 +33,20 @@ from attention.identity_start import IdentityStart
 from attention.large_kernel import LargeKernelAttention
 from attention.lavit import LessAttention, VanillaAttention
 from attention.learn_to_pay import LearnToPayAttention
+from attention.learn_to_pay_gate import LearnToPayGate
 from attention.learned_relative import LearnedRelativeSelfAttention
 from attention.local_filter import LocalFilter
 from attention.non_local import NonLocal
+from attention.outlook import OutlookAttention
+from attention.progressive import ProgressiveAttention
 from attention.quadratic import QuadraticSelfAttention
 from attention.second_order import SecondOrderPooling
 from attention.selective_kernel import SelectiveKernel
+from attention.self_calibrated import SelfCalibratedConv2d
 from attention.simam import SimAM
 from attention.stand_alone import StandAloneSelfAttention
 from attention.static_gate import StaticGate
+from attention.strip_pooling import StripPooling
 from attention.triplet import TripletAttention
 from attention.window import WindowAttention
 
@@ -241,7 +248,7 @@ MIXERS: list[Case] = [
     ),
     Case(
         "stand-alone-zero",
-        lambda c, d, s: StandAloneSelfAttention(c, d, s, 2, 3, "shared", "zero"),
+        lambda c, d, s: StandAloneSelfAttention(c, d, s, 2, 3, "relative", True, "zero"),
         lambda c, d, s: 3 * c * d + 3 * d // 2,
         sums_to_one=False,
         padding_counts="cells outside the map take part by their relative embedding",
@@ -278,7 +285,7 @@ MIXERS += [
     ),
     Case(
         "attention-augmented-pooled",
-        lambda i, o, s: AttentionAugmentedConv2d(i, o, s, 1, 2, 0.5, 1.0, 1, pooled=True, relative=False),
+        lambda i, o, s: AttentionAugmentedConv2d(i, o, s, 1, 2, 0.5, 1.0, 1, pooled=True, positions="none"),
         lambda i, o, s: i * 2 * o + o**2,
     ),
 ]
@@ -485,6 +492,21 @@ REFINEMENTS += [
         zero_gradient=("key.bias",),  # adds the same to the scores of all keys
         sums_to_one=False,  # column and row do so together
     ),
+    Case(
+        "dual-attention",
+        DualAttention,
+        lambda c: c * c + c + 2 * (c + 1) * (c // 8) + 2,
+        1.0,
+        zero_gradient=("key.bias",),  # adds the same to the scores of all keys
+    ),
+    Case(
+        "dual-attention-position",
+        lambda c: DualAttention(c, 4, "position"),
+        lambda c: c * c + c + 2 * (c + 1) * (c // 4) + 1,
+        1.0,
+        zero_gradient=("key.bias",),
+    ),
+    Case("dual-attention-channel", lambda c: DualAttention(c, branches="channel"), lambda c: 1, 1.0),
 ]
 
 MIXERS += [
@@ -505,6 +527,74 @@ MIXERS += [
         lambda c, d, s: AxialAttention(c, d, s, 2, 4, "none"),
         lambda c, d, s: _axial(c, d, 6 * d + 2 * 2),
         zero_gradient=("content_norm.bias",),
+    ),
+]
+
+REFINEMENTS += [
+    Case(
+        "double-attention",
+        DoubleAttention,
+        lambda c: 4 * c * (c // 2) + 3 * (c // 2) + c,
+        1.0,
+        zero_gradient=("gather.bias",),  # adds the same to all positions
+    ),
+    Case(
+        "double-attention-narrow",
+        lambda c: DoubleAttention(c, 5, 3),
+        lambda c: 16 * c + 11 + c,
+        1.0,
+        zero_gradient=("gather.bias",),
+    ),
+    Case("learn-to-pay-gate", LearnToPayGate, lambda c: c * c + c, 1.0),
+    Case("learn-to-pay-gate-parametrised", lambda c: LearnToPayGate(c, "parametrised"), lambda c: c, 1.0),
+    Case("progressive", ProgressiveAttention, lambda c: c // 8 * (10 * c + 2) + 1, 0.5),
+    Case("strip-pooling", StripPooling, lambda c: 7 * c * c + 5 * c, 0.5),
+]
+
+MIXERS += [
+    Case(
+        "stand-alone-absolute",
+        lambda c, d, s: StandAloneSelfAttention(c, d, s, 2, 3, "absolute"),
+        lambda c, d, s: 3 * c * d,
+    ),
+    Case(
+        "stand-alone-coord-conv",
+        lambda c, d, s: StandAloneSelfAttention(c, d, s, 2, 3, "coord_conv"),
+        lambda c, d, s: 3 * (c + 3) * d,
+    ),
+    Case(
+        "attention-augmented-sinusoidal",
+        lambda i, o, s: AttentionAugmentedConv2d(i, o, s, 3, 2, 0.2, 0.25, 3, positions="sinusoidal"),
+        lambda i, o, s: i * (12 + o // 4) + o**2 // 16 + 9 * i * (o - o // 4),
+    ),
+    Case(
+        "attention-augmented-coord-conv",
+        lambda i, o, s: AttentionAugmentedConv2d(i, o, s, 3, 2, 0.2, 0.25, 3, positions="coord_conv"),
+        lambda i, o, s: (i + 3) * (12 + o // 4) + o**2 // 16 + 9 * i * (o - o // 4),
+    ),
+    Case(
+        "outlook",
+        lambda i, o, s: OutlookAttention(i, o, s, 2),
+        lambda i, o, s: i * o + (i + 1) * 2 * 81 + o * o + o,
+        sums_to_one=False,  # windows that overlap add up
+        padding_counts="cells outside the map stay in the softmax",
+    ),
+    Case(
+        "outlook-everywhere",
+        lambda i, o, s: OutlookAttention(i, o, s, 4, grid_stride=1, bias=True),
+        lambda i, o, s: i * o + o + (i + 1) * 4 * 81 + o * o + o,
+        sums_to_one=False,
+        padding_counts="cells outside the map stay in the softmax",
+    ),
+    Case(
+        "self-calibrated",
+        lambda i, o, s: SelfCalibratedConv2d(i, o, s),
+        lambda i, o, s: 9 * i * o // 2 + 9 * i * i // 2 + 2 * i,
+    ),
+    Case(
+        "self-calibrated-bilinear",
+        lambda i, o, s: SelfCalibratedConv2d(i, o, s, 3, "bilinear"),
+        lambda i, o, s: 9 * i * o // 2 + 9 * i * i // 2 + 2 * i,
     ),
 ]
 

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from attention.attention_augmented import AttentionAugmentedConv2d
 from attention.maps import record_attention
 from tests.attention.test_bottleneck import global_attention
+from tests.attention.test_positions import with_positions
 
 
 def average_pool(x, stride):
@@ -40,6 +41,7 @@ def reference(operator, x):
     size = pooled.shape[2:]
     if operator.pooled:
         pooled = average_pool(pooled, 2)
+    pooled = with_positions(operator.positions.kind, pooled)
     projected = torch.einsum("oc,bcij->boij", operator.kqv.weight[:, :, 0, 0], pooled)
     k, q, v = (part.unflatten(1, (heads, -1)) for part in projected.split([dk, dk, dv], 1))
     q = q / (dk / heads) ** 0.5
@@ -62,9 +64,9 @@ def reference(operator, x):
     return torch.cat([convolved.unflatten(2, size), attended], 1)
 
 
-def make(stride=1, **options):
+def make(stride=1, channels=3, **options):
     return AttentionAugmentedConv2d(
-        3, 6, stride, **dict(heads=2, kappa=0.5, upsilon=0.4, min_key_channels=1, grid=(3, 4)) | options
+        channels, 6, stride, **dict(heads=2, kappa=0.5, upsilon=0.4, min_key_channels=1, grid=(3, 4)) | options
     )
 
 
@@ -84,7 +86,10 @@ def test_pooled_attention(stride, size, agree):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(relative=False),
+        dict(positions="none"),
+        dict(positions="sinusoidal"),
+        dict(positions="coord_conv"),
+        dict(positions="coord_conv", pooled=True, stride=2),
         dict(kernel_size=1),
         dict(kernel_size=5),
         dict(kappa=1.0, upsilon=1.0),
@@ -95,7 +100,8 @@ def test_pooled_attention(stride, size, agree):
     ids=str,
 )
 def test_options(options, agree):
-    agree(make(**options), reference, torch.randn(1, 3, 4, 3))
+    channels = 4 if options.get("positions") == "sinusoidal" else 3
+    agree(make(channels=channels, **options), reference, torch.randn(1, channels, 4, 3))
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,12 @@ def check_form(each, shapes, size):
 
 
 def broadcasts(shape, target):
-    return len(shape) == 4 and all(side in (1, full) for side, full in zip(shape, target, strict=True))
+    """As a gate does, also one of a part of the channels."""
+    if len(shape) != 4 or target[1] % shape[1]:
+        return False
+    return all(
+        side in (1, full) for side, full in zip((*shape[:1], *shape[2:]), (*target[:1], *target[2:]), strict=True)
+    )
 
 
 def check_softmax(each, size):

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from attention import StandAloneSelfAttention, record_attention
+from tests.attention.test_positions import with_positions
 
 
 def reference(operator, x):
@@ -13,8 +14,10 @@ def reference(operator, x):
     k, reach, heads = operator.kernel_size, operator.kernel_size // 2, operator.heads
     depth = operator.out_channels // heads
 
+    entering = with_positions(operator.positions.kind, x)
+
     def project(conv):
-        return torch.einsum("oc,bcij->boij", conv.weight[:, :, 0, 0], x).unflatten(1, (heads, depth))
+        return torch.einsum("oc,bcij->boij", conv.weight[:, :, 0, 0], entering).unflatten(1, (heads, depth))
 
     q, v = project(operator.query), project(operator.value)
     key = None if operator.key is None else project(operator.key)
@@ -32,8 +35,8 @@ def reference(operator, x):
                         logit = torch.zeros(batch, dtype=x.dtype)
                         if key is not None and inside:
                             logit = logit + (q[:, h, :, i, j] * key[:, h, :, row, column]).sum(1)
-                        if operator.relative != "none":
-                            table = h if operator.relative == "per_head" else 0
+                        if operator.relative:
+                            table = min(h, len(operator.row_embedding) - 1)
                             of_row = operator.row_embedding[table, :, a]
                             of_column = operator.column_embedding[table, :, b]
                             logit = logit + q[:, h, :, i, j] @ torch.cat([of_row, of_column])
@@ -61,10 +64,13 @@ def test_equation_forward_and_backward(border, size, agree):
 @pytest.mark.parametrize(
     "options",
     [
-        {"relative": "shared"},
-        {"relative": "none"},
+        {"shared_tables": True},
+        {"positions": "none"},
+        {"positions": "absolute"},
+        {"positions": "absolute", "stride": 2, "border": "zero"},
+        {"positions": "coord_conv"},
         {"content": False},
-        {"content": False, "border": "zero", "relative": "shared"},
+        {"content": False, "border": "zero", "shared_tables": True},
         {"stride": 2},
         {"stride": 3, "kernel_size": 5, "scale": 0.5},
         {"heads": 1, "kernel_size": 1},
@@ -74,7 +80,7 @@ def test_equation_forward_and_backward(border, size, agree):
 def test_options(options, agree):
     torch.manual_seed(0)
     options = {"stride": 1, "heads": 2, "kernel_size": 3} | options
-    agree(StandAloneSelfAttention(3, 4, **options), reference, 0.3 * torch.randn(2, 3, 5, 7))
+    agree(StandAloneSelfAttention(4, 4, **options), reference, 0.3 * torch.randn(2, 4, 5, 7))
 
 
 def unfolded(operator, x):
@@ -107,20 +113,32 @@ def test_equals_the_unfolded_form_on_a_larger_map():
 
 
 @pytest.mark.parametrize(
-    ("relative", "expected"), [("none", 10_329_640), ("shared", 10_331_264), ("per_head", 10_342_632)]
+    ("depths", "options", "expected"),
+    [
+        ([1, 2, 4, 1], {"positions": "none"}, 10_329_640),
+        ([1, 2, 4, 1], {"shared_tables": True}, 10_331_264),
+        ([1, 2, 4, 1], {}, 10_342_632),
+        ([3, 4, 6, 3], {"positions": "none"}, 18_012_200),
+        ([3, 4, 6, 3], {"positions": "absolute"}, 18_012_200),
+        ([3, 4, 6, 3], {"positions": "coord_conv"}, 18_012_200 + 9 * 3_776),
+        ([3, 4, 6, 3], {}, 18_038_632),
+        ([3, 4, 6, 3], {"content": False}, 16_781_160),  # the paper's row "q . r only": 16.7 M
+        *(([3, 4, 6, 3], {"kernel_size": k}, 18_012_200 + 3_776 * k) for k in (3, 5, 9, 11)),
+    ],
+    ids=str,
 )
-def test_sasa_resnet_26_has_its_published_size(relative, expected):
-    """Dense projections in place of every 3 x 3 convolution of torchvision's ResNet-26, [1, 2, 4, 1] bottlenecks."""
+def test_sasa_resnets_have_their_published_sizes(depths, options, expected):
+    """Dense projections in place of every 3 x 3 convolution of torchvision's ResNets, 3,776 channels in ResNet-50's."""
     from torchvision.models.resnet import Bottleneck, ResNet
 
     with torch.device("meta"):
-        network = ResNet(Bottleneck, [1, 2, 4, 1])
+        network = ResNet(Bottleneck, depths)
         total = sum(p.numel() for p in network.parameters())
-        assert total == 13_696_552
+        assert total == {8: 13_696_552, 16: 25_557_032}[sum(depths)]
         for module in network.modules():
             if isinstance(module, Bottleneck):
                 conv = module.conv2
-                mixer = StandAloneSelfAttention(conv.in_channels, conv.out_channels, relative=relative)
+                mixer = StandAloneSelfAttention(conv.in_channels, conv.out_channels, **options)
                 total += sum(p.numel() for p in mixer.parameters()) - conv.weight.numel()
     assert total == expected
 
@@ -165,11 +183,12 @@ def test_recorded_weights_sum_to_one_and_stay_inside(border):
     ("options", "message"),
     [
         ({"heads": 8}, "out_channels=8 is not a multiple of 2 heads=16"),
-        ({"heads": 3, "relative": "none"}, "out_channels=8 is not a multiple of heads=3"),
+        ({"heads": 3, "positions": "none"}, "out_channels=8 is not a multiple of heads=3"),
         ({"kernel_size": 2}, "kernel_size=2 has no centre"),
-        ({"relative": "full"}, "relative='full'"),
+        ({"heads": 2, "positions": "learned"}, "positions='learned' .*relative, absolute, coord_conv, none"),
         ({"border": "reflect"}, "border='reflect'"),
-        ({"relative": "none", "content": False, "heads": 2}, "no logits"),
+        ({"positions": "none", "content": False, "heads": 2}, "positions='none' and content=False leave no logits"),
+        ({"positions": "absolute", "content": False, "heads": 2}, "positions='absolute' and content=False"),
     ],
     ids=str,
 )

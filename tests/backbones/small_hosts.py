@@ -8,6 +8,7 @@ from attention.identity_start import IdentityStart
 from backbones import (
     ELSAVOLO,
     VGG,
+    VOLO,
     AttentionCNN,
     Backbone,
     EfficientNet,
@@ -40,4 +41,5 @@ SMALL_HOSTS: dict[str, Callable[[], Backbone]] = {
     "timm": lambda: TimmFeatures("resnet10t"),
     "timm_halo": lambda: TimmHaloNet("halonet26t"),
     "vgg": lambda: VGG(dropout=(0.0, 0.0)),
+    "volo": lambda: VOLO((1, 1, 1, 1), (32, 64), (2, 4), drop_path=0.0),
 }

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attention import ELSA
 from backbones import ELSAVOLO, load_weights
-from backbones.elsa_volo import VOLOClassifier
+from backbones.volo import VOLOClassifier
 from backbones.zoo.registry import classifier, published_figures
 
 TINY = {

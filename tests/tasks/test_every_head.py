@@ -67,10 +67,10 @@ EVERYWHERE = ("retinanet", "upernet", "fcn_of_the_finest_map")  # the other pair
 REFUSED = {("semantic_fpn", "attention_cnn"): "this network has 1 feature maps"}  # and the neck begins with the second
 REFUSED |= {
     (head, host): r"SSDLite320 needs 16 and 32"
-    for host in ("attention_cnn", "elsa_volo")
+    for host in ("attention_cnn", "elsa_volo", "volo")
     for head in ("ssdlite", "focal_ssdlite")
 }
-REFUSED["mask_rcnn", "elsa_volo"] = "MaskRCNN needs 4, 8, 16 and 32"
+REFUSED |= {("mask_rcnn", host): "MaskRCNN needs 4, 8, 16 and 32" for host in ("elsa_volo", "volo")}
 # Parameters whose gradient may be zero, as patterns of whole names.
 ZERO = (
     r"head\.regression_head\.bbox_reg\.(weight|bias)",  # FCOS: behind a ReLU, which so few steps may leave at zero

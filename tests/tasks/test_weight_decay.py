@@ -14,11 +14,15 @@ from tests.attention.operators import MIXERS, OTHERS, REFINEMENTS, Case, argumen
 # Position tables by the beginning of the operator's name; all others have none.
 OPERATORS = {
     "stand-alone": ("row_embedding", "column_embedding"),
+    "stand-alone-absolute": (),
+    "stand-alone-coord-conv": (),
     "attention-stem": ("row_embedding", "column_embedding"),
     "halo": ("pos_embed.height_rel", "pos_embed.width_rel"),
     "bottleneck": ("pos_embed.height_rel", "pos_embed.width_rel"),
     "attention-augmented": ("relative.height_rel", "relative.width_rel"),
     "attention-augmented-pooled": (),
+    "attention-augmented-sinusoidal": (),
+    "attention-augmented-coord-conv": (),
     "quadratic": ("centres",),  # and the spreads, one number per head
     "quadratic-full": ("centres", "spreads"),
     "local-content": ("relative_bias",),
@@ -50,11 +54,12 @@ NETWORKS = {
     "lavit_": r"patch_embeds\.\d\.pos_embed",
     "sasa_": r"layer\d\.\d+\.conv2\.(row|column)_embedding",
     "sehalonet33ts": TIMM_TABLES,
+    "volo_": r"network\.1\.pos_embed",
     "swin_": r"features\.[1357]\.\d+\.attn\.relative_position_bias_table",
 }
 # The smallest network of every kind; to build the others takes longer and shows the same.
 FAST = {"aa_resnet50", "attention_cnn_content", "attention_cnn_learned", "attention_cnn_quadratic", "bam_resnet50"}
-FAST |= {"elsa_swin_t", "elsa_volo_d1", "halonet26t", "halonet_h0", "lavit_t", "sasa_resnet26", "swin_t"}
+FAST |= {"elsa_swin_t", "elsa_volo_d1", "halonet26t", "halonet_h0", "lavit_t", "sasa_resnet26", "swin_t", "volo_d1"}
 # Names of parameters with more than one dimension that sound like tables of positions, and decay.
 SOUND_ALIKE = re.compile(
     r"mixture_embedding$"  # what is mixed, not where

@@ -20,8 +20,8 @@ def cell_means(x: Tensor, stride: int) -> Tensor:
     if not torch.compiler.is_exporting():
         # There is no padding to count, but when told to, inductor divides the gradients of the last cells wrongly.
         return F.avg_pool2d(x, stride, ceil_mode=True, count_include_pad=False)
-    # Exporters cannot prove the size that ceil_mode gives.
-    padding = (0, -x.shape[3] % stride, 0, -x.shape[2] % stride)
+    # Exporters cannot prove the size that ceil_mode gives; of (H - 1) // stride + 1 they know the least value.
+    padding = (0, stride - 1, 0, stride - 1)
     share = F.avg_pool2d(F.pad(torch.ones_like(x[:1, :1]), padding), stride)  # of a cell that lies on the map
     return F.avg_pool2d(F.pad(x, padding), stride) / share
 
