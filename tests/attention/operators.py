@@ -156,7 +156,7 @@ REFINEMENTS = [
         lambda c: _bottleneck(c, 4) + 100,
         0.25,
     ),
-    Case("parallel-sum", lambda c: Parallel(c, [SpatialAttention, StaticGate], "sum"), lambda c: 100 + c, 1.0),
+    Case("parallel-mean", lambda c: Parallel(c, [SpatialAttention, StaticGate]), lambda c: 100 + c, 0.5),
     Case("parallel-product", lambda c: Parallel(c, [StaticGate, StaticGate], "product"), lambda c: 2 * c, 0.25),
     Case("efficient-channel", EfficientChannelAttention, lambda c: 3, 0.5),
     Case(
@@ -368,11 +368,6 @@ MIXERS += [
         "selective-kernel-3",
         lambda i, o, s: SelectiveKernel(i, o, s, paths=3, groups=1, reduction=2, min_channels=4),
         lambda i, o, s: 3 * (9 * i * o + 2 * o) + 4 * o * (o // 2) + 2 * (o // 2),
-    ),
-    Case(
-        "selective-kernel-added",
-        lambda i, o, s: SelectiveKernel(i, o, s, groups=4, dilations=(1, 3), selection=False),
-        lambda i, o, s: 2 * (9 * i * o // 4 + 2 * o),
     ),
     Case(
         "attention-stem",
