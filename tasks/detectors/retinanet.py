@@ -84,16 +84,8 @@ class RetinaNet(DenseDetector):
         check_at_least(1, octave_scales=octave_scales)
         check_choice("box_loss", box_loss, get_args(BoxLoss))
         require_groups(channels, head_norm)
-        neck = FeaturePyramid(
-            backbone,
-            channels,
-            finest_stride,
-            coarsest_stride,
-            extra_levels,
-            simple_pyramid,
-            mixer=pyramid_mixer,
-            attention=pyramid_attention,
-        )
+        strides, operators = (finest_stride, coarsest_stride), (pyramid_mixer, pyramid_attention)
+        neck = FeaturePyramid(backbone, channels, *strides, extra_levels, simple_pyramid, None, *operators)
         sides = [anchor_scale * scale for scale in neck.scales]
         self.anchor_generator = AnchorGenerator(
             tuple(tuple(int(side * 2 ** (n / octave_scales)) for n in range(octave_scales)) for side in sides),
