@@ -122,8 +122,8 @@ def page(times: dict[str, Any] | None = None) -> str:
         "",
         "Written by `python -m attention.overview --write docs/attention.md` from the docstrings; change those.",
         "Parameters and costs are for one map with C channels (C_in, C_out), H rows and W columns; costs are",
-        "multiply-accumulates. How to add one: [adding-a-mechanism.md](adding-a-mechanism.md). Convolution, dynamic filters",
-        "and local attention as one operator, with sizes and speed: [local-filters.md](local-filters.md).",
+        "multiply-accumulates. How to add one: [adding-a-mechanism.md](adding-a-mechanism.md). Convolution, dynamic",
+        "filters and local attention as one operator, with sizes and speed: [local-filters.md](local-filters.md).",
         "",
         "Times on your machine: `python -m tasks.profile attention --size 100x136 --channels 256`. "
         + (f"On {times['device']}, {times['size']}: last column." if times else "They were not measured on GPU."),
