@@ -44,7 +44,7 @@ class AttentionAugmentedConv2d(Mixer):
 
     Other `positions` are the paper's ablation: `none`; `sinusoidal`, sines that are added to x'; and `coord_conv`,
     coordinates beside x'. Where the input gets them is not said: here that of k, q and v alone, at the resolution of
-    attention (assumption A55), see `attention.positions`.
+    attention (assumption A50), see `attention.positions`.
 
     On a CPU the (H' W')^2 logits are never stored, eager or under `torch.compile`, which takes the attention as one
     operator. Exports consist of standard operators, which do store them.

@@ -32,7 +32,7 @@ class BAM(Refine):
     whole map, where the code pools a square window of side H. Zeros surround the map in the dilated convolutions.
 
     The maximum and each branch alone are rows of the paper's ablation, read as one sigmoid of what is left of the
-    scores (assumption A48); a branch that is not needed is not made.
+    scores (assumption A43); a branch that is not needed is not made.
 
     In training the norm of the channel branch sees one value per channel and image, so that a batch of one image (per
     process, unless norms are synchronised) raises PyTorch's error: there is no variance of one value. Freeze the norms

@@ -19,7 +19,7 @@ class DoubleAttention(Refine):
     to C; all four are 1 x 1 convolutions with biases. Widely copied code takes the softmax of V over positions, too.
     Half of C for c_m and c_n is our reading: two such blocks in stage 2 and three in stage 3 make ResNet-50 one of 32.9
     M parameters, near the stated 33.0 M. W and its bias start at zero, so that a block starts as the identity
-    (assumption A52).
+    (assumption A47).
 
     Nothing grows with the square of H W, but for one of the two maps that are recorded: the weights of all positions
     for every position, sum_n softmax_n(V x)_ni softmax_j(B x)_nj. Both softmaxes are in float32

@@ -23,7 +23,7 @@ class DualAttention(Refine):
     arXiv 1809.02983, equations 1 to 4; q, k and v are 1 x 1 convolutions with biases, m = floor(C / reduction), and
     neither softmax has a scale. The minus sign of E, whose maximum cancels in the softmax, belongs to the authors' code
     and MMSegmentation's. The paper adds alpha P + x and beta Z + x behind convolutions of their own, which belong to
-    its head; here x counts once, so that a block starts as the identity (assumption A50).
+    its head; here x counts once, so that a block starts as the identity (assumption A45).
 
     alpha and beta start at zero. The (H W)^2 weights are never held: PyTorch's fused kernels compute them, on a CPU
     with q and k filled up with zeros to C channels, which they ask for; only recording computes them. Weights between

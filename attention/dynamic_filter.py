@@ -24,7 +24,7 @@ class DynamicFilter(Mixer):
         FN(f)_t = gain_t (f_t - mean(f)) / std(f) + shift_t         over the k k cells of a filter
 
     arXiv 2104.14107, equations 3 to 6; gain and shift are learned, those of positions one a cell, those of channels one
-    a cell and channel (assumption A60). `combination: sum` adds the two filters. The paper's operator keeps the
+    a cell and channel (assumption A53). `combination: sum` adds the two filters. The paper's operator keeps the
     channels and has neither W_v nor W_o; `projections: false` is this.
 
     Parameters: k^2 (C_in + 3) + m (C_in + 1) + C_out k^2 (m + 3) with m = floor(C_in / reduction), with projections

@@ -16,7 +16,7 @@ class EfficientChannelAttention(Refine):
     arXiv 1910.03151, equations 5 and 9. The convolution has no bias. The kernel size follows the number of channels by
     equation 12 with gamma = 2 and b = 1: k is t = floor(log2(C) / 2 + 1 / 2) if that is odd and t + 1 otherwise, which
     is 5 for 256 channels. Below 8 channels that is a single weight, which sees no neighbour; timm takes at least 3,
-    which is `minimum: 3` here (assumption A49).
+    which is `minimum: 3` here (assumption A44).
 
     It compiles and exports: a mean, a small convolution and a product.
 

@@ -18,7 +18,7 @@ class EfficientMultiScaleAttention(Refine):
         y = x * g                                               the same parameters for all groups
 
     arXiv 2305.13563, section 3.2 and figure 3; groups, and a normalisation that takes every channel for a group of its
-    own, are those of the authors' code (assumption A45). So normalised, a channel has its norm's bias for an average:
+    own, are those of the authors' code (assumption A40). So normalised, a channel has its norm's bias for an average:
     the first softmax reads the bias alone, whatever the image, and no average of p is taken here.
 
     Softmaxes are in float32 or better. It compiles and exports: means, convolutions, a normalisation and products.

@@ -20,7 +20,7 @@ class GatedChannelTransformation(Refine):
         y_c = x_c (1 + tanh(gamma_c n_c + beta_c))
 
     arXiv 1909.11519, equations 2 to 4. The paper writes sqrt(C) s_c / (sum_C s^2 + epsilon)^(1/2), which is the same
-    but for C times epsilon; this is the authors' code, whose l1 form the paper only names (assumption A43).
+    but for C times epsilon; this is the authors' code, whose l1 form the paper only names (assumption A38).
 
     alpha starts at one, gamma and beta at zero, so that the transformation starts as the identity. All three have one
     dimension and decay or not like biases. Sums are in float32 where the map is in half precision. It compiles and

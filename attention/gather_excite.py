@@ -23,10 +23,10 @@ class GatherExcite(Refine):
     ReLU between two of them (GE-theta). The excite operator E is the identity or, with `mlp`, W2 relu(W1 . + b1) + b2
     with m = floor(C / reduction) hidden channels; convolutions with it are GE-theta^+, the global average with it is
     SqueezeExcitation. Behind convolutions the MLP reads their ReLU, as in the authors' network files; timm leaves it
-    out. Windows average cells of the map only (assumption A40).
+    out. Windows average cells of the map only (assumption A35).
 
     A global extent with convolutions is one depth-wise kernel of the size of the map. On maps of another size it is
-    resampled bilinearly and multiplied by h0 w0 / (H W) (assumption A41).
+    resampled bilinearly and multiplied by h0 w0 / (H W) (assumption A36).
 
     It compiles and exports: poolings, convolutions, an interpolation and a product. In training a map with one cell of
     G needs two images, as any batch normalisation does.

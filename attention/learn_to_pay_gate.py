@@ -20,7 +20,7 @@ class LearnToPayGate(Refine):
         y = x * H W softmax_{H,W} c                     (B, C, H, W)
 
     arXiv 1804.02391, section 3, for dense networks, which have no place for its pooled vectors: each position keeps its
-    summand of the pooled vector, and the factor H W makes equal weights change nothing (assumption A56). The mean of y
+    summand of the pooled vector, and the factor H W makes equal weights change nothing (assumption A51). The mean of y
     is what `LearnToPayAttention` pools. Of the parametrised compatibility <u, x + g> the part of g is the same at all
     positions and cancels in the softmax, so that form has no descriptor here.
 

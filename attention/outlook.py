@@ -19,7 +19,7 @@ class OutlookAttention(Mixer):
 
     arXiv 2106.13112, section 3.1, with windows at every s-th position as in its networks (and timm): the k k cells a, b
     lie around s i, every row of A_i is a softmax, and cells outside the map stay in it with value zero. With `stride` a
-    mean over stride x stride cells of z follows, which no published network has (assumption A54).
+    mean over stride x stride cells of z follows, which no published network has (assumption A49).
 
     Here the weights of all windows that cover a position are added up first: they are those of its (2 k - 1)^2
     neighbours. Thus nothing of size C k^2 H W is stored, and for s = 1 the sum has k^4 / (2 k - 1)^2 times fewer

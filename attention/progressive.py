@@ -18,7 +18,7 @@ class ProgressiveAttention(Refine):
     arXiv 1606.02393: in all layers but the last, which is pooled, features are multiplied by a sigmoid of an attention
     function of their local context and the query. The query there is a question about the image; as the baseline of
     "Learn to pay attention" (arXiv 1804.02391) has no question, it is the mean of the map here. The attention function
-    is a perceptron with one hidden layer, whose width and initialisation are ours (assumption A57).
+    is a perceptron with one hidden layer, whose width and initialisation are ours (assumption A52).
 
     w_2 and b_2 start at zero, so that every position is first weighted by exactly one half. The convolution sees zeros
     beyond the border. Compiles and exports: a mean, convolutions and a product.

@@ -19,7 +19,7 @@ class SecondOrderPooling(Refine):
 
     arXiv 1811.12006, section 3.2, channel-wise form: covariances say how channels vary together, where a mean says how
     strong they are. Norms, and the ReLU in front of the first convolution, are those of the authors' code, which in
-    the first stage reads every second row and column only (assumption A46).
+    the first stage reads every second row and column only (assumption A41).
 
     Covariances are computed in float32 or better, of differences from the mean. It compiles and exports: convolutions
     and products of matrices.

@@ -23,7 +23,7 @@ class SelfCalibratedConv2d(Mixer):
     Liu et al., "Improving convolutional networks with self-calibrated convolutions", section 3.2; * is a 3 x 3
     convolution without bias, K1 and K4 have the stride. In the authors' code a batch normalisation follows each of
     them; those of K1 and K4 are the one of the host behind y. The text interpolates bilinearly, the code takes the
-    nearest cell; where r does not divide a side, the last cells cover what is left of them (assumption A53).
+    nearest cell; where r does not divide a side, the last cells cover what is left of them (assumption A48).
 
     Compiles and exports: convolutions, a mean of cells and an interpolation.
 

@@ -17,7 +17,7 @@ class SimAM(Refine):
 
     Yang et al., ICML 2021, equations 5 and 6. The equations divide the squares by H W, the paper's listing and its
     networks by H W - 1, which is taken here. A map of one cell has no variance: n is one there, the energy 1 / 2, and
-    every channel is weighted by sigmoid(1 / 2) (assumption A42).
+    every channel is weighted by sigmoid(1 / 2) (assumption A37).
 
     Means, squares and the gate are computed in float32 where the map is in half precision. It compiles and exports:
     sums and point-wise functions.

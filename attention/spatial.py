@@ -23,7 +23,7 @@ class SpatialAttention(Refine):
     (assumption A20).
 
     The paper compares with one plane that a 1x1 convolution learns; it has a bias where the other has one, and no
-    activation (assumption A47). Without norm the gate starts where the random kernel puts it; a bias takes the norm's
+    activation (assumption A42). Without norm the gate starts where the random kernel puts it; a bias takes the norm's
     place in many implementations.
 
     The convolution sees zeros beyond the border. Of equal maxima the first channel gets the gradient. It compiles and

@@ -27,7 +27,7 @@ class StandAloneSelfAttention(Mixer):
     them).
 
     Other `positions` are the paper's ablation: `none`; `absolute`, whose sines are added to the input of all three
-    projections; and `coord_conv`, which puts coordinates beside it (assumption A55), see `attention.positions`.
+    projections; and `coord_conv`, which puts coordinates beside it (assumption A50), see `attention.positions`.
 
     The paper says nothing of borders (assumption A1): `mask` leaves cells outside the map out, `zero` gives them key
     and value zero, so that they take part by their relative embedding alone.

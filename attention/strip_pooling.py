@@ -17,7 +17,7 @@ class StripPooling(Refine):
 
     arXiv 2003.13328, section 3.1, the strip pooling module; the paper multiplies the input by the gate, which the
     released networks put on the map behind a bottleneck's 3 x 3 convolution. There, as here, the 1-D convolutions mix
-    all channels and have no bias but a batch normalisation, and the last convolution has a bias (assumption A51).
+    all channels and have no bias but a batch normalisation, and the last convolution has a bias (assumption A46).
 
     The 1-D convolutions see zeros beyond the ends. Compiles and exports: means, convolutions and a product.
 

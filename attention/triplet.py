@@ -17,7 +17,7 @@ class TripletAttention(Refine):
     arXiv 2010.03045, equations 3 to 5: the branches of the paper rotate the map and back, which only names its axes
     differently; kernels lie as there, in (C, W), (H, C) and (H, W). The branch M_C is CBAM's spatial attention. The
     convolutions have no bias and see zeros beyond the borders, those of the channels too; the norms have a momentum of
-    0.01. Only the norm of the spatial branch starts with a weight of zero, its gate with one half (assumption A44). Of
+    0.01. Only the norm of the spatial branch starts with a weight of zero, its gate with one half (assumption A39). Of
     equal maxima the first gets the gradient.
 
     It compiles and exports: poolings, convolutions and a product.

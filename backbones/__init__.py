@@ -63,8 +63,10 @@ from backbones.zoo.mobile import (
 )
 from backbones.zoo.registry import build_backbone, classifier, list_backbones, published_figures
 from backbones.zoo.resnets import (
+    aa_resnet34,
     aa_resnet50,
     aa_resnet101,
+    aa_resnet152,
     bam_resnet50,
     cbam_resnet50,
     halo_resnet50,
@@ -100,8 +102,10 @@ __all__ = [
     "Swin",
     "TimmFeatures",
     "TimmHaloNet",
+    "aa_resnet34",
     "aa_resnet50",
     "aa_resnet101",
+    "aa_resnet152",
     "attention_cnn_content",
     "attention_cnn_learned",
     "attention_cnn_quadratic",

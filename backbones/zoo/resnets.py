@@ -57,10 +57,22 @@ def bam_resnet50(**options: Any) -> ResNet:
     return ResNet(50, attention_between=BAM, **options)
 
 
-def _augmented(in_channels: int, out_channels: int, stride: int) -> AttentionAugmentedConv2d:
+def _augmented(
+    in_channels: int, out_channels: int, stride: int, kappa: float = 0.2, upsilon: float = 0.1
+) -> AttentionAugmentedConv2d:
     """Attention grids of 14 x 14 at 224 x 224 pixels in stages 2 (pooled once more) and 3, of 7 x 7 in stage 4."""
     side = 7 if out_channels == 512 else 14
-    return AttentionAugmentedConv2d(in_channels, out_channels, stride, grid=(side, side), pooled=out_channels == 128)
+    grid, pooled = (side, side), out_channels == 128
+    return AttentionAugmentedConv2d(
+        in_channels, out_channels, stride, kappa=kappa, upsilon=upsilon, grid=grid, pooled=pooled
+    )
+
+
+@zoo_entry()
+def aa_resnet34(**options: Any) -> ResNet:
+    """AA-ResNet-34 (arXiv 1904.09925): the first convolutions of blocks in stages 2 to 4, ratios 1 / 4."""
+    mixer = partial(_augmented, kappa=0.25, upsilon=0.25)
+    return ResNet(34, mixer=mixer, mixer_stages=(2, 3, 4), **options)
 
 
 @zoo_entry()
@@ -73,6 +85,12 @@ def aa_resnet50(**options: Any) -> ResNet:
 def aa_resnet101(**options: Any) -> ResNet:
     """AA-ResNet-101 (arXiv 1904.09925): convolution augmented by attention in the bottlenecks of stages 2 to 4."""
     return ResNet(101, mixer=_augmented, mixer_stages=(2, 3, 4), **options)
+
+
+@zoo_entry()
+def aa_resnet152(**options: Any) -> ResNet:
+    """AA-ResNet-152 (arXiv 1904.09925): convolution augmented by attention in the bottlenecks of stages 2 to 4."""
+    return ResNet(152, mixer=_augmented, mixer_stages=(2, 3, 4), **options)
 
 
 @zoo_entry()

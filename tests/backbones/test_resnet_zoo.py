@@ -36,8 +36,10 @@ def test_parameters_and_multiply_accumulates(name):
 @pytest.mark.parametrize(
     ("name", "parameters", "giga_flops"),
     [
+        ("aa_resnet34", 20_745_072, 7.210),
         ("aa_resnet50", 25_777_392, 8.377),
         pytest.param("aa_resnet101", 45_354_728, 16.32, marks=pytest.mark.slow),
+        pytest.param("aa_resnet152", 61_549_536, 24.16, marks=pytest.mark.slow),
     ],
 )
 def test_attention_augmented(name, parameters, giga_flops):

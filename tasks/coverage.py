@@ -1,0 +1,137 @@
+"""What of the papers' ablations is an option: `python -m tasks.coverage --write docs/coverage.md`.
+
+`docs/coverage.yaml` lists the rows; each is built as the command line builds it, without memory for its weights.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+import yaml
+from torch import nn
+
+from attention.page_command import run_page_command
+from backbones import Backbone, list_backbones
+from tasks.detectors.base import Detector
+
+ROOT = Path(__file__).parents[1]
+ROWS, PAGE = ROOT / "docs" / "coverage.yaml", ROOT / "docs" / "coverage.md"
+CLASSES = 80
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table of a paper.
+
+    Attributes:
+        paper: The paper.
+        row: What it compares.
+        backbone: Name and options of a backbone; none where there is no such option.
+        detector: Name and options of a detector on it.
+        published: Parameters with a classifier of 1000 classes, where they are known to the digit.
+        why: Why there is no such option.
+    """
+
+    paper: str
+    row: str
+    backbone: str = ""
+    detector: str = ""
+    published: int | None = None
+    why: str = ""
+
+    @property
+    def options(self) -> str:
+        """The options of the command line."""
+        parts = [("--model.backbone", self.backbone), ("--model.detector", self.detector)]
+        return " ".join(" ".join(_arguments(name, spec)) for name, spec in parts if spec)
+
+    def build(self) -> nn.Module:
+        """The backbone, or the detector on it, on PyTorch's device `meta`.
+
+        Raises:
+            SystemExit: The options are none.
+        """
+        with torch.device("meta"):
+            backbone = _built(Backbone, self.backbone)
+            if not self.detector:
+                return backbone
+            return _built(Callable[[Backbone, int], Detector], self.detector)(backbone, CLASSES)
+
+
+def read_rows(path: Path = ROWS) -> list[Row]:
+    """All rows of all papers."""
+    papers: Sequence[dict[str, Any]] = yaml.safe_load(path.read_text())
+    return [Row(paper["paper"], **row) for paper in papers for row in paper["rows"]]
+
+
+def classifier_parameters(backbone: Backbone) -> int:
+    """Parameters of a network with a linear classifier of 1000 classes on its last map."""
+    return sum(parameter.numel() for parameter in backbone.parameters()) + (backbone.channels[-1] + 1) * 1000
+
+
+def page() -> str:
+    """`docs/coverage.md`."""
+    rows = read_rows()
+    built = [row for row in rows if not row.why]
+    lines = [
+        "# The papers' ablations as options",
+        "",
+        f"Written by `python -m tasks.coverage --write docs/coverage.md` from `docs/coverage.yaml`: {len(rows)} rows that",
+        f"concern architecture, of which {len(built)} are options of the library and {len(rows) - len(built)} are not, "
+        "with the reason. A test builds",
+        "each. Parameters are those of the backbone, or of the detector with 80 classes. What the sources leave open is in",
+        "[assumptions.md](assumptions.md).",
+    ]
+    for paper in dict.fromkeys(row.paper for row in rows):
+        lines += ["", f"## {paper}", "", "| row | options | parameters |", "| --- | --- | --- |"]
+        for row in (row for row in rows if row.paper == paper):
+            if row.why:
+                lines.append(f"| {row.row} | not here: {row.why} | |")
+                continue
+            count = sum(parameter.numel() for parameter in row.build().parameters())
+            lines.append(f"| {row.row} | `{row.options}` | {count:,} |")
+    return "\n".join(lines) + "\n"
+
+
+def _arguments(option: str, spec: str) -> list[str]:
+    """A name and its options, `ResNet depth=18`, as parts of a command line."""
+    name, *options = _words(spec)
+    return [f"{option} {name}", *(f"{option}.{word}" for word in options)]
+
+
+def _words(spec: str) -> list[str]:
+    """Splits at spaces outside brackets; published networks get the name that the command line knows them by."""
+    words, depth = [""], 0
+    for character in spec:
+        depth += (character in "[{") - (character in "]}")
+        if character == " " and depth == 0:
+            words.append("")
+        else:
+            words[-1] += character
+    if words[0] in list_backbones():
+        words[0] = f"backbones.{words[0]}"
+    return words
+
+
+def _built(kind: Any, spec: str) -> Any:
+    parser = jsonargparse.ArgumentParser(exit_on_error=True)
+    parser.add_argument("--it", type=kind)
+    name, *options = _words(spec)
+    parsed = parser.parse_args(["--it", name, *(f"--it.{word}" for word in options)])
+    return parser.instantiate(parsed).it
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line.
+
+    Args:
+        args: Arguments; default: those of the process.
+    """
+    run_page_command("tasks.coverage", "the papers' ablations as options", page(), PAGE, ROOT, args)
+
+
+if __name__ == "__main__":
+    main()

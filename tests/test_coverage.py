@@ -1,0 +1,57 @@
+"""Every row of `docs/coverage.yaml` is built as the command line builds it, in its published size where that is known."""
+
+import re
+
+import pytest
+
+from backbones import Backbone
+from tasks.coverage import PAGE, Row, classifier_parameters, page, read_rows
+from tasks.detectors.base import Detector
+
+ROWS = read_rows()
+
+
+def test_every_row_is_built_in_its_published_size() -> None:
+    wrong = {}
+    for row in ROWS:
+        if row.why:
+            continue
+        network = row.build()
+        assert isinstance(network, Detector if row.detector else Backbone), row
+        if row.published is not None:
+            assert isinstance(network, Backbone)
+            size = classifier_parameters(network)
+            if size != row.published:
+                wrong[row.row] = size
+    assert wrong == {}
+
+
+def test_rows_are_options_or_have_a_reason() -> None:
+    for row in ROWS:
+        assert bool(row.why) != bool(row.backbone), row
+    rows = [(row.paper, row.row) for row in ROWS]
+    assert len(set(rows)) == len(rows)
+    assert sum(row.published is not None for row in ROWS) >= 90
+
+
+def test_page_is_current() -> None:
+    """Names, options and reasons; its numbers are those of the networks that the first test builds."""
+    text = PAGE.read_text()
+    for row in ROWS:
+        options = f"`{row.options}`" if row.backbone else f"not here: {row.why}"
+        assert f"| {row.row} | {options} |" in text, row
+    assert len(re.findall(r"^\| (?!row|---)", text, re.MULTILINE)) == len(ROWS)
+
+
+def test_options_can_be_typed() -> None:
+    row = Row("paper", "row", "ResNet attention={class_path: CBAM} mixer_stages=[2,3]", "RetinaNet octave_scales=2")
+    assert row.options == (
+        "--model.backbone ResNet --model.backbone.attention={class_path: CBAM} --model.backbone.mixer_stages=[2,3] "
+        "--model.detector RetinaNet --model.detector.octave_scales=2"
+    )
+    assert Row("paper", "row", "swin_t drop_path=0.1").options.startswith("--model.backbone backbones.swin_t ")
+
+
+@pytest.mark.slow
+def test_page_is_written_by_the_command() -> None:
+    assert page() == PAGE.read_text()
