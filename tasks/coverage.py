@@ -79,11 +79,10 @@ def page() -> str:
     lines = [
         "# The papers' ablations as options",
         "",
-        f"Written by `python -m tasks.coverage --write docs/coverage.md` from `docs/coverage.yaml`: {len(rows)} rows that",
-        f"concern architecture, of which {len(built)} are options of the library and {len(rows) - len(built)} are not, "
-        "with the reason. A test builds",
-        "each. Parameters are those of the backbone, or of the detector with 80 classes. What the sources leave open is in",
-        "[assumptions.md](assumptions.md).",
+        "Written by `python -m tasks.coverage --write docs/coverage.md` from `docs/coverage.yaml`.",
+        f"Of {len(rows)} rows of ablations that concern architecture, {len(built)} are options of the library and",
+        f"{len(rows) - len(built)} are not, with the reason. A test builds each. Parameters are those of the backbone,",
+        "or of the detector with 80 classes. What the sources leave open is in [assumptions.md](assumptions.md).",
     ]
     for paper in dict.fromkeys(row.paper for row in rows):
         lines += ["", f"## {paper}", "", "| row | options | parameters |", "| --- | --- | --- |"]

@@ -1,4 +1,4 @@
-"""Every row of `docs/coverage.yaml` is built as the command line builds it, in its published size where that is known."""
+"""Every row of `docs/coverage.yaml` is built as by the command line, in its published size where that is known."""
 
 import re
 
@@ -31,7 +31,7 @@ def test_rows_are_options_or_have_a_reason() -> None:
         assert bool(row.why) != bool(row.backbone), row
     rows = [(row.paper, row.row) for row in ROWS]
     assert len(set(rows)) == len(rows)
-    assert sum(row.published is not None for row in ROWS) >= 90
+    assert sum(row.published is not None for row in ROWS) >= 85
 
 
 def test_page_is_current() -> None:

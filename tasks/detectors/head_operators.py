@@ -25,7 +25,7 @@ def place_in_heads(
 
     With a mixer no 3x3 convolution is left: those of the tower `conv` are replaced, and each that predicts becomes one
     of 1x1 behind a further mixer, as the sizes of the fully attentional RetinaNet of arXiv 1906.05909, section 4.2,
-    demand (22.0 M parameters and 111 GFLOPs at 640 x 640 pixels, with 90 classes and 6 anchors a cell; assumption A55).
+    demand (22.0 M parameters and 111 GFLOPs at 640 x 640 pixels, with 90 classes and 6 anchors a cell).
 
     Args:
         heads: Modules with a tower `conv`, and with convolutions that predict beside it.

@@ -39,7 +39,7 @@ class RetinaNet(DenseDetector):
         channels: Channels of the pyramid and of the head.
         anchor_scale: Side of the smallest anchor of a level, in strides (`FeaturePyramid.scales`).
         octave_scales: Sizes of anchors within an octave, each in 3 ratios: 3, or 2 as in the RetinaNets whose sizes
-            arXiv 1904.09925 and 1906.05909 print.
+            arXiv 1904.09925 and 1906.05909 print (assumption A55).
         finest_stride: Stride of the finest level of the pyramid in pixels.
         coarsest_stride: Stride of its coarsest level; 32, where the maps of most backbones end, for small inputs.
         extra_levels: How levels coarser than the backbone's maps are made, see `FeaturePyramid`.
