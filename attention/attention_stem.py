@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from attention.base import Mixer, check_at_least
 from attention.functional.layout import in_format_of
+from attention.functional.logits import at_least_float32, autocast_off
 
 
 class AttentionStem(Mixer):
@@ -112,11 +113,13 @@ class AttentionStem(Mixer):
 
         The logit of a key by its place, `own` (N, 1, K), is minus infinity outside the map.
         """
-        query, key = (layer.weight.unflatten(0, (self.heads, -1)) for layer in (self.query, self.key))
-        between = (key.transpose(1, 2) @ query).flatten(0, 1)  # (heads C_in, C_in)
-        towards = F.linear(blocks, between).unflatten(2, (self.heads, -1)).flatten(1, 2)  # (N, K heads, C_in)
-        scores = torch.baddbmm(own.to(towards.dtype), towards, blocks.transpose(1, 2).to(towards.dtype))
-        return scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+        with autocast_off(blocks.device):  # products of queries and keys, which nothing scales, leave float16's range
+            wide = at_least_float32(blocks)
+            query, key = (layer.weight.to(wide).unflatten(0, (self.heads, -1)) for layer in (self.query, self.key))
+            between = (key.transpose(1, 2) @ query).flatten(0, 1)  # (heads C_in, C_in)
+            towards = F.linear(wide, between).unflatten(2, (self.heads, -1)).flatten(1, 2)  # (N, K heads, C_in)
+            weights = torch.baddbmm(own.to(wide), towards, wide.transpose(1, 2)).softmax(2)
+        return weights if torch.is_autocast_enabled(blocks.device.type) else weights.to(blocks.dtype)
 
     def _mixed(self, weights: Tensor, blocks: Tensor) -> Tensor:
         """Values summed under the weights (N, K heads, K), as (N, K, C).

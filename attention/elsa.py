@@ -1,5 +1,6 @@
 """ELSA, enhanced local self-attention (Zhou et al., arXiv 2112.12786; IJCV 2023)."""
 
+from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 
 from attention.base import Mixer, check_at_least, check_choice, check_divides, check_odd
 from attention.functional.layout import channels_last, in_format_of
+from attention.functional.logits import autocast_off
 from attention.functional.neighbourhood import modulated_sum, neighbourhood_rows, neighbourhood_sum
 
 Border = Literal["zero", "mask"]
@@ -123,7 +125,7 @@ class ELSA(Mixer):
 
     def _weights(self, query: Tensor, key: Tensor) -> Tensor:
         """Weight of every cell for every query, (B, H', W', heads, k k), from maps (B, C_qk, H, W)."""
-        scores = self.attn(query * key * self.scale).permute(0, 2, 3, 1).unflatten(3, (self.heads, -1))
+        scores = self._scores(query, key).permute(0, 2, 3, 1).unflatten(3, (self.heads, -1))
         rows, columns = (
             neighbourhood_rows(queries, self.kernel_size, self.stride, self.dilation, key.device)
             for queries in scores.shape[1:3]
@@ -136,6 +138,17 @@ class ELSA(Mixer):
             side = (self.kernel_size, self.kernel_size)
             self.record("key", weights.permute(0, 3, 1, 2, 4).unflatten(-1, side), rows, columns)
         return weights
+
+    def _scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """What the two layers make of the product of query and key (B, C_qk, H, W), (B, heads k k, H', W').
+
+        Nothing scales the product, which leaves float16's range where its factors are 256 or more: there it is computed
+        in float32. bfloat16 has the range.
+        """
+        wide = self.post_proj.weight.dtype if query.dtype == torch.float16 else query.dtype  # that of all parameters
+        with autocast_off(query.device) if wide != query.dtype else nullcontext():
+            scores: Tensor = self.attn(query.to(wide) * key.to(wide) * self.scale)
+        return scores
 
     def _mix(self, weights: Tensor, value: Tensor) -> Tensor:
         """Sum of the values (B, C_out, H, W) around every query by its weights and the ghost kernels, channels last."""

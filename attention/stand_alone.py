@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from attention.base import Mixer, check_at_least, check_choice, check_divides, check_odd
 from attention.functional.layout import cell_means, channels_last, in_format_of
+from attention.functional.logits import at_least_float32, autocast_off
 from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_rows, neighbourhood_sum
 from attention.positions import InputPositions, Kind
 
@@ -103,7 +104,10 @@ class StandAloneSelfAttention(Mixer):
 
     def attend(self, query: Tensor, key: Tensor | None, value: Tensor) -> Tensor:
         """Values mixed by the weights of queries and keys, all (B, H, W, heads, D), into (B, H, W, C_out)."""
-        return neighbourhood_sum(self._weights(query * self.scale, key), value).flatten(3)
+        with autocast_off(query.device):  # products of queries and keys, which nothing scales, leave float16's range
+            widened = None if key is None else at_least_float32(key)
+            weights = self._weights(at_least_float32(query) * self.scale, widened)
+        return neighbourhood_sum(weights, value).flatten(3)
 
     def _heads(self, projected: Tensor) -> Tensor:
         """A projection (B, C_out, H, W) as (B, H, W, heads, D)."""
@@ -122,8 +126,7 @@ class StandAloneSelfAttention(Mixer):
         logits = of_rows + of_columns
         if key is not None:
             logits = logits + neighbourhood_products(query, key, self.kernel_size).unflatten(-1, side)
-        precision = torch.float32 if logits.dtype.itemsize < 4 else logits.dtype
-        weights = torch.softmax(logits.flatten(-2), -1, dtype=precision)
+        weights = logits.flatten(-2).softmax(-1)
         if self.recording:
             self.record("key", weights.permute(0, 3, 1, 2, 4).unflatten(-1, side), rows, columns)
         return weights
@@ -135,9 +138,14 @@ class StandAloneSelfAttention(Mixer):
             return zeros.unsqueeze(-1), zeros.unsqueeze(-2)
         by_row, by_column = query.chunk(2, -1)
         return (
-            torch.einsum("bijhd,hdk->bijhk", by_row, self.row_embedding.expand(self.heads, -1, -1)).unsqueeze(-1),
-            torch.einsum("bijhd,hdk->bijhk", by_column, self.column_embedding.expand(self.heads, -1, -1)).unsqueeze(-2),
+            _by_table(by_row, self.row_embedding).unsqueeze(-1),
+            _by_table(by_column, self.column_embedding).unsqueeze(-2),
         )
+
+
+def _by_table(queries: Tensor, table: Tensor) -> Tensor:
+    """Products of queries (B, H, W, heads, d) and a table (heads or 1, d, k), (B, H, W, heads, k)."""
+    return torch.einsum("bijhd,hdk->bijhk", queries, table.to(queries.dtype).expand(queries.shape[3], -1, -1))
 
 
 def _outside(rows: Tensor, size: int) -> Tensor:
