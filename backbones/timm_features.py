@@ -34,8 +34,8 @@ class TimmFeatures(Backbone):
         name: Timm's name of the network such as `convnext_tiny`.
         out_indices: Numbers of timm's feature maps to return, from 0; by default all of stride 4 and coarser that timm
             returns.
-        options: Further arguments of `timm.create_model`, such as `{"drop_path_rate": 0.1}`, or for timm's own attention
-            layers in its ResNets `{"block_args": {"attn_layer": "eca"}}` (`se`, `cbam`, `gc`, `coord`, ...).
+        options: Further arguments of `timm.create_model`, such as `{"drop_path_rate": 0.1}`, or for timm's own
+            attention layers in its ResNets `{"block_args": {"attn_layer": "eca"}}` (`se`, `cbam`, `gc`, `coord`, ...).
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and what leads to the first map, and on.
         norms: What batch normalisations learn: `train` statistics and affine parameters, `eval` affine parameters only,
             `frozen` nothing.
@@ -206,8 +206,8 @@ def timm(
         name: Timm's name of the network such as `convnext_tiny`; `timm.list_models()` has all.
         out_indices: Numbers of timm's feature maps to return, from 0; by default all of stride 4 and coarser that timm
             returns.
-        options: Further arguments of `timm.create_model`, such as `{"drop_path_rate": 0.1}`, or for timm's own attention
-            layers in its ResNets `{"block_args": {"attn_layer": "eca"}}` (`se`, `cbam`, `gc`, `coord`, ...).
+        options: Further arguments of `timm.create_model`, such as `{"drop_path_rate": 0.1}`, or for timm's own
+            attention layers in its ResNets `{"block_args": {"attn_layer": "eca"}}` (`se`, `cbam`, `gc`, `coord`, ...).
         frozen_stages: Stages without training: 0 none, 1 the stem, 2 the stem and what leads to the first map, and on.
         norms: What batch normalisations learn: `train`, `eval` (no statistics) or `frozen` (nothing).
         weights: `imagenet` for timm's default weights, one of timm's names, or the path of a file; see
