@@ -119,7 +119,7 @@ class AttentionStem(Mixer):
             between = (key.transpose(1, 2) @ query).flatten(0, 1)  # (heads C_in, C_in)
             towards = F.linear(wide, between).unflatten(2, (self.heads, -1)).flatten(1, 2)  # (N, K heads, C_in)
             weights = torch.baddbmm(own.to(wide), towards, wide.transpose(1, 2)).softmax(2)
-        return weights if torch.is_autocast_enabled(blocks.device.type) else weights.to(blocks.dtype)
+        return weights.to(blocks.dtype)
 
     def _mixed(self, weights: Tensor, blocks: Tensor) -> Tensor:
         """Values summed under the weights (N, K heads, K), as (N, K, C).

@@ -72,7 +72,7 @@ class DualAttention(Refine):
         queries, keys, values = (_tokens(part(x)) for part in (self.query, self.key, self.value))
         if self.recording:
             self._record_positions(queries, keys, x)
-        if values.device.type == "cpu":  # whose fused kernel takes one width only
+        if values.device.type != "cuda":  # a CPU's fused kernel takes one width only
             missing = (0, values.shape[3] - queries.shape[3])
             queries, keys = (F.pad(part, missing, value=0.0) for part in (queries, keys))
         read = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)  # (B, 1, H W, C)

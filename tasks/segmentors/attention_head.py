@@ -178,6 +178,8 @@ def build_attention(config: AttentionConfig, channels: int) -> Refine:
         raise ValueError(f"{name} has no option {wrong[0]}{instead(wrong[0], known)}")
     if "operator" in options:  # of what is wrapped around another attention
         options["operator"] = partial(build_attention, options["operator"])
+    if isinstance(options.get("parts"), list):  # as those of Compose and Parallel
+        options["parts"] = [partial(build_attention, part) for part in options["parts"]]
     built: Refine = found(channels, **options)
     return built
 

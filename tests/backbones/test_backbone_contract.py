@@ -22,7 +22,10 @@ BACKBONES = [  # of both hosts one in every run; every host in its defaults: tes
         id="mobilenet-ca-os16-last",
         marks=pytest.mark.slow,
     ),
-    pytest.param(lambda: MobileNetV2(0.35, lambda c: CBAM(c, 8), 8, tap_expansion=True), id="mobilenet-cbam-os8-tap"),
+    pytest.param(
+        lambda: MobileNetV2(0.35, lambda c: CBAM(c, 8), output_stride=8, tap_expansion=True),
+        id="mobilenet-cbam-os8-tap",
+    ),
 ]
 every_backbone = pytest.mark.parametrize("make", BACKBONES)
 

@@ -86,8 +86,9 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
         ),
         (
             "--model.backbone.depht=1",
-            "--model.backbone.depht is no option of backbones.MobileNetV2; known: width, attention, output_stride, "
-            "dilation, last_conv, tap_expansion, frozen_stages, norms, checkpointing, weights",
+            "--model.backbone.depht is no option of backbones.MobileNetV2; known: width, attention, "
+            "attention_stages, attention_blocks, attention_between, between_stages, mixer, mixer_stages, "
+            "output_stride, dilation, last_conv, tap_expansion, frozen_stages, norms, checkpointing, weights",
         ),
         ("--model.backbone=RestNet", "--model.backbone RestNet cannot be found; did you mean ResNet?"),
         (
@@ -145,7 +146,7 @@ def test_option(option: str, line: str, refusal: Callable[..., str]) -> None:
 
 def test_option_of_another_class(refusal: Callable[..., str]) -> None:
     line = refusal("fit", RECIPE, "--model.backbone=ResNet", "--model.backbone.depth=50", "--model.backbone.width=0.5")
-    assert line.startswith("--model.backbone.width is no option of backbones.ResNet; known: depth, attention, ")
+    assert line.startswith("--model.backbone.width is no option of backbones.ResNet; --help lists all")
     assert refusal("fit", RECIPE, CALLBACK, "--trainer.callbacks.monitr=x") == (
         "--trainer.callbacks.monitr is no option of lightning.pytorch.callbacks.EarlyStopping; did you mean "
         "--trainer.callbacks.monitor?"

@@ -114,10 +114,14 @@ class TestFormats:
         options = deepcopy(content["hyper_parameters"])
         new = {"coarsest_stride": 32, "extra_levels": "p6p7_from_p5", "finest_stride": 8}
         new |= {"ignore_crowds": False, "simple_pyramid": False}
+        new |= dict.fromkeys(("head_attention", "head_mixer", "pyramid_attention", "pyramid_mixer"))
         found = options["detector"]["init_args"]
         assert {name: found.pop(name) for name in new} == new
         found["extra_levels"] = 0
-        assert options["backbone"]["init_args"].pop("dilation") == "a_trous"
+        places = {"attention_stages": [1, 2, 3, 4], "attention_blocks": "every", "attention_between": None}
+        places |= {"between_stages": [1, 2, 3], "mixer": None, "mixer_stages": [1, 2, 3, 4], "dilation": "a_trous"}
+        of_backbone = options["backbone"]["init_args"]
+        assert {name: of_backbone.pop(name) for name in places} == places
         assert {"_instantiator": FORMAT_1["_instantiator"], **options} == FORMAT_1 | {
             "headline": None,
             "validation_loss": False,

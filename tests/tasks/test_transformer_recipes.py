@@ -22,7 +22,14 @@ DROP_PATH = {
         "elsa_swin_t": 0.2,
         "elsa_swin_s": 0.75,
     },
-    "upernet_adamw_160k": {"swin_t": 0.3, "swin_s": 0.3, "swin_b": 0.3, "elsa_swin_t": 0.3, "elsa_swin_s": 0.3},
+    "upernet_adamw_160k": {
+        "swin_t": 0.3,
+        "swin_t_local": 0.3,
+        "swin_s": 0.3,
+        "swin_b": 0.3,
+        "elsa_swin_t": 0.3,
+        "elsa_swin_s": 0.3,
+    },
 }
 """Of the deepest block, by recipe and backbone (arXiv 2103.14030, 2112.12786, and the code of both)."""
 PAIRS = [(recipe, backbone) for recipe, rates in DROP_PATH.items() for backbone in rates]

@@ -99,7 +99,12 @@ def test_match_is_the_nearest_of_all_candidates(
     assert best["within"] and match.verdict(result) is None
     assert best["backbone"] == {
         "class_path": "backbones.MobileNetV1",
-        "init_args": {"width": pytest.approx(float(best["name"].removeprefix("width="))), "attention": None},
+        "init_args": {
+            "width": pytest.approx(float(best["name"].removeprefix("width="))),
+            "attention": None,
+            "attention_between": None,
+            "mixer": None,
+        },
     }
     assert best["training"]["milliseconds"] == pytest.approx(4 * best["forward"]["milliseconds"], rel=0.03)
     first, *rows = result["rows"]
@@ -175,7 +180,10 @@ def test_command_on_a_real_network(
     assert first.split("|")[1].strip() == "given" and "timed again: forward " in again and "training " in again
     macs = {row.split("|")[1].strip(): row.split("|")[3] for row in (first, *rows)}
     assert macs["given"] == macs["width=0.1"]
-    assert options == "options: --model.backbone.attention=null --model.backbone.width=0.12"
+    assert options == (
+        "options: --model.backbone.attention=null --model.backbone.width=0.12 --model.backbone.attention_between=null "
+        "--model.backbone.mixer=null"
+    )
     first_line, second_line, *_ = written.read_text().splitlines()
     assert first_line == f"# Plain MobileNetV1, width=0.12, which takes as long as {given}."
     assert second_line == again.replace("width=0.12, timed again:", "#")

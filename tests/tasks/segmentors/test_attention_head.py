@@ -107,7 +107,14 @@ def test_caa_with_the_authors_auxiliary_head_and_epsilon() -> None:
 @pytest.mark.parametrize("name", REFINEMENTS)
 def test_any_refinement_is_one_line(name: str) -> None:
     torch.manual_seed(0)
-    chosen = {"type": name, "operator": {"type": "CBAM", "reduction": 4}} if name == "IdentityStart" else name
+    parts = [{"type": "CBAM", "reduction": 4}, {"type": "StaticGate"}]
+    options: dict[str, dict[str, Any]] = {
+        "Compose": {"parts": parts},
+        "EfficientMultiScaleAttention": {"groups": 4},
+        "IdentityStart": {"operator": parts[0]},
+        "Parallel": {"parts": parts},
+    }
+    chosen = {"type": name, **options[name]} if name in options else name
     head = {"type": "AttentionHead", "channels": 16, "attention": chosen, "image_level": True, "concat_input": True}
     model = EncoderDecoder(MobileNetV2(0.25), K, head)
     assert type(model.decode_head.attention) is getattr(attention, name)
