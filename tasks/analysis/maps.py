@@ -60,7 +60,9 @@ def attended_distances(maps: Maps, image_size: tuple[int, int]) -> dict[str, lis
         for each in recorded:
             if each.rows is None or each.columns is None:
                 continue
-            down, across = _distances(each.rows, image_size[0]), _distances(each.columns, image_size[1])
+            cells = _grid(each)
+            down = _distances(each.rows, cells[0], image_size[0])
+            across = _distances(each.columns, cells[1], image_size[1])
             distance = (down[:, None, :, None] ** 2 + across[:, None] ** 2).sqrt()  # (H', W', h, w)
             weights = each.weights.double()
             mean = (weights * distance).sum((-1, -2)) / weights.sum((-1, -2)).clamp(min=1e-12)
@@ -68,31 +70,31 @@ def attended_distances(maps: Maps, image_size: tuple[int, int]) -> dict[str, lis
     return {name: torch.cat(parts).mean(0).tolist() for name, parts in found.items()}
 
 
-def _distances(keys: Tensor, pixels: int) -> Tensor:
-    """Pixels between queries (H') and their keys (H', h), where both grids cover so many pixels."""
-    cells = int(keys.max()) + 1
+def _distances(keys: Tensor, cells: int, pixels: int) -> Tensor:
+    """Pixels between queries (H') and their keys (H', h) on a map of so many cells."""
     queries = len(keys)
     places = (torch.arange(queries, dtype=torch.float64) + 0.5) * pixels / queries
-    of_keys = (keys.double() + 0.5) * pixels / max(cells, queries)
-    return of_keys - places.unsqueeze(1)
+    return (keys.double() + 0.5) * pixels / cells - places.unsqueeze(1)
 
 
 def similarity(maps: Maps) -> tuple[list[str], list[list[float]]]:
     """How alike the attention of layers is: cosine of heat maps, mean over images (as LaViT's, arXiv 2406.00427).
 
-    Heat maps are centred and brought to the smallest grid of all.
+    Heat maps are centred and brought to the smallest grid of all; those of an operator with several are averaged.
 
     Returns:
         Names of the layers, and the matrix; a layer whose heat map is flat is like no other.
     """
     heat: dict[str, Tensor] = {}
     for layer, recorded in maps.items():
-        parts = [
-            each for each in recorded if each.rows is not None or each.weights.shape[-1] * each.weights.shape[-2] > 1
-        ]
-        if parts:
-            sizes = [_grid(each) for each in parts]
-            heat[layer] = torch.cat([each.heat_map(*size) for each, size in zip(parts, sizes, strict=True)]).double()
+        sizes = [_grid(each) for each in recorded]
+        size = max((rows for rows, _ in sizes), default=1), max((columns for _, columns in sizes), default=1)
+        if size == (1, 1):
+            continue
+        by_name: dict[str, list[Tensor]] = {}
+        for each in recorded:
+            by_name.setdefault(each.name, []).append(each.heat_map(*size))
+        heat[layer] = torch.stack([torch.cat(parts) for parts in by_name.values()]).mean(0).double()
     if not heat:
         return [], []
     smallest = min((tuple(value.shape[1:]) for value in heat.values()), key=lambda size: size[0] * size[1])
@@ -105,9 +107,12 @@ def similarity(maps: Maps) -> tuple[list[str], list[list[float]]]:
 
 
 def _grid(each: AttentionMap) -> tuple[int, int]:
+    """Rows and columns of a gate, or of the map that the keys of a mixture lie on; those outside have no weight."""
     if each.rows is None or each.columns is None:
         return each.weights.shape[-2], each.weights.shape[-1]
-    return int(each.rows.max()) + 1, int(each.columns.max()) + 1
+    given = each.weights.abs().sum((0, 1)) > 0  # (H', W', h, w)
+    rows, columns = each.rows[given.any(1).any(-1)], each.columns[given.any(0).any(-2)]
+    return int(rows.max()) + 1, int(columns.max()) + 1
 
 
 def quadratic_centres(network: nn.Module) -> dict[str, list[list[float]]]:
