@@ -10,12 +10,13 @@ from matplotlib.figure import Figure
 
 from tasks.analysis.maps import GateVariation
 
-_FONT: Any = {"font.size": 8, "svg.hashsalt": "attndense", "svg.fonttype": "none"}
+_FONT: Any = {"font.size": 7, "axes.titlesize": 7, "svg.hashsalt": "attndense", "svg.fonttype": "none"}
 
 
+@mpl.rc_context(_FONT)
 def draw_gates(gates: Mapping[str, GateVariation], file: Path) -> None:
     """A panel a gate: channels in the order of their mean, with the deviation over images around it."""
-    figure = Figure(figsize=(8, 1.6 * -(-len(gates) // 3) + 0.3), layout="constrained")
+    figure = Figure(figsize=(8, 1.8 * -(-len(gates) // 3) + 0.3), layout="constrained")
     for place, (name, gate) in zip(_panels(figure, len(gates), 3), gates.items(), strict=False):
         order = sorted(range(len(gate.mean)), key=gate.mean.__getitem__)
         mean = [gate.mean[channel] for channel in order]
@@ -23,10 +24,11 @@ def draw_gates(gates: Mapping[str, GateVariation], file: Path) -> None:
         high = [gate.mean[channel] + gate.deviation[channel] for channel in order]
         place.plot(mean, linewidth=0.8)
         place.fill_between(range(len(mean)), low, high, alpha=0.3)
-        place.set_title(f"{name}: {100 * gate.share:.0f} % between images")
+        place.set_title(f"{name}\n{100 * gate.share:.0f} % between images")
     _save(figure, file)
 
 
+@mpl.rc_context(_FONT)
 def draw_distances(distances: Mapping[str, Sequence[float]], file: Path) -> None:
     """A point a head, layer by layer."""
     figure = Figure(figsize=(7, 3), layout="constrained")
@@ -38,6 +40,7 @@ def draw_distances(distances: Mapping[str, Sequence[float]], file: Path) -> None
     _save(figure, file)
 
 
+@mpl.rc_context(_FONT)
 def draw_similarity(names: Sequence[str], matrix: Sequence[Sequence[float]], file: Path) -> None:
     """A matrix of layers by layers."""
     figure = Figure(figsize=(5, 4.5), layout="constrained")
@@ -49,6 +52,7 @@ def draw_similarity(names: Sequence[str], matrix: Sequence[Sequence[float]], fil
     _save(figure, file)
 
 
+@mpl.rc_context(_FONT)
 def draw_centres(centres: Mapping[str, Sequence[Sequence[float]]], file: Path) -> None:
     """A panel a layer: where each head looks, the query in the middle."""
     figure = Figure(figsize=(8, 2.4 * -(-len(centres) // 3)), layout="constrained")
@@ -61,6 +65,7 @@ def draw_centres(centres: Mapping[str, Sequence[Sequence[float]]], file: Path) -
     _save(figure, file)
 
 
+@mpl.rc_context(_FONT)
 def draw_selection(selection: Mapping[str, Mapping[str, Sequence[float]]], scales: Sequence[float], file: Path) -> None:
     """A panel a class, a line a layer: the widest path's weight less the narrowest's against the object's scale."""
     figure = Figure(figsize=(8, 2.4 * -(-len(selection) // 3)), layout="constrained")
@@ -73,10 +78,8 @@ def draw_selection(selection: Mapping[str, Mapping[str, Sequence[float]]], scale
 
 
 def _panels(figure: Figure, count: int, columns: int) -> list[Axes]:
-    with mpl.rc_context(_FONT):
-        return [figure.add_subplot(-(-count // columns), min(columns, count), n + 1) for n in range(count)]
+    return [figure.add_subplot(-(-count // columns), min(columns, count), n + 1) for n in range(count)]
 
 
 def _save(figure: Figure, file: Path) -> None:
-    with mpl.rc_context(_FONT):
-        figure.savefig(file, format="svg", metadata={"Date": None})
+    figure.savefig(file, format="svg", metadata={"Date": None})
