@@ -10,11 +10,11 @@ from torchvision.models import resnet as torchvision_resnet
 
 from backbones.dilation import CellMean, set_rate
 
-Placement = Literal["standard", "pre", "post", "identity"]
+Placement = Literal["standard", "pre", "inner", "post", "identity"]
 
 
 class RefinedBlock(nn.Module):
-    """A residual block with attention at one of four places; `ResNet` sets what is new in it.
+    """A residual block with attention at one of five places; `ResNet` sets what is new in it.
 
     `mixed` is the spatial convolution that a mixer stands in for, `conv2` of a bottleneck and `conv1` of a basic block.
     """
@@ -42,6 +42,13 @@ class RefinedBlock(nn.Module):
         last = self.conv3 if isinstance(self, Bottleneck) else self.conv2
         assert isinstance(last, nn.Conv2d)
         return last.out_channels
+
+    @property
+    def refined_channels(self) -> int:
+        """Channels of the map that the attention at the block's place sees."""
+        inner = self.conv3 if isinstance(self, Bottleneck) else self.conv2
+        assert isinstance(self.conv1, nn.Conv2d) and isinstance(inner, nn.Conv2d)
+        return {"pre": self.conv1.in_channels, "inner": inner.in_channels}.get(self.placement, self.out_channels)
 
     @property
     def strided(self) -> nn.Conv2d:
@@ -78,7 +85,7 @@ class BasicBlock(RefinedBlock, torchvision_resnet.BasicBlock):
     def residual(self, x: Tensor) -> Tensor:
         """The residual branch, up to and including its last batch normalisation."""
         x = self.relu(self.bn1(self.conv1(x)))
-        out: Tensor = self.bn2(self.conv2(x))
+        out: Tensor = self.bn2(self.conv2(self.attention(x) if self.placement == "inner" else x))
         return out
 
 
@@ -96,7 +103,7 @@ class Bottleneck(RefinedBlock, torchvision_resnet.Bottleneck):
         x = self.conv2(x)
         if self.mixer_norm:
             x = self.relu(self.bn2(x))
-        out: Tensor = self.bn3(self.conv3(x))
+        out: Tensor = self.bn3(self.conv3(self.attention(x) if self.placement == "inner" else x))
         return out
 
 

@@ -54,6 +54,7 @@ class ResNet(Backbone):
 
         standard    relu(A(F(x)) + P(x))
         pre         relu(F(A(x)) + P(x))        A sees the channels of the block's input
+        inner       relu(F(x) + P(x))           A inside of F, behind its 3x3 convolution (of a basic block the first)
         post        A(relu(F(x) + P(x)))
         identity    relu(F(x) + A(P(x)))
 
@@ -75,7 +76,8 @@ class ResNet(Backbone):
         attention_blocks: Blocks of these stages that do: `every`, the `last`, a number n for every n-th, or a list of
             numbers from 1.
         placement: Place of the attention in a block: `standard` (end of the residual branch), `pre` (start of the
-            residual branch), `post` (after the addition) or `identity` (on the shortcut).
+            residual branch), `inner` (behind the branch's 3x3 convolution, its norm and activation), `post` (after the
+            addition) or `identity` (on the shortcut).
         attention_between: Operator behind the last block of stages, made from their channels (BAM).
         between_stages: Stages that have one, numbers from 1 to 4.
         mixer: Operator in place of the 3x3 convolution in blocks of `mixer_stages`, made from input channels, output
@@ -182,7 +184,7 @@ class ResNet(Backbone):
         for module in (module for stage in stages for module in stage):
             module.attention, module.placement = nn.Identity(), placement
         for module, refine in places(stages, attention, attention_stages, attention_blocks):
-            module.attention = refine(module.conv1.in_channels if placement == "pre" else module.out_channels)
+            module.attention = refine(module.refined_channels)
         for module, mix in places(stages, mixer, mixer_stages, mixer_blocks, "mixer"):
             conv = getattr(module, block.mixed)
             setattr(module, block.mixed, mix(conv.in_channels, conv.out_channels, conv.stride[0]))

@@ -59,7 +59,7 @@ def test_deep_stems_and_pooled_shortcuts_equal_timms(depth, variant):
 
 
 @pytest.mark.parametrize("depth", [18, 50])
-@pytest.mark.parametrize("placement", ["standard", "pre", "post", "identity"])
+@pytest.mark.parametrize("placement", ["standard", "pre", "inner", "post", "identity"])
 def test_placements_compute_their_equations(depth, placement):
     torch.manual_seed(0)
     backbone = ResNet(depth, lambda c: SqueezeExcitation(c, 8), placement=placement).eval()
@@ -68,14 +68,16 @@ def test_placements_compute_their_equations(depth, placement):
         x = torch.randn(1, block.conv1.in_channels, 9, 7)
         assert x.shape[1] in (inside, 2 * inside)
 
-        def residual(t, block=block):
-            t = block.bn2(block.conv2(torch.relu(block.bn1(block.conv1(t)))))
-            return t if depth == 18 else block.bn3(block.conv3(torch.relu(t)))
+        def residual(t, block=block, within=lambda t: t):
+            t = torch.relu(block.bn1(block.conv1(t)))
+            t = block.bn2(block.conv2(within(t) if depth == 18 else t))
+            return t if depth == 18 else block.bn3(block.conv3(within(torch.relu(t))))
 
         shortcut = x if block.downsample is None else block.downsample(x)
         expected = {
             "standard": lambda: torch.relu(refine(residual(x)) + shortcut),  # noqa: B023
             "pre": lambda: torch.relu(residual(refine(x)) + shortcut),  # noqa: B023
+            "inner": lambda: torch.relu(residual(x, within=refine) + shortcut),  # noqa: B023
             "post": lambda: refine(torch.relu(residual(x) + shortcut)),  # noqa: B023
             "identity": lambda: torch.relu(residual(x) + refine(shortcut)),  # noqa: B023
         }[placement]()
@@ -115,7 +117,7 @@ def test_operators_keep_their_own_initialisation():
         ({"depth": 20}, "depth=20 .*18, 26, 34, 38, 50, 101, 152"),
         ({"output_stride": 4}, "output_stride=4 .*8, 16 or 32"),
         ({"attention_stages": (0, 1)}, r"attention_stages=\(0, 1\) .*1, 2, 3, 4"),
-        ({"placement": "inside"}, "placement='inside' .*standard, pre, post, identity"),
+        ({"placement": "inside"}, "placement='inside' .*standard, pre, inner, post, identity"),
         ({"frozen_stages": 6}, "stages=6 "),
     ],
 )
