@@ -1,7 +1,7 @@
 """Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030) as a host of attention in place of its windows.
 
-The network is torchvision's and keeps torchvision's parameter names. What is written here is the window attention,
-which computes the same in fewer passes, and what dense prediction adds: maps of every stage, and images of every size.
+The network is torchvision's and keeps torchvision's parameter names, of blocks from `swin_block.py`. What is written
+here is what dense prediction adds: maps of every stage, images of every size, and places for operators.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ from attention.local_filter import LocalFilter
 from backbones.base import Backbone
 from backbones.checkpointing import checkpointed
 from backbones.conversions.swin import from_any_swin, resized_table
-from backbones.gelu_linear import gelu_linear
 from backbones.places import STAGES, Blocks, Mixers, Refinements, by_stage, check_stages, chosen, places
+from backbones.swin_block import Block, WindowAttention, refined_last
 from backbones.weights import load_weights
 
 OutNorms = Literal["each", "last"]
@@ -28,130 +28,6 @@ AttentionPosition = Literal["mixed", "mlp"]
 _SIZES = {(96, 2, 2, 6, 2): "T", (96, 2, 2, 18, 2): "S", (128, 2, 2, 18, 2): "B"}
 _PUBLISHED = {"T": Swin_T_Weights, "S": Swin_S_Weights, "B": Swin_B_Weights}
 _HEAD_CHANNELS = 32
-_SMALLEST = torch.finfo(torch.float32).tiny  # normal number
-_OTHER_REGION = -100.0  # added to the scores of keys that a shift brought from the other side of the map
-
-
-class WindowAttention(swin_transformer.ShiftedWindowAttention):
-    """Attention within windows of w x w tokens, every other block's shifted by w // 2 (arXiv 2103.14030, section 3.2).
-
-    Maps are channels last. Tokens that fill up the last windows are zero before the projection and count as keys.
-
-    Args:
-        channels: Number of channels C.
-        window: Side w of a window, and distance that it is shifted by, in tokens, for both directions.
-        shift: Distance that windows are shifted by, 0 for none.
-        heads: Number of heads.
-        shift_small_maps: Whether windows are also shifted along sides that one window covers.
-        shift_together: Whether windows are shifted along both sides or along none.
-        relative: Whether a learned bias by offset is added to the scores.
-    """
-
-    position_tables = ("relative_position_bias_table",)
-
-    def __init__(
-        self,
-        channels: int,
-        window: int,
-        shift: int,
-        heads: int,
-        shift_small_maps: bool = False,
-        shift_together: bool = False,
-        relative: bool = True,
-    ) -> None:
-        super().__init__(channels, [window, window], [shift, shift], heads)
-        self.shift_small_maps, self.shift_together = shift_small_maps, shift_together
-        if not relative:
-            self.register_parameter("relative_position_bias_table", None)
-
-    def define_relative_position_index(self) -> None:
-        """The index follows from the window, so it is no part of the state."""
-        super().define_relative_position_index()
-        index = self._buffers.pop("relative_position_index")
-        self.register_buffer("relative_position_index", index, persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mixes a map (B, H, W, C)."""
-        height, width, channels = x.shape[1:]
-        side, shift = self.window_size[0], self.shift_size[0]
-        below, right = -height % side, -width % side
-        if torch.compiler.is_exporting() or below or right:
-            x = F.pad(x, (0, 0, 0, right, 0, below))
-        rows, columns = x.shape[1] // side, x.shape[2] // side
-        # Sides of one window are not shifted: the smaller of the shift and what lies beyond the first window.
-        shifts = [shift if self.shift_small_maps else torch.sym_min(shift, side * (n - 1)) for n in (rows, columns)]
-        if self.shift_together:
-            shifts = [torch.sym_min(*shifts)] * 2
-        if shift:
-            x = x.roll((-shifts[0], -shifts[1]), (1, 2))
-        windows = x.view(-1, rows, side, columns, side, channels).transpose(2, 3).reshape(-1, side**2, channels)
-        qkv = self.qkv(windows).view(-1, side**2, 3, self.num_heads, channels // self.num_heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B windows, heads, w w, C / heads)
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        scores = scores.view(-1, rows * columns, *scores.shape[1:]) + self._bias(scores, rows, columns, shifts)
-        weights = scores.flatten(0, 1).softmax(-1)
-        if shift and weights.is_cpu and not torch.compiler.is_exporting():
-            # exp(-100) is a subnormal number; with those, matrix products are many times slower on a CPU.
-            weights = F.threshold(weights, _SMALLEST, 0.0)
-        mixed = self.proj((weights @ value).transpose(1, 2).reshape(-1, side**2, channels))
-        x = mixed.view(-1, rows, columns, side, side, channels).transpose(2, 3)
-        x = x.reshape(-1, rows * side, columns * side, channels)
-        if shift:
-            x = x.roll((shifts[0], shifts[1]), (1, 2))
-        return x[:, :height, :width].contiguous()
-
-    def _bias(self, scores: Tensor, rows: int, columns: int, shifts: list[int]) -> Tensor:
-        """What is added to the scores: (1, heads, w w, w w), with a shift (rows columns, heads, w w, w w)."""
-        relative = self.relative_position_bias_table is not None
-        bias = self.get_relative_position_bias() if relative else scores.new_zeros(1, 1, 1, 1)
-        if not self.shift_size[0]:
-            return bias
-        side = self.window_size[0]
-        down, across = (
-            self._regions(count, shift, bias.device) for count, shift in zip((rows, columns), shifts, strict=True)
-        )
-        regions = (3 * down.view(rows, 1, side, 1) + across.view(1, columns, 1, side)).reshape(-1, 1, side**2)
-        apart = regions.transpose(1, 2) != regions  # (rows columns, w w, w w)
-        return bias + apart.unsqueeze(1) * bias.new_tensor(_OTHER_REGION)
-
-    def _regions(self, count: int, shift: int, device: torch.device) -> Tensor:
-        """Number of the region, 0 to 2, that each row (column) of `count` shifted windows belongs to."""
-        side = self.window_size[0]
-        to_end = count * side - torch.arange(count * side, device=device)
-        return (to_end <= side).int() + (to_end <= shift).int()
-
-
-class _Block(swin_transformer.SwinTransformerBlock):
-    """x + A(LN(x)), then x + MLP(LN(x)), with window attention or any other operator as A; maps channels last.
-
-    `Swin` puts refinements of what A or the MLP returns into `refine_mixed` and `refine_mlp`.
-    """
-
-    channels: int
-
-    def __init__(self, channels: int, heads: int, drop_path: float, attention: nn.Module) -> None:
-        super().__init__(
-            channels, heads, [], [], stochastic_depth_prob=drop_path, attn_layer=lambda *_, **__: attention
-        )
-        self.channels = channels
-        self.refine_mixed: nn.Module = nn.Identity()
-        self.refine_mlp: nn.Module = nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mixes a map (B, H, W, C)."""
-        normed = self.norm1(x)
-        if isinstance(self.attn, Mixer):  # to it, this view is a map in the memory format channels_last
-            mixed = self.attn(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        else:
-            mixed = self.attn(normed)
-        x = x + self.stochastic_depth(_refined(self.refine_mixed, mixed))
-        out: Tensor = x + self.stochastic_depth(_refined(self.refine_mlp, self._mlp(self.norm2(x))))
-        return out
-
-    def _mlp(self, x: Tensor) -> Tensor:
-        """What `self.mlp` computes: linear, GELU, linear, with dropouts that are off in every published network."""
-        widen, _, _, narrow, _ = self.mlp
-        return gelu_linear(widen(x), narrow.weight, narrow.bias)
 
 
 class Swin(Backbone):
@@ -282,7 +158,7 @@ class Swin(Backbone):
                         shift_together,
                         relative,
                     )
-                blocks.append(_Block(channels, count, drop_path * (before + index) / last, mixing))
+                blocks.append(Block(channels, count, drop_path * (before + index) / last, mixing))
             layers.append(nn.Sequential(*blocks))
             before += depth
         self.features = nn.Sequential(*layers)
@@ -295,7 +171,7 @@ class Swin(Backbone):
             self.classifier_prefixes = (*self.classifier_prefixes, "norm0.", "norm1.", "norm2.", "norm3.")
         _initialise(self.features)
         # After the host's own initialisation, which would overwrite that of the operators.
-        stages = [[block for block in self._blocks(index) if isinstance(block, _Block)] for index in range(4)]
+        stages = [[block for block in self._blocks(index) if isinstance(block, Block)] for index in range(4)]
         for block, refine in places(stages, attention, attention_stages, attention_blocks):
             setattr(block, f"refine_{attention_position}", refine(block.channels))
         self.between = nn.ModuleDict()
@@ -321,7 +197,7 @@ class Swin(Backbone):
             for block in self._blocks(index):
                 x = checkpointed(block, x) if self.checkpointing else block(x)
             if str(index) in self.between:
-                x = _refined(self.between[str(index)], x)
+                x = refined_last(self.between[str(index)], x)
             features.append(norm(x).permute(0, 3, 1, 2))
         return features
 
@@ -376,14 +252,6 @@ class Swin(Backbone):
         stage = self.features[2 * index + 1]
         assert isinstance(stage, nn.Sequential)
         return list(stage)
-
-
-def _refined(refine: nn.Module, x: Tensor) -> Tensor:
-    """A map (B, H, W, C) refined by an operator of maps (B, C, H, W)."""
-    if isinstance(refine, nn.Identity):
-        return x
-    refined: Tensor = refine(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    return refined
 
 
 def _initialise(module: nn.Module) -> None:

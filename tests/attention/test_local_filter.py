@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from attention import DepthwiseConvolution, LocalFilter, StandAloneSelfAttention, WindowAttention, record_attention
-from backbones.swin import WindowAttention as SwinAttention
+from backbones.swin_block import WindowAttention as SwinAttention
 
 ALL_TERMS = ("content", "query", "key", "bias")
 

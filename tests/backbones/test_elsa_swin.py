@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attention import ELSA
 from backbones import ELSASwin, Swin
-from backbones.swin import WindowAttention
+from backbones.swin_block import WindowAttention
 from backbones.zoo.elsa import elsa_swin_b, elsa_swin_s, elsa_swin_t
 from backbones.zoo.registry import classifier, published_figures
 from tests.selection import mostly_slow

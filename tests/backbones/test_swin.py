@@ -14,7 +14,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 from attention import LocalFilter, StandAloneSelfAttention
 from attention import WindowAttention as WindowMixer
 from backbones import Swin
-from backbones.swin import WindowAttention
+from backbones.swin_block import WindowAttention
 from backbones.zoo.registry import classifier, list_backbones, published_figures
 from backbones.zoo.swin import swin_b, swin_s, swin_t
 from tests.selection import mostly_slow
