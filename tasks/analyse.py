@@ -125,6 +125,15 @@ def draw(result: dict[str, Any], folder: Path) -> list[Path]:
     return drawn
 
 
+def _short(value: Any) -> Any:
+    """The same with six digits of every number, which is more than the analyses know."""
+    if isinstance(value, dict):
+        return {name: _short(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_short(each) for each in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
 def main(args: list[str] | None = None) -> None:
     """Runs the command line.
 
@@ -148,7 +157,7 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     result = analyse(model, images, objects)
     options.output.mkdir(parents=True, exist_ok=True)
-    (options.output / "analyses.json").write_text(json.dumps(result, indent=1) + "\n")
+    (options.output / "analyses.json").write_text(json.dumps(_short(result)) + "\n")
     files = draw(result, options.output)
     if not files:
         sys.exit(f"error: {options.run} has no attention to analyse; give a run whose backbone has some")

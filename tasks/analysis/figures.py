@@ -69,11 +69,15 @@ def draw_centres(centres: Mapping[str, Sequence[Sequence[float]]], file: Path) -
 def draw_selection(selection: Mapping[str, Mapping[str, Sequence[float]]], scales: Sequence[float], file: Path) -> None:
     """A panel a class, a line a layer: the widest path's weight less the narrowest's against the object's scale."""
     figure = Figure(figsize=(8, 2.4 * -(-len(selection) // 3)), layout="constrained")
-    for place, (label, layers) in zip(_panels(figure, len(selection), 3), selection.items(), strict=False):
+    panels = sorted(selection.items(), key=lambda panel: (panel[0] != "all", panel[0]))
+    for place, (label, layers) in zip(_panels(figure, len(panels), 3), panels, strict=False):
         for layer, values in layers.items():
             place.plot(scales, values, linewidth=0.9, label=layer)
         place.set_title(label)
         place.set_xlabel("scale of the object")
+        place.set_ylabel("widest path less narrowest")
+        if label == "all":
+            place.legend()
     _save(figure, file)
 
 
