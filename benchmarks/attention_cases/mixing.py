@@ -128,7 +128,7 @@ class PublishedStripPooling(nn.Module):
         """Weights a map."""
         rows = self.rows(self.pool_rows(x)).expand_as(x)
         columns = self.columns(self.pool_columns(x)).expand_as(x)
-        return x * self.conv(F.relu(rows + columns)).sigmoid()
+        return x * torch.sigmoid(self.conv(F.relu(rows + columns)))
 
 
 class PlainDoubleAttention(nn.Module):
@@ -143,7 +143,8 @@ class PlainDoubleAttention(nn.Module):
         features = self.feature(x).flatten(2)
         gathering, distributing = self.gather(x).flatten(2).softmax(2), self.distribute(x).flatten(2).softmax(1)
         read = features.bmm(gathering.transpose(1, 2)).bmm(distributing)
-        return x + self.out(read.unflatten(2, x.shape[2:]))
+        out: Tensor = self.out(read.unflatten(2, x.shape[2:]))
+        return x + out
 
 
 class PublishedSelfCalibrated(nn.Module):
@@ -185,7 +186,7 @@ class PlainProgressive(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Weights a map."""
         hidden = F.relu(self.context(x) + self.query(x.mean((2, 3), keepdim=True)))
-        return x * self.score(hidden).sigmoid()
+        return x * torch.sigmoid(self.score(hidden))
 
 
 def _pair(
@@ -302,7 +303,7 @@ COMPARISONS = [
         channels_last=True,
     ),
     Comparison(
-        "learn to pay attention, gate / plain, 2x96x56x56",
+        "learn to pay, gate / plain, 2x96x56x56",
         partial(_pair, _learn_to_pay),
         _NOT_SLOWER,
         channels_last=True,
