@@ -215,7 +215,8 @@ class LocalFilter(Mixer):
             queries, keys = (None if part is None else at_least_float32(part) for part in (query, key))
             if "content" in self.terms:
                 assert queries is not None and keys is not None
-                terms.append(precise_logits(queries * self.scale, keys))
+                scaled = queries if self.relative_query is None else queries * self.scale
+                terms.append(precise_logits(scaled, keys))
             if self.relative_query is not None:
                 terms.append(torch.einsum("mhid,hdij->mhij", queries, self.relative_query[:, :, self.index]))
             if self.relative_key is not None:
@@ -224,7 +225,7 @@ class LocalFilter(Mixer):
                 terms.append(self._biases()[:, self.index].unsqueeze(0))
             scores = at_least_float32(terms[0])
             for term in terms[1:]:
-                scores = scores + term
+                scores += term  # a product, which nothing else needs
             weights = self._normalized(scores, None if inside is None else inside[:, None, None], self.index)
         if self.recording:
             self._record_windows(weights, x, before)
@@ -260,11 +261,14 @@ class LocalFilter(Mixer):
     def _tokens(self, x: Tensor, before: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Queries, keys and values of a map (B, C_in, H, W) as the tokens of its windows, (M, heads, N, D).
 
-        Windows are cut once, and one product makes all three.
+        Windows are cut once, and one product makes all three. Queries come scaled where they have one use only.
         """
         layers = [layer for layer in (self.query, self.key, self.value) if layer is not None]
-        weight = torch.cat([layer.weight.flatten(1) for layer in layers])
+        weights = [layer.weight.flatten(1) for layer in layers]
         biases = [layer.bias for layer in layers if layer.bias is not None]
+        if self.query is not None and self.relative_query is None:
+            weights[0], biases[:1] = weights[0] * self.scale, [bias * self.scale for bias in biases[:1]]
+        weight = torch.cat(weights)
         projected = F.linear(split_windows(x, self.kernel_size, before), weight, torch.cat(biases) if biases else None)
         by_head = projected.unflatten(2, (len(layers), self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
         found = list(by_head.unbind(0))
