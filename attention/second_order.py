@@ -21,8 +21,8 @@ class SecondOrderPooling(Refine):
     strong they are. Norms, and the ReLU in front of the first convolution, are those of the authors' code, which in
     the first stage reads every second row and column only (assumption A41).
 
-    Covariances are computed in float32 or better, from the means of products, as in the first form of S. It compiles and exports: convolutions
-    and products of matrices.
+    Sums of products are in float32 or better; a mean of fifty deviations costs them four of seven digits. It compiles
+    and exports: convolutions and products of matrices.
 
     Parameters: 5 C m + 4 m^2 + C + 9 m. Cost: H W (C m + m^2) + 4 m^2 + 4 C m multiply-accumulates, one pass over the
     map for the reduction and one for the product.
