@@ -1,6 +1,5 @@
 """SimAM, attention without parameters (Yang et al., ICML 2021)."""
 
-import torch
 from torch import Tensor
 
 from attention.base import Refine
