@@ -10,12 +10,13 @@ from attention.base import Mixer, check_at_least, check_choice, check_divides, c
 from attention.functional.layout import (
     channels_last,
     every_nth,
+    fills_windows,
     in_format_of,
     merge_windows,
     split_windows,
     window_mask,
 )
-from attention.functional.logits import at_least_float32, autocast_off, precise_logits
+from attention.functional.logits import at_least_float32, autocast_off, precise_logits, products
 from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_rows, neighbourhood_sum
 
 Term = Literal["content", "query", "key", "bias"]
@@ -140,13 +141,13 @@ class LocalFilter(Mixer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes `x` (B, C_in, H, W) into (B, C_out, ceil(H / stride), ceil(W / stride))."""
+        if self.application == "window":
+            return self._in_windows(x)
         projected = channels_last(x)
         value = self.value(projected)
         query = None if self.query is None else self.query(projected)
         key = None if self.key is None else self.key(projected)
-        if self.application == "window":
-            mixed = every_nth(self._in_windows(query, key, value), self.stride)
-        elif self.terms == {"bias"} and self.normalization != "filter_norm" and not self.recording:
+        if self.terms == {"bias"} and self.normalization != "filter_norm" and not self.recording:
             mixed = self._convolved(value)
         else:
             mixed = self._around(query, key, value)
@@ -204,32 +205,44 @@ class LocalFilter(Mixer):
         seen = torch.stack([every_nth(cell, self.stride) for cell in cells], -1)
         return seen.permute(0, 2, 3, 1, 4)
 
-    def _in_windows(self, query: Tensor | None, key: Tensor | None, value: Tensor) -> Tensor:
-        """Sums over the window of every position, (B, C_out, H, W), of maps (B, C_out, H, W)."""
+    def _in_windows(self, x: Tensor) -> Tensor:
+        """The operator in windows, `x` (B, C_in, H, W) into (B, C_out, H', W')."""
         before = -self.shift % self.kernel_size
-        inside = window_mask(value, self.kernel_size, before)[:, None, None]  # (M, 1, 1, N)
-        values = self._tokens(value, before)
-        queries = None if query is None else at_least_float32(self._tokens(query, before))
-        keys = None if key is None else at_least_float32(self._tokens(key, before))
-        scores = value.new_zeros((1, 1, 1, 1), dtype=at_least_float32(value[:0]).dtype)
-        with autocast_off(value.device):
+        inside = None if fills_windows(x, self.kernel_size, before) else window_mask(x, self.kernel_size, before)
+        query, key, values = self._tokens(x, before)
+        terms = []
+        with autocast_off(x.device):
+            queries, keys = (None if part is None else at_least_float32(part) for part in (query, key))
             if "content" in self.terms:
                 assert queries is not None and keys is not None
-                scores = scores + precise_logits(queries * self.scale, keys)
+                scaled = queries if self.relative_query is None else queries * self.scale
+                terms.append(precise_logits(scaled, keys))
             if self.relative_query is not None:
-                scores = scores + torch.einsum("mhid,hdij->mhij", queries, self.relative_query[:, :, self.index])
+                terms.append(torch.einsum("mhid,hdij->mhij", queries, self.relative_query[:, :, self.index]))
             if self.relative_key is not None:
-                scores = scores + torch.einsum("mhjd,hdij->mhij", keys, self.relative_key[:, :, self.index])
+                terms.append(torch.einsum("mhjd,hdij->mhij", keys, self.relative_key[:, :, self.index]))
             if "bias" in self.terms:
-                scores = scores + self._biases()[:, self.index]
-            weights = self._normalized(scores, inside, self.index)
+                terms.append(self._biases()[:, self.index].unsqueeze(0))
+            scores = at_least_float32(terms[0])
+            for term in terms[1:]:
+                scores += term  # a product, which nothing else needs
+            weights = self._normalized(scores, None if inside is None else inside[:, None, None], self.index)
         if self.recording:
-            self._record_windows(weights, value, before)
-        mixed = (weights.to(values.dtype) @ values).transpose(1, 2).flatten(2)  # (M, N, C_out)
-        return merge_windows(mixed, value, self.kernel_size, before)
+            self._record_windows(weights, x, before)
+        factors = weights.to(values.dtype).expand(len(values), -1, -1, -1)
+        mixed = products(factors, values).transpose(1, 2).flatten(2)  # (M, N, C_out)
+        if self.stride == 1:
+            mixed = F.linear(mixed, self.out.weight.flatten(1), self.out.bias)
+            return merge_windows(mixed, x, self.kernel_size, before)
+        merged = every_nth(merge_windows(mixed, x, self.kernel_size, before), self.stride)
+        return in_format_of(x, self.out(merged))
 
-    def _normalized(self, scores: Tensor, inside: Tensor, offsets: Tensor | slice) -> Tensor:
+    def _normalized(self, scores: Tensor, inside: Tensor | None, offsets: Tensor | slice) -> Tensor:
         """Weights of scores whose last axis are cells, some `inside` the map, at the `offsets` of the tables."""
+        if inside is None:  # all are
+            if self.normalization == "softmax":
+                return scores.softmax(-1)
+            inside = torch.ones_like(scores[:1, :1, :1], dtype=torch.bool)
         if self.normalization == "softmax":
             return torch.where(inside, scores, -torch.inf).softmax(-1)
         weights = torch.where(inside, scores, 0.0)
@@ -245,9 +258,23 @@ class LocalFilter(Mixer):
         """A map (B, C_out, H, W) as (B, H, W, heads, D)."""
         return projected.permute(0, 2, 3, 1).unflatten(3, (self.heads, -1))
 
-    def _tokens(self, projected: Tensor, before: int) -> Tensor:
-        """A map (B, C_out, H, W) as the tokens of its windows, (M, heads, N, D)."""
-        return split_windows(projected, self.kernel_size, before).unflatten(2, (self.heads, -1)).transpose(1, 2)
+    def _tokens(self, x: Tensor, before: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Queries, keys and values of a map (B, C_in, H, W) as the tokens of its windows, (M, heads, N, D).
+
+        Windows are cut once, and one product makes all three. Queries come scaled where they have one use only.
+        """
+        layers = [layer for layer in (self.query, self.key, self.value) if layer is not None]
+        weights = [layer.weight.flatten(1) for layer in layers]
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        if self.query is not None and self.relative_query is None:
+            weights[0], biases[:1] = weights[0] * self.scale, [bias * self.scale for bias in biases[:1]]
+        weight = torch.cat(weights)
+        projected = F.linear(split_windows(x, self.kernel_size, before), weight, torch.cat(biases) if biases else None)
+        by_head = projected.unflatten(2, (len(layers), self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
+        found = list(by_head.unbind(0))
+        values = found.pop()
+        key = None if self.key is None else found.pop()
+        return None if self.query is None else found.pop(), key, values
 
     def _offsets(self) -> Tensor:
         """Number of the offset of every key (last axis) from every query of a window, in row-major order."""

@@ -79,13 +79,16 @@ class OutlookAttention(Mixer):
     def _weights(self, x: Tensor) -> Tensor:
         """Weight of every neighbour for every position, (B, H, W, heads, (2 k - 1)^2)."""
         k, reach = self.kernel_size, 2 * self.kernel_size - 1
-        logits = self.attn(cell_means(x, self.grid_stride).permute(0, 2, 3, 1)) * self.scale
-        logits = logits.unflatten(3, (self.heads, k * k, k * k))  # (B, h, w, heads, a, b)
-        windows = torch.softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
-        neighbours = _around_their_cells(windows.unflatten(5, (k, k)), k)  # (B, h, w, heads, k k, 2 k - 1, 2 k - 1)
+        weight, bias = self.attn.weight[:, :, None, None], self.attn.bias
+        logits = F.conv2d(cell_means(x, self.grid_stride), weight * self.scale, bias * self.scale)
+        # A softmax over cells is fast with positions behind them, and so is all that moves its weights.
+        logits = logits.contiguous().unflatten(1, (self.heads, k * k, k * k))  # (B, heads, a, b, h, w)
+        windows = torch.softmax(logits, 3, dtype=torch.promote_types(logits.dtype, torch.float32))
+        neighbours = _around_their_cells(windows.unflatten(3, (k, k)), k)  # (B, heads, 2 k - 1, 2 k - 1, k k, h, w)
         height, width = x.shape[2:]
-        columns = neighbours.flatten(5).permute(0, 3, 5, 4, 1, 2).flatten(4).flatten(1, 3)
-        covering = F.fold(columns, (height, width), k, padding=k // 2, stride=self.grid_stride)
+        covering = F.fold(
+            neighbours.flatten(5).flatten(1, 4), (height, width), k, padding=k // 2, stride=self.grid_stride
+        )
         weights = covering.unflatten(1, (self.heads, reach**2)).permute(0, 3, 4, 1, 2)
         if self.recording:
             rows, columns = (neighbourhood_rows(size, reach, 1, 1, x.device) for size in (height, width))
@@ -94,11 +97,15 @@ class OutlookAttention(Mixer):
 
 
 def _around_their_cells(windows: Tensor, k: int) -> Tensor:
-    """Weights (..., k k, k, k) within a window as (..., k k, 2 k - 1, 2 k - 1), each around the cell that it is for."""
+    """Weights (B, heads, k k, k, k, h, w) within a window around the cell that they are for.
+
+    Returns:
+        Weights (B, heads, 2 k - 1, 2 k - 1, k k, h, w).
+    """
     return torch.stack(
         [
-            F.pad(of_cell, (k - 1 - index % k, index % k, k - 1 - index // k, index // k), value=0.0)
-            for index, of_cell in enumerate(windows.unbind(-3))
+            F.pad(of_cell, (0, 0, 0, 0, k - 1 - index % k, index % k, k - 1 - index // k, index // k), value=0.0)
+            for index, of_cell in enumerate(windows.unbind(2))
         ],
-        -3,
+        4,
     )

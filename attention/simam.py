@@ -1,6 +1,5 @@
 """SimAM, attention without parameters (Yang et al., ICML 2021)."""
 
-import torch
 from torch import Tensor
 
 from attention.base import Refine
@@ -46,7 +45,9 @@ class SimAM(Refine):
         cells = x.shape[2] * x.shape[3]
         n = cells - 1 + 1 // cells  # one for a single cell; a branch would tie an exported program to one size
         variance = total(squares, 2, 3) / n
-        weights = torch.sigmoid(squares / (4 * (variance + self.energy_lambda)) + 0.5)
+        energies = squares / (4 * (variance + self.energy_lambda))
+        del squares, wide  # two maps at a time are enough
+        weights = energies.add_(0.5).sigmoid_()
         if self.recording:
             self.record("cell", weights)
         return gated(x, weights)

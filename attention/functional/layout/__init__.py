@@ -6,12 +6,13 @@ height and width, which strided slices and `ceil_mode` do not. `windows.py` cuts
 
 from attention.functional.layout.cells import cell_means, every_nth
 from attention.functional.layout.formats import channels_last, in_format_of, is_channels_last
-from attention.functional.layout.windows import merge_windows, split_windows, window_mask
+from attention.functional.layout.windows import fills_windows, merge_windows, split_windows, window_mask
 
 __all__ = [
     "cell_means",
     "channels_last",
     "every_nth",
+    "fills_windows",
     "in_format_of",
     "is_channels_last",
     "merge_windows",

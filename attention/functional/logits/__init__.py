@@ -6,7 +6,7 @@ if its sums were not exchanged.
 """
 
 from attention.functional.logits.axial import axial_attention, axial_weights, channelized_axial_attention
-from attention.functional.logits.precision import at_least_float32, autocast_off, precise_logits
+from attention.functional.logits.precision import at_least_float32, autocast_off, precise_logits, products
 
 __all__ = [
     "at_least_float32",
@@ -15,4 +15,5 @@ __all__ = [
     "axial_weights",
     "channelized_axial_attention",
     "precise_logits",
+    "products",
 ]
