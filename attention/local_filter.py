@@ -229,7 +229,7 @@ class LocalFilter(Mixer):
             weights = self._normalized(scores, None if inside is None else inside[:, None, None], self.index)
         if self.recording:
             self._record_windows(weights, x, before)
-        factors = weights.to(values.dtype).expand(len(values), -1, -1, -1)
+        factors = weights.to(values.dtype).expand(values.shape[0], -1, -1, -1)
         mixed = products(factors, values).transpose(1, 2).flatten(2)  # (M, N, C_out)
         if self.stride == 1:
             mixed = F.linear(mixed, self.out.weight.flatten(1), self.out.bias)

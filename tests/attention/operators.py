@@ -334,7 +334,7 @@ MIXERS += [
     ),
     Case(
         "window",
-        lambda c, d, s: WindowAttention(c, d, s, 3, 4, 2),
+        lambda c, d, s: WindowAttention(c, d, s, 3, 4, 1),
         lambda c, d, s: 3 * c * d + d * d + 4 * d + d // 4 * 25,
         zero_gradient=("key.bias",),  # adds the same to the scores of all keys
     ),
