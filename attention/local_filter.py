@@ -43,7 +43,8 @@ class LocalFilter(Mixer):
 
     `filter_norm` is DDF's: weights of a query less their mean, divided by their deviation, times a learned gain, plus a
     learned shift, both by head and offset. Cells outside the map take part in no normalisation and have no value
-    (assumption A54).
+    (assumption A54). It compiles, and exports for any size unless windows are shifted by k - 1 cells, whose number
+    exporters cannot follow.
 
     Parameters: C_out (C_in + C_out + 1), W_q and W_k where a term needs them C_in C_out each, with a bias C_out more
     for each projection; r and u C_out T each, b heads T, `filter_norm` 2 heads T, where T is k^2 offsets around a
