@@ -232,7 +232,7 @@ class LocalFilter(Mixer):
             self._record_windows(weights, x, before)
         factors = weights.to(values.dtype).expand(values.shape[0], -1, -1, -1)
         mixed = products(factors, values).transpose(1, 2).flatten(2)  # (M, N, C_out)
-        if self.stride == 1:
+        if self.stride == 1 and inside is None:
             mixed = F.linear(mixed, self.out.weight.flatten(1), self.out.bias)
             return merge_windows(mixed, x, self.kernel_size, before)
         merged = every_nth(merge_windows(mixed, x, self.kernel_size, before), self.stride)
@@ -262,15 +262,19 @@ class LocalFilter(Mixer):
     def _tokens(self, x: Tensor, before: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Queries, keys and values of a map (B, C_in, H, W) as the tokens of its windows, (M, heads, N, D).
 
-        Windows are cut once, and one product makes all three. Queries come scaled where they have one use only.
+        Windows are cut once, and one product makes all three: of the windows where they fill the map, otherwise of the
+        map, which has fewer cells. Queries come scaled where they have one use only.
         """
         layers = [layer for layer in (self.query, self.key, self.value) if layer is not None]
         weights = [layer.weight.flatten(1) for layer in layers]
         biases = [layer.bias for layer in layers if layer.bias is not None]
         if self.query is not None and self.relative_query is None:
             weights[0], biases[:1] = weights[0] * self.scale, [bias * self.scale for bias in biases[:1]]
-        weight = torch.cat(weights)
-        projected = F.linear(split_windows(x, self.kernel_size, before), weight, torch.cat(biases) if biases else None)
+        weight, bias = torch.cat(weights), torch.cat(biases) if biases else None
+        if fills_windows(x, self.kernel_size, before):
+            projected = F.linear(split_windows(x, self.kernel_size, before), weight, bias)
+        else:
+            projected = split_windows(F.conv2d(x, weight[:, :, None, None], bias), self.kernel_size, before)
         by_head = projected.unflatten(2, (len(layers), self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
         found = list(by_head.unbind(0))
         values = found.pop()
