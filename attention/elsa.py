@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from attention.base import Mixer, check_at_least, check_choice, check_divides, check_odd
 from attention.functional.layout import channels_last, in_format_of
 from attention.functional.logits import autocast_off
-from attention.functional.neighbourhood import modulated_sum, neighbourhood_rows, neighbourhood_sum
+from attention.functional.neighbourhood import inside_map, modulated_sum, neighbourhood_rows, neighbourhood_sum
 
 Border = Literal["zero", "mask"]
 
@@ -131,7 +131,7 @@ class ELSA(Mixer):
             for queries in scores.shape[1:3]
         )
         if self.border == "mask":
-            inside = _inside(rows, key.shape[2])[:, None, :, None] & _inside(columns, key.shape[3])[:, None]
+            inside = inside_map(rows, key.shape[2])[:, None, :, None] & inside_map(columns, key.shape[3])[:, None]
             scores = scores.masked_fill(~inside.flatten(2).unsqueeze(2), -torch.inf)  # (H', W', 1, k k)
         weights = torch.softmax(scores, -1, dtype=torch.float32 if scores.dtype.itemsize < 4 else scores.dtype)
         if self.recording:
@@ -186,8 +186,3 @@ def _with_four_dimensions(module: nn.Module, state: dict[str, Tensor], prefix: s
     name = f"{prefix}ghost_head"
     if name in state and state[name].dim() == 5:
         state[name] = state[name].flatten(0, 1)
-
-
-def _inside(rows: Tensor, size: int) -> Tensor:
-    """Which rows of a table lie on a map with so many."""
-    return (rows >= 0) & (rows < size)

@@ -17,7 +17,7 @@ from attention.functional.layout import (
     window_mask,
 )
 from attention.functional.logits import at_least_float32, autocast_off, precise_logits, products
-from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_rows, neighbourhood_sum
+from attention.functional.neighbourhood import inside_map, neighbourhood_products, neighbourhood_rows, neighbourhood_sum
 
 Term = Literal["content", "query", "key", "bias"]
 Normalization = Literal["none", "softmax", "filter_norm"]
@@ -183,10 +183,10 @@ class LocalFilter(Mixer):
             if self.relative_query is not None:
                 scores = scores + torch.einsum("bijhd,hdt->bijht", queries, self.relative_query)
             if self.relative_key is not None:
-                scores = scores + self._seen(torch.einsum("bijhd,hdt->bijht", keys, self.relative_key), at)
+                scores = scores + self._seen(torch.einsum("bijhd,hdt->bijht", keys, self.relative_key))
             if "bias" in self.terms:
                 scores = scores + self._biases()
-            inside = _inside(rows, value.shape[2])[:, None, :, None] & _inside(columns, value.shape[3])[:, None]
+            inside = inside_map(rows, value.shape[2])[:, None, :, None] & inside_map(columns, value.shape[3])[:, None]
             weights = self._normalized(scores, inside.flatten(2).unsqueeze(2), slice(None))
         weights = weights.expand(*at.shape[:3], -1, -1)
         if self.recording:
@@ -197,7 +197,7 @@ class LocalFilter(Mixer):
         """What the term `bias` adds at each offset, (heads, T)."""
         return self.kernels if self.terms == {"bias"} else self.relative_bias
 
-    def _seen(self, of_keys: Tensor, at: Tensor) -> Tensor:
+    def _seen(self, of_keys: Tensor) -> Tensor:
         """What keys (B, H, W, heads, k k) say to the queries that see them at each offset, (B, H', W', heads, k k)."""
         k, reach = self.kernel_size, self.kernel_size // 2
         padded = F.pad(of_keys.permute(0, 3, 4, 1, 2), (reach, reach, reach, reach))  # (B, heads, k k, ...)
@@ -300,8 +300,3 @@ class LocalFilter(Mixer):
         )
         strided = by_query[..., :: self.stride, :: self.stride]  # (B, heads, k, k, H', W')
         self.record("key", strided.permute(0, 1, 4, 5, 2, 3), rows, columns)
-
-
-def _inside(rows: Tensor, size: int) -> Tensor:
-    """Which rows of a table lie on a map with so many."""
-    return (rows >= 0) & (rows < size)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from attention.base import Mixer, check_at_least, check_choice, check_divides, check_odd
 from attention.functional.layout import cell_means, channels_last, in_format_of
 from attention.functional.logits import at_least_float32, autocast_off
-from attention.functional.neighbourhood import neighbourhood_products, neighbourhood_rows, neighbourhood_sum
+from attention.functional.neighbourhood import inside_map, neighbourhood_products, neighbourhood_rows, neighbourhood_sum
 from attention.positions import InputPositions, Kind
 
 Positions = Literal["relative", "absolute", "coord_conv", "none"]
@@ -121,8 +121,8 @@ class StandAloneSelfAttention(Mixer):
         # What depends on the row of a cell, (B, H, W, heads, k, 1), and on its column, (B, H, W, heads, 1, k).
         of_rows, of_columns = self._relative(query)
         if self.border == "mask":
-            of_rows = of_rows.masked_fill(_outside(rows, height)[:, None, None, :, None], -torch.inf)
-            of_columns = of_columns.masked_fill(_outside(columns, width)[:, None, None, :], -torch.inf)
+            of_rows = of_rows.masked_fill(~inside_map(rows, height)[:, None, None, :, None], -torch.inf)
+            of_columns = of_columns.masked_fill(~inside_map(columns, width)[:, None, None, :], -torch.inf)
         logits = of_rows + of_columns
         if key is not None:
             logits = logits + neighbourhood_products(query, key, self.kernel_size).unflatten(-1, side)
@@ -146,8 +146,3 @@ class StandAloneSelfAttention(Mixer):
 def _by_table(queries: Tensor, table: Tensor) -> Tensor:
     """Products of queries (B, H, W, heads, d) and a table (heads or 1, d, k), (B, H, W, heads, k)."""
     return torch.einsum("bijhd,hdk->bijhk", queries, table.to(queries.dtype).expand(queries.shape[3], -1, -1))
-
-
-def _outside(rows: Tensor, size: int) -> Tensor:
-    """Which rows of a table do not lie on a map with so many."""
-    return (rows < 0) | (rows >= size)

@@ -98,6 +98,15 @@ def place_between(
             end.register_forward_hook(_refined)
 
 
+def between_modules(
+    channels: Sequence[int], attention: Callable[[int], Refine] | None, stages: tuple[int, ...]
+) -> nn.ModuleDict:
+    """The refinements behind stages as a host's own modules, by the number of the stage counted from 0."""
+    check_stages(between_stages=stages)
+    numbers = stages if attention is not None else ()
+    return nn.ModuleDict({str(number - 1): attention(channels[number - 1]) for number in numbers if attention})
+
+
 def refined_behind(block: nn.Module, out: Tensor) -> Tensor:
     """What `place_between` makes of a block's output; for callers that run a block in parts."""
     between = getattr(block, "between", None)

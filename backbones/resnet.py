@@ -19,7 +19,7 @@ from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.conversions.resnet import from_known_layout
 from backbones.dilation import Dilation, dilate_stages, set_rate
-from backbones.places import STAGES, Blocks, Mixers, Refinements, check_stages, places
+from backbones.places import STAGES, Blocks, Mixers, Refinements, between_modules, check_stages, places
 from backbones.residual_blocks import BasicBlock, Bottleneck, Placement, RefinedBlock, deep_stem, pooled_shortcut
 from backbones.weights import load_weights
 
@@ -190,10 +190,7 @@ class ResNet(Backbone):
             setattr(module, block.mixed, mix(conv.in_channels, conv.out_channels, conv.stride[0]))
             if not mixer_norm:
                 module.mixer_norm, module.bn2 = False, nn.Identity()
-        self.between = nn.ModuleDict()
-        if attention_between is not None:
-            for number in between_stages:
-                self.between[str(number - 1)] = attention_between(self.channels[number - 1])
+        self.between = between_modules(self.channels, attention_between, between_stages)
         if weights is not None:
             load_weights(self, weights)
         check_choice("norms", norms, get_args(Norms))

@@ -18,7 +18,17 @@ from attention.local_filter import LocalFilter
 from backbones.base import Backbone
 from backbones.checkpointing import checkpointed
 from backbones.conversions.swin import from_any_swin, resized_table
-from backbones.places import STAGES, Blocks, Mixers, Refinements, by_stage, check_stages, chosen, places
+from backbones.places import (
+    STAGES,
+    Blocks,
+    Mixers,
+    Refinements,
+    between_modules,
+    by_stage,
+    check_stages,
+    chosen,
+    places,
+)
 from backbones.swin_block import Block, WindowAttention, refined_last
 from backbones.weights import load_weights
 
@@ -174,10 +184,7 @@ class Swin(Backbone):
         stages = [[block for block in self._blocks(index) if isinstance(block, Block)] for index in range(4)]
         for block, refine in places(stages, attention, attention_stages, attention_blocks):
             setattr(block, f"refine_{attention_position}", refine(block.channels))
-        self.between = nn.ModuleDict()
-        if attention_between is not None:
-            for number in between_stages:
-                self.between[str(number - 1)] = attention_between(self.channels[number - 1])
+        self.between = between_modules(self.channels, attention_between, between_stages)
         if weights is not None:
             load_weights(self, weights)
         if out_indices is not None:

@@ -11,9 +11,10 @@ Read `shifts.py` first: the plain form, one shifted copy of the map per cell. It
 
 from attention.functional.neighbourhood.modulated import modulated_sum
 from attention.functional.neighbourhood.operators import (
+    inside_map,
     neighbourhood_products,
     neighbourhood_rows,
     neighbourhood_sum,
 )
 
-__all__ = ["modulated_sum", "neighbourhood_products", "neighbourhood_rows", "neighbourhood_sum"]
+__all__ = ["inside_map", "modulated_sum", "neighbourhood_products", "neighbourhood_rows", "neighbourhood_sum"]

@@ -88,6 +88,11 @@ def neighbourhood_rows(queries: int, kernel_size: int, stride: int, dilation: in
     return centres.unsqueeze(1) + cells
 
 
+def inside_map(rows: Tensor, size: int) -> Tensor:
+    """Which rows (columns) of a table of `neighbourhood_rows` lie on a map with so many."""
+    return (rows >= 0) & (rows < size)
+
+
 def _in_standard_operators(values: Tensor) -> bool:
     """Whether the operators are unknown where the values go: to another runtime, or to a device without a kernel."""
     return in_standard_operators() or values.device.type not in _DEVICES
