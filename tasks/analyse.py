@@ -18,6 +18,7 @@ from attention import record_attention
 from tasks.analysis import figures, maps, scale
 from tasks.errors import TaskError
 from tasks.profile import recipes
+from tasks.report.groups import rounded
 from tasks.run.resume import newest_good_checkpoint
 from tasks.weights import read_checkpoint
 
@@ -131,7 +132,7 @@ def _short(value: Any) -> Any:
         return {name: _short(each) for name, each in value.items()}
     if isinstance(value, list):
         return [_short(each) for each in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return rounded(value) if isinstance(value, float) else value
 
 
 def main(args: list[str] | None = None) -> None:
