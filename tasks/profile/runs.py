@@ -25,6 +25,7 @@ from torch import Tensor
 from tasks.errors import TaskError
 from tasks.profile import costs
 from tasks.profile.timing import milliseconds, time_in_turn
+from tasks.report.defaults import option_of
 from tasks.report.runs import CONFIG, COSTS, Run, find_runs
 from tasks.run.facts import device_name
 from tasks.run.files import write_text
@@ -90,21 +91,22 @@ class Network:
 def networks_of(runs: Sequence[Run], setup: Setup) -> list[Network]:
     """Folds runs whose networks cost the same; those without options, or without a summary, are left out."""
     together: dict[tuple[Any, ...], list[Run]] = {}
+    deciding = sorted({name for run in runs for name in run.options if DECIDING.fullmatch(name)})
     for run in runs:
         if run.options and run.summary.get("classes"):
-            options = {name: value for name, value in run.options.items() if DECIDING.fullmatch(name)}
-            together.setdefault((run.summary["task"], run.summary["classes"], *sorted(options.items())), []).append(run)
+            options = (option_of(run, name) for name in deciding)
+            together.setdefault((run.summary["task"], run.summary["classes"], *options), []).append(run)
     return [_network(tuple(same), setup) for same in together.values()]
 
 
 def _network(runs: tuple[Run, ...], setup: Setup) -> Network:
     summary, options = runs[0].summary, runs[0].options
-    precision = options.get("trainer.precision", "")
+    precision = options.get("trainer.precision")
     return Network(
         runs,
         int(summary["classes"]),
         str(summary["image_size"]) if setup.size is None else f"{setup.size[0]}x{setup.size[1]}",
-        setup.batch or int(options.get("data.batch_size", 2)),
+        setup.batch or int(options.get("data.batch_size") or 2),
         precision if precision in MIXED else "float32",
     )
 

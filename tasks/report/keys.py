@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from tasks.report.defaults import option_of
 from tasks.report.runs import Run
 
 NAMED = ("backbone", "attention", "head")
@@ -45,7 +46,7 @@ class Keys:
     def of(self, run: Run) -> dict[str, str]:
         """The values of a run, empty where it has none."""
         facts = _facts(run)
-        return {name: facts.get(name, run.options.get(name, "")) for name in (*self.shown, *self.offered)}
+        return {name: facts.get(name) or option_of(run, name) or "" for name in (*self.shown, *self.offered)}
 
     def label(self, name: str) -> str:
         """What a key is called: the last part of an option that tells it from the other keys."""
@@ -72,13 +73,13 @@ def _recipe(command: Sequence[str]) -> str:
 def _differing_options(runs: Sequence[Run]) -> list[str]:
     names = sorted({name for run in runs for name in run.options if not UNRELATED.fullmatch(name)})
     known = [run for run in runs if run.options]
-    return [name for name in names if len({run.options.get(name) for run in known}) > 1]
+    return [name for name in names if len({option_of(run, name) for run in known}) > 1]
 
 
 def _is_covered(runs: Sequence[Run], option: str) -> bool:
     """Whether the value of an option follows from the keys that name its part."""
     for part, names in COVERED.items():
         if option == part or option.startswith(f"{part}."):
-            pairs = {(tuple(run.summary.get(name) for name in names), run.options.get(option)) for run in runs}
+            pairs = {(tuple(run.summary.get(name) for name in names), option_of(run, option)) for run in runs}
             return len(pairs) == len({named for named, _ in pairs})
     return False

@@ -35,7 +35,7 @@ class Run:
         reason: Why it is not finished; empty where it is.
         summary: Content of `summary.json`, empty where there is none that can be read.
         data: Content of `data.json`, what is known of the splits.
-        options: Resolved options by their dotted names, a class under the name of the option.
+        options: Resolved options by their dotted names, a class under the name of the option; None for null.
         command: The command line that started it.
         measured: What `python -m tasks.profile --runs` has measured of its network: content of `costs.json`.
         starts: When and where it was started and taken up again, and how each time ended: those of `run.json`.
@@ -47,7 +47,7 @@ class Run:
     reason: str = ""
     summary: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str | None] = field(default_factory=dict)
     command: Sequence[str] = ()
     starts: Sequence[Mapping[str, Any]] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class Run:
         batch = self.options.get("data.batch_size")
         if batch is None:
             return None
-        accumulated = int(self.options.get("trainer.accumulate_grad_batches", 1))
+        accumulated = int(self.options.get("trainer.accumulate_grad_batches") or 1)
         return int(batch) * int(self.summary.get("processes", 1)) * accumulated
 
     @property
@@ -218,13 +218,22 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def flat_options(content: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flat_options(content: Mapping[str, Any], prefix: str = "") -> dict[str, str | None]:
     """Options by their dotted names: `model.backbone` is the class, `model.backbone.width` an option of it."""
-    flat: dict[str, str] = {}
+    flat: dict[str, str | None] = {}
     for name, value in content.items():
         path = prefix.removesuffix(".") if name in ("class_path", "init_args") else f"{prefix}{name}"
         if isinstance(value, Mapping):
             flat |= flat_options(value, f"{path}.")
-        elif value is not None:
-            flat[path] = value if isinstance(value, str) else json.dumps(value)
+        else:
+            flat[path] = as_text(value)
     return flat
+
+
+def as_text(value: Any) -> str | None:
+    """The value of an option as text; None for null.
+
+    Raises:
+        TypeError: It is no plain value.
+    """
+    return value if value is None or isinstance(value, str) else json.dumps(value)
