@@ -1,4 +1,4 @@
-"""By what runs are told apart, and that runs from before and after an option was added are seeds of one configuration."""
+"""By what runs are told apart; runs from before and after an option was added are seeds of one configuration."""
 
 from pathlib import Path
 from typing import Any
