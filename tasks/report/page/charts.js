@@ -78,7 +78,7 @@ function drawCost(part) {
     { field: "share", title: "on it in" },
   ];
   const x = { field: "cost", type: "quantitative", title: label, scale, axis: { format: "~s", tickCount: 6 } };
-  const { text, quiet } = colours();
+  const { quiet } = colours();
   const front = values.filter((value) => value.front === "on the front");
   const bars = values.filter((value) => value.high > value.low);
   const layer = [];  // a layer without data would make Vega warn of an infinite extent
@@ -88,7 +88,8 @@ function drawCost(part) {
     { mark: { type: "point", filled: true, size: 110, opacity: 1 }, encoding: { tooltip, shape: { field: "front", type: "nominal", scale: { domain: ["on the front", "beaten"], range: ["diamond", "circle"] }, legend: null } } },
   );
   if (values.length <= 14) {
-    layer.push({ mark: { type: "text", align: "left", dx: 9, dy: -8, color: text, fontSize: 11.5, limit: 200 }, encoding: { text: { field: "group" }, color: { value: text } } });
+    moveApart(values, place.clientWidth - 60, scale.type === "log" ? Math.log : Number);
+    layer.push({ mark: { type: "text", align: "left", dx: 9, dy: { expr: "datum.shift" }, fontSize: 11.5, limit: 200 }, encoding: { text: { field: "group" } } });
   }
   const intervals = values.some(({ interval }) => interval);
   const meaning = intervals ? "Bars: 95 % interval of the mean, from images and seeds (of the images alone where there is one run). \"On it in\": share of the resamples in which the point is on the front." : "Bars: ± standard deviation over the runs of a point; points of one run have none.";
@@ -102,6 +103,21 @@ function drawCost(part) {
     },
     layer,
   });
+}
+
+/** Gives each point the distance at which its name lies above it, such that names of near points do not cover one another. */
+function moveApart(values, width, scaled) {
+  const [left, right] = [Math.min, Math.max].map((most) => most(...values.map(({ cost }) => scaled(cost))));
+  const [bottom, top] = [Math.min(...values.map(({ low }) => low)), Math.max(...values.map(({ high }) => high))];
+  const placed = [];
+  for (const value of [...values].sort((a, b) => b.score - a.score)) {
+    const x = ((scaled(value.cost) - left) / (right - left || 1)) * width;
+    const y = ((top - value.score) / (top - bottom || 1)) * 240;
+    const covers = (at) => placed.some((other) => Math.abs(other.at - at) < 13 && x < other.end && other.x < x + 7 * value.group.length);
+    const steps = values.flatMap((_, number) => [13 * number, -13 * number]);
+    value.shift = steps.map((step) => step - 8).find((shift) => !covers(y + shift)) ?? -8;
+    placed.push({ x, end: x + 7 * value.group.length, at: y + value.shift });
+  }
 }
 
 function drawCurves(part) {

@@ -42,7 +42,8 @@ class Section {
   controls() {
     const { section } = this;
     const grouping = make("fieldset", { class: "grouping" }, make("legend", {}, "Group by"));
-    for (const { name, label } of section.keys) {
+    for (const { name, label, shown } of section.keys) {
+      if (!shown && new Set(section.runs.map((run) => run.keys[name])).size < 2) continue;  // it would fold the same rows
       const box = make("input", { type: "checkbox", name, checked: this.by.includes(name), onchange: () => this.regroup(grouping) });
       grouping.append(make("label", { title: name }, box, label));
     }

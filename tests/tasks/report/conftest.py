@@ -1,11 +1,13 @@
 """A study as it lies on the disk: two tasks, three mechanisms, two seeds, and what else a folder of runs holds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tasks.run.record import RunRecord
+from tests.tasks.report.opened import launched
 from tests.tasks.report.run_folders import write_run
 
 QUALITIES = {"none": 0.5, "SqueezeExcitation": 0.53, "CoordinateAttention": 0.6}
@@ -31,3 +33,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, dic
     (root / "detect" / "damaged").mkdir()
     (root / "detect" / "damaged" / "summary.json").write_text("{")
     return root, summaries
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """The driver, and Debian's Chromium."""
+    with launched() as driver_and_chromium:
+        yield driver_and_chromium

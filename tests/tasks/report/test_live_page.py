@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tasks.report import serving
+from tests.tasks.report.opened import launched
 from tests.tasks.report.run_folders import write_run
-from tests.tasks.report.test_page import CHROMIUM, playwright, pytestmark  # noqa: F401
 from tests.tasks.report.test_serving import visitor
 
 
@@ -18,8 +18,7 @@ def test_state_is_kept_when_a_run_ends(tmp_path: Path, monkeypatch: pytest.Monke
     asked: list[str] = []
 
     def visit(port: int) -> None:
-        with playwright.sync_playwright() as driver:
-            chromium = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        with launched() as (_, chromium):
             page = chromium.new_page(viewport={"width": 1000, "height": 500})
             faults: list[str] = []
             page.on("console", lambda message: faults.append(message.text))
@@ -52,7 +51,6 @@ def test_state_is_kept_when_a_run_ends(tmp_path: Path, monkeypatch: pytest.Monke
             page.evaluate("fetch('https://example.org/').catch(() => (window.refused = true))")
             page.wait_for_function("window.refused")
             assert faults != [] and all("Content Security Policy" in fault for fault in faults)
-            chromium.close()
 
     with visitor(visit) as port:
         serving.serve([runs], port, resamples=3)

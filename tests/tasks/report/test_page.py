@@ -10,10 +10,7 @@ import pytest
 from tasks.report.runs import find_runs
 from tasks.report.sections import in_sections
 from tasks.report.writing import write_report
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = Path("/usr/bin/chromium")
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no browser in {CHROMIUM}: apt-get install chromium")
+from tests.tasks.report.opened import Opened
 
 Study = tuple[Path, dict[str, dict[str, Any]]]
 
@@ -21,42 +18,6 @@ Study = tuple[Path, dict[str, dict[str, Any]]]
 @pytest.fixture(scope="module")
 def report(study: Study, tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_report(in_sections(find_runs([study[0]])), tmp_path_factory.mktemp("report"), resamples=50).as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        chromium = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
-        yield driver, chromium
-        chromium.close()
-
-
-class Opened:
-    """The report in a fresh window, without a network; `faults` are what the browser has complained of or asked for."""
-
-    def __init__(self, chromium: Any, address: str, **options: Any) -> None:
-        self.page = chromium.new_context(offline=True, **options).new_page()
-        self.faults: list[str] = []
-        self.page.on("console", lambda message: self.faults.append(message.text))
-        self.page.on("pageerror", lambda error: self.faults.append(str(error)))
-        self.page.on("requestfailed", lambda request: self.faults.append(request.url))
-        self.page.on("request", lambda request: self._see(request.url))
-        self.page.goto(address)
-        self.page.locator("#section-3-cost svg").wait_for()
-
-    def _see(self, address: str) -> None:
-        if not address.startswith(("file:", "data:")):
-            self.faults.append(address)
-
-    def rows(self, section: int = 1) -> list[str]:
-        """Labels of the rows of a section's table, from above."""
-        rows = self.page.locator(f"#section-{section} table.scores > tbody > tr[data-group]")
-        return [row.get_attribute("data-group") for row in rows.all()]
-
-    def value(self, group: str, column: int = 0, section: int = 1, table: str = "scores") -> float:
-        """A number of a row: the whole of it, not as it is shown."""
-        row = self.page.locator(f"#section-{section} table.{table} > tbody > tr[data-group='{group}']")
-        return float(row.locator("td[data-value]").nth(column).get_attribute("data-value"))
 
 
 @pytest.fixture
