@@ -3,13 +3,14 @@
 import json
 import re
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks.errors import TaskError
 from tasks.report import tables
+from tasks.report.baseline import Baseline
 from tasks.report.runs import ranked_by
 from tasks.report.sections import Section, in_sections
 from tasks.report.wandb_runs import find_everywhere
@@ -17,15 +18,20 @@ from tasks.report.wandb_runs import find_everywhere
 MARKS = re.compile(r"(<!-- runs -->\n).*?(<!-- /runs -->)", re.DOTALL)
 
 
-def replace_table(document: str, sections: Sequence[Section]) -> str:
+def replace_table(document: str, sections: Sequence[Section], baseline: Baseline | None = None) -> str:
     """Puts the table of some runs between the marks of a document.
+
+    Args:
+        document: Its text.
+        sections: The runs.
+        baseline: Row from which the differences of the others are shown.
 
     Raises:
         TaskError: The document has no marks.
     """
     if MARKS.search(document) is None:
         raise TaskError("the document has no <!-- runs --> and <!-- /runs --> around its table")
-    return MARKS.sub(lambda marks: f"{marks[1]}{tables.markdown(sections)}\n{marks[2]}", document)
+    return MARKS.sub(lambda marks: f"{marks[1]}{tables.markdown(sections, baseline=baseline)}\n{marks[2]}", document)
 
 
 def as_json(sections: Sequence[Section]) -> str:
@@ -99,6 +105,13 @@ def _parser() -> ArgumentParser:
         help="fold runs that agree in these, such as attention; default: all in which their configurations differ",
     )
     parser.add_argument(
+        "--against",
+        metavar="ROW",
+        help="show in the table how much more each row scores than this one, with 95 %% interval, probability of being "
+        "better and corrected p value; a row is called by the values of its keys, such as none, or none,FCOS. The page "
+        "of --output has every row as a baseline",
+    )
+    parser.add_argument(
         "--score",
         metavar="NAME",
         help="compare by this score in place of the headline, such as mask_mAP; differences have an interval for mAP, "
@@ -134,6 +147,8 @@ def main(args: list[str] | None = None) -> None:
             print(f"{runs_needed(*options.plan)} runs of each method")  # noqa: T201
             return
         about = read_about(options.about) if options.about else []
+        if options.against and (options.serve or options.output or options.wandb_report):
+            raise TaskError("--against is for tables; in a report every row can be the baseline")
         if options.serve:
             if options.wandb:
                 raise TaskError("--serve shows run folders, whose files it can watch; --output shows those of --wandb")
@@ -143,8 +158,12 @@ def main(args: list[str] | None = None) -> None:
             return
         runs = find_everywhere(options.runs, options.wandb)
         sections = in_sections(ranked_by(runs, options.score) if options.score else runs)
+        tables.require_keys(sections, options.by or ())
+        baseline = Baseline(options.against, options.resamples) if options.against else None
+        if baseline is not None:
+            _check_baseline(baseline, sections, options)
         if options.write:
-            options.write.write_text(replace_table(options.write.read_text(), sections))
+            options.write.write_text(replace_table(options.write.read_text(), sections, baseline))
             return
         if options.output:
             from tasks.report.writing import write_report  # takes seconds
@@ -156,16 +175,23 @@ def main(args: list[str] | None = None) -> None:
 
             print(write_wandb_report(sections, options.wandb_report, options.resamples))  # noqa: T201
             return
-        tables.require_keys(sections, options.by or ())
-        print(_table(sections, options.form, options.by))  # noqa: T201
+        print(_table(sections, options.form, options.by, baseline))  # noqa: T201
     except TaskError as error:
         sys.exit(f"error: {error}")
 
 
-def _table(sections: Sequence[Section], form: str | None, by: Sequence[str] | None) -> str:
+def _check_baseline(baseline: Baseline, sections: Sequence[Section], options: Namespace) -> None:
+    if options.form == "json":
+        raise TaskError("--json prints single runs, which --against does not compare; --csv has rows and differences")
+    if options.resamples < 1:
+        raise TaskError(f"--against takes resamples of the images, and --resamples is {options.resamples}")
+    baseline.require([tables.grouped(section, options.by)[1] for section in sections if section.finished])
+
+
+def _table(sections: Sequence[Section], form: str | None, by: Sequence[str] | None, baseline: Baseline | None) -> str:
     if form == "json":
         return as_json(sections)
-    return {"csv": tables.as_csv, "latex": tables.latex}.get(form or "", tables.markdown)(sections, by)
+    return {"csv": tables.as_csv, "latex": tables.latex}.get(form or "", tables.markdown)(sections, by, baseline)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def differences(
         baseline and candidate, corrected over the candidates. `front`: how often each group is on the front of a cost.
         `images`: see `image_changes`. `left_out`: why runs could not be compared, in words.
     """
-    read, kept, left_out = _read(groups, read_scores)
+    read, kept, left_out = read_groups(groups, read_scores)
     arms = [build_arm(group.runs[0].name, runs, resamples) for group, runs in zip(kept, read, strict=True)]
     found = [compare(arm, [other for other in arms if other is not arm]) for arm in arms] if len(arms) > 1 else []
     means = [estimate_mean(arm) for arm in arms]
@@ -76,8 +76,8 @@ def differences(
     }
 
 
-def _read(
-    groups: Sequence[Group], read_scores: Callable[[Path, str], RunScores]
+def read_groups(
+    groups: Sequence[Group], read_scores: Callable[[Path, str], RunScores] = read_run
 ) -> tuple[list[list[RunScores]], list[Group], list[str]]:
     """The evaluations of the groups that can be compared, those groups, and why the others cannot be."""
     read: list[list[RunScores]] = []

@@ -2,10 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from tasks.report.defaults import option_of
 from tasks.report.runs import Run
 
 EVALUATION = re.compile(r"limit_val_batches|max_images|\.inference\b|\.test_|boundary_width|detections_per_image")
@@ -49,8 +50,12 @@ class Section:
         return tuple(run for run in self.runs if run.state != "finished")
 
 
-def ranked_together(run: Run) -> dict[str, str]:
+def ranked_together(run: Run, options: Iterable[str] = ()) -> dict[str, str]:
     """What two runs must agree in to be ranked together, by what it is.
+
+    Args:
+        run: One of them.
+        options: Names of options that the others have; where this run is older than an option, its default counts.
 
     Returns:
         Task and score, classes, the ground truth as far as the run has written that down, number of images scored, and
@@ -67,11 +72,14 @@ def ranked_together(run: Run) -> dict[str, str]:
         "classes": f"{len(classes)} ({', '.join(classes)})" if classes else UNKNOWN,
         "ground truth": _ground_truth(run, split),
         "images scored": UNKNOWN if images is None else f"{images:.0f}",
-        "evaluation": ", ".join(
-            f"{name} {value}" for name, value in sorted(run.options.items()) if EVALUATION.search(name)
-        )
-        or "the usual one",
+        "evaluation": ", ".join(f"{name} {value}" for name, value in _evaluation(run, options)) or "the usual one",
     }
+
+
+def _evaluation(run: Run, options: Iterable[str]) -> list[tuple[str, str]]:
+    """The options that decide what is scored; null is as good as none."""
+    names = sorted(name for name in {*run.options, *options} if EVALUATION.search(name))
+    return [(name, value) for name in names if (value := option_of(run, name)) is not None]
 
 
 def shortened(text: str) -> str:
@@ -92,13 +100,14 @@ def _ground_truth(run: Run, split: str) -> str:
 def in_sections(runs: Sequence[Run]) -> list[Section]:
     """Divides runs into those that may be ranked together, by task and score, the largest of them first."""
     together: dict[tuple[str, ...], list[Run]] = {}
-    facts = [ranked_together(run) for run in runs]
+    options = {name for run in runs for name in run.options}
+    facts = [ranked_together(run, options) for run in runs]
     for run, known in zip(runs, facts, strict=True):
         together.setdefault(tuple(known.values()), []).append(run)
     sections: list[Section] = []
     titles: Counter[str] = Counter()
     for members in sorted(together.values(), key=len, reverse=True):
-        own = ranked_together(members[0])
+        own = ranked_together(members[0], options)
         rivals = [other for other in facts if (other["task"], other["score"]) == (own["task"], own["score"])]
         differs = tuple(name for name in own if any(other[name] != own[name] for other in rivals))
         ordered = sorted(members, key=lambda run: (run.state != "finished", run.rank(), run.name))
