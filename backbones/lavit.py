@@ -5,7 +5,7 @@ blocks, and everything about images of other sizes, are ours.
 """
 
 from collections import OrderedDict
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -158,8 +158,6 @@ class LaViT(Backbone):
         residual_stages: Stages whose first scores have those of the stage before added, pooled; both have windows.
     """
 
-    _auxiliary: Tensor | None = None
-
     def __init__(
         self,
         depths: tuple[int, int, int, int] = (2, 2, 2, 2),
@@ -263,15 +261,6 @@ class LaViT(Backbone):
         self._auxiliary = self.diagonality * torch.stack(losses).sum() if losses else None
         return features
 
-    def auxiliary_loss(self) -> Tensor | None:
-        """The weighted diagonality loss of the last forward pass, summed over less attention; to be added in training.
-
-        It is handed out once, so that no graph is kept. None where there is nothing to add: in evaluation mode, with a
-        weight of zero, or before the first pass.
-        """
-        loss, self._auxiliary = self._auxiliary, None
-        return loss
-
     def stages(self) -> list[list[nn.Module]]:
         """The stem; then of each stage the embedding, the blocks and the normalisation of its map."""
         stages: list[list[nn.Module]] = [[self.patch_embeds[0]]]
@@ -298,11 +287,6 @@ class LaViT(Backbone):
         if name.endswith(".pos_embed"):
             return resized_positions(value, shape)
         return resized_transform(name, value, shape) if ".theta." in name or ".psi." in name else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the loss of the last pass, whose graph can neither be copied nor written."""
-        state = super().__getstate__()
-        return {name: value for name, value in cast("dict[str, Any]", state).items() if name != "_auxiliary"}
 
     def _blocks(self, stage: int) -> list[_Block]:
         return cast("list[_Block]", list(cast(nn.ModuleList, self.blocks[stage])))
