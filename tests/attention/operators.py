@@ -558,6 +558,11 @@ MIXERS += [
         lambda c, d, s: 3 * (c + 3) * d,
     ),
     Case(
+        "halo-absolute",
+        lambda i, o, s: HaloAttention(i, o, s, 2, 2, 1, positions="absolute"),
+        lambda i, o, s: 2 * i * i + i * o,
+    ),
+    Case(
         "attention-augmented-sinusoidal",
         lambda i, o, s: AttentionAugmentedConv2d(i, o, s, 3, 2, 0.2, 0.25, 3, positions="sinusoidal"),
         lambda i, o, s: i * (12 + o // 4) + o**2 // 16 + 9 * i * (o - o // 4),
