@@ -377,6 +377,13 @@ MIXERS += [
         channels=((3, 16), (16, 32)),
     ),
     Case(
+        "attention-stem-convolution",
+        lambda i, o, s: AttentionStem(i, o, s, heads=2, values="convolution", value_kernel=3),
+        lambda i, o, s: 11 * i * o + 2 * o,
+        strides=(4, 2),
+        channels=((3, 16), (16, 32)),
+    ),
+    Case(
         "quadratic",
         lambda i, o, s: QuadraticSelfAttention(i, o, s, 4),
         lambda i, o, s: 4 * (i * o + 3) + o,
