@@ -34,6 +34,15 @@ def test_page_is_current():
     overview.main(["--check"])
 
 
+def test_page_has_the_measured_table_of_local_filters(monkeypatch, tmp_path):
+    section = overview.page().partition("\n## Local filters\n")[2]
+    rows = re.findall(r"^\| (net\d|elsa) \|.* \| (\d+\.\d) \|$", section, re.MULTILINE)
+    assert [name for name, _ in rows] == [*(f"net{number}" for number in range(1, 8)), "elsa"]
+    assert all(line in (ROOT / "docs" / "local-filters.md").read_text() for line in section.splitlines()[5:])
+    monkeypatch.setattr(overview, "LOCAL_FILTERS", tmp_path / "none.md")
+    assert "## Local filters" not in overview.page()
+
+
 def test_page_has_every_operator_with_paper_equation_and_cost():
     text = overview.page()
     assert "not measured on GPU" in text
