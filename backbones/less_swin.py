@@ -59,6 +59,8 @@ class LessSwin(Swin):
         pooling: How scores are pooled from stage to stage: `blocks`, `separable` or `literal`.
         layer_scale: Start of the factor of the pooled scores; 0 starts without them.
         diagonality: Weight of the diagonality loss that `auxiliary_loss` returns, 0 for none; 0.01 to 0.1 is sensible.
+        diagonality_parts: Weights of its two parts: symmetry, and a diagonal that is larger than the rest.
+        diagonality_margin: How much larger, in units of the scores.
         out_norms: `each`: layer normalisation of every feature map; `last`: of the last one only, for classification.
         out_indices: Numbers of the maps to return, from 0; none returns all four. The detectors and segmentors of this
             package choose what they read by themselves, among these.
@@ -84,6 +86,8 @@ class LessSwin(Swin):
         pooling: Pooling = "blocks",
         layer_scale: float = 0.1,
         diagonality: float = 0.0,
+        diagonality_parts: tuple[float, float] = (1.0, 1.0),
+        diagonality_margin: float = 0.0,
         out_norms: OutNorms = "each",
         out_indices: tuple[int, ...] | None = None,
         drop_path: float = 0.2,
@@ -96,8 +100,11 @@ class LessSwin(Swin):
         check_at_least(1, vanilla=min(vanilla))
         if not set(residual_stages) <= {2, 3, 4}:
             raise ValueError(f"residual_stages={tuple(residual_stages)} need a stage before; choose from 2, 3, 4")
-        if diagonality < 0:
-            raise ValueError(f"diagonality={diagonality} would reward what it is against; give 0 or a positive number")
+        if min(diagonality, *diagonality_parts) < 0:
+            raise ValueError(
+                f"diagonality={diagonality} with diagonality_parts={tuple(diagonality_parts)} would reward what it is "
+                "against; give 0 or positive numbers"
+            )
         super().__init__(
             embed_channels,
             depths,
@@ -111,6 +118,7 @@ class LessSwin(Swin):
         self.vanilla, self.residual_stages, self.rank = tuple(vanilla), tuple(residual_stages), rank
         self.pooling: Pooling = pooling
         self.diagonality = diagonality
+        self.diagonality_loss = partial(diagonality_loss, margin=diagonality_margin, parts=diagonality_parts)
         for index, (own, channels, heads) in enumerate(zip(vanilla, self.channels, self.heads, strict=True)):
             for block in self._blocks(index)[own:]:
                 block.attn = LessAttention(channels, heads, window, rank)
@@ -147,7 +155,7 @@ class LessSwin(Swin):
                 scores = scores if found is None else found
                 if less and self.diagonality and self.training:
                     valid = window_mask(x.permute(0, 3, 1, 2), self.window)
-                    losses.append(diagonality_loss(cast(Tensor, scores), valid=valid))
+                    losses.append(self.diagonality_loss(cast(Tensor, scores), valid=valid))
             features.append(norm(x).permute(0, 3, 1, 2))
         self._auxiliary = self.diagonality * torch.stack(losses).sum() if losses else None
         return features
