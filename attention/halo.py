@@ -16,10 +16,12 @@ from attention.functional.relative import (
     relative_attention,
     relative_attention_with_weights,
 )
+from attention.positions import InputPositions
 
 Layout = Literal["paper", "timm"]
 Border = Literal["mask", "zero"]
 Subsampling = Literal["queries", "average"]
+Positions = Literal["relative", "absolute", "none"]
 
 
 class HaloAttention(Mixer):
@@ -45,12 +47,15 @@ class HaloAttention(Mixer):
     is divided by sqrt(d); and strided queries count their offsets as if they were neighbours. timm refuses maps that
     are no multiple of the block; here they count as extended by zeros.
 
+    Other `positions` are the paper's ablation: `none`, and `absolute`, whose factorised embeddings are read as sines
+    that are added to the input of all projections (assumption A57), see `attention.positions`. Neither has tables.
+
     On a CPU neither logits nor windows of the whole map are ever stored, eager or under `torch.compile`, which takes
     the attention as one operator. Exports consist of standard operators, which do store them; they hold for maps of
     more than one block in either direction, so declare larger sizes only.
 
     Parameters: 2 C_in K + C_in C_out + (2 (block + halo) - 1) d with K = heads d key channels; timm's tables have
-    2 (2 (block + 2 halo) - 1) d. Cost: H W C_in (K + C_out) + H' W' K (C_in + entries) + H' W'
+    2 (2 (block + 2 halo) - 1) d, other positions none. Cost: H W C_in (K + C_out) + H' W' K (C_in + entries) + H' W'
     (block + 2 halo)^2 (K + C_out) multiply-accumulates, where entries counts the offsets of both tables; one pass over
     the map for the projections, and one over queries and result and (1 + 2 halo / block)^2 over keys and values.
 
@@ -75,6 +80,7 @@ class HaloAttention(Mixer):
         bias: Whether the projections have biases. The paper has none.
         implementation: `auto`, or one of `chunks`, `fused` and `softmax`, which compute the same; see
             `attention.functional.relative`.
+        positions: `relative` tables (the paper), `absolute` sines, or `none`.
     """
 
     def __init__(
@@ -92,6 +98,7 @@ class HaloAttention(Mixer):
         subsampling: Subsampling = "queries",
         bias: bool = False,
         implementation: Implementation = "auto",
+        positions: Positions = "relative",
     ) -> None:
         super().__init__(in_channels, out_channels, stride)
         check_at_least(1, heads=heads, block=block)
@@ -99,6 +106,7 @@ class HaloAttention(Mixer):
         check_choice("layout", layout, get_args(Layout))
         check_choice("subsampling", subsampling, get_args(Subsampling))
         check_choice("implementation", implementation, get_args(Implementation))
+        check_choice("positions", positions, get_args(Positions))
         timm = layout == "timm"
         if border is None:
             border = "zero" if timm else "mask"
@@ -109,7 +117,8 @@ class HaloAttention(Mixer):
         if key_channels is None:
             key_channels = out_channels if timm else in_channels
         check_heads(heads, out_channels=out_channels)
-        check_heads(heads if timm else 2 * heads, key_channels=key_channels)
+        halves = positions == "relative" and not timm  # of a query, one for rows and one for columns
+        check_heads(2 * heads if halves else heads, key_channels=key_channels)
         distance = stride if subsampling == "queries" else 1
         if block % distance:
             raise ValueError(f"stride={stride} does not divide block={block}; give a multiple or subsampling='average'")
@@ -118,16 +127,20 @@ class HaloAttention(Mixer):
         self.scaling: Scaling = scaling
         self.implementation: Implementation = implementation
         self.windows = Windows((block, block), halo, distance, 1 if timm else distance, border == "mask")
+        self.positions = InputPositions(in_channels, "sinusoidal" if positions == "absolute" else "none")
         self.q = nn.Conv2d(in_channels, key_channels, 1, distance, bias=bias)
         self.kv = nn.Conv2d(in_channels, key_channels + out_channels, 1, bias=bias)  # per head first k, then v
         entries = 2 * (block + 2 * halo) - 1 if timm else 2 * (block + halo) - 1
         channels = self.head_channels if timm else self.head_channels // 2
-        self.pos_embed = RelativeTables(entries, entries, channels, self.head_channels**-0.5)
+        self.pos_embed = None
+        if positions == "relative":
+            self.pos_embed = RelativeTables(entries, entries, channels, self.head_channels**-0.5)
         for layer in (self.q, self.kv):
             nn.init.trunc_normal_(layer.weight, std=in_channels**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes `x` (B, C_in, H, W) into (B, C_out, ceil(H / stride), ceil(W / stride))."""
+        x = self.positions(x)
         queries, keys_values = self.q(x), self.kv(x)
         rows, columns = self._vectors()
         scale = 1.0 if self.scaling == "none" else self.head_channels**-0.5
@@ -144,6 +157,9 @@ class HaloAttention(Mixer):
 
     def _vectors(self) -> tuple[Tensor, Tensor]:
         """Vectors by row and column offset from the smallest one that occurs."""
+        if self.pos_embed is None:
+            nothing = self.q.weight.new_zeros(self.windows.entries[0], self.head_channels)
+            return nothing, nothing
         rows: Tensor = self.pos_embed.height_rel
         columns: Tensor = self.pos_embed.width_rel
         (block, _), stride, step = self.windows.block, self.windows.stride, self.windows.step

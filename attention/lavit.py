@@ -98,13 +98,13 @@ class VanillaAttention(_Windowed):
             The map (B, C, H, W), and the scores (M, heads, N, N) in float32 or better.
         """
         tokens = split_windows(x, self.window)
-        valid = _valid_or_none(x, self.window)
+        valid = valid_tokens(x, self.window)
         queries, keys = self._heads(self.q(tokens)), self._heads(self.k(tokens))
         scores = precise_logits(queries * queries.shape[3] ** -0.5, keys)
         if residual is not None:
             check_scores(residual, self.heads, self.window)
             scores = scores + residual
-        scores = _without_padding(scores, valid)
+        scores = without_padding(scores, valid)
         return self._attend(scores, valid, tokens, x), scores
 
 
@@ -161,9 +161,9 @@ class LessAttention(_Windowed):
             The map (B, C, H, W), and the transformed scores (M, heads, N, N) in float32 or better.
         """
         check_scores(scores, self.heads, self.window)
-        valid = _valid_or_none(x, self.window)
+        valid = valid_tokens(x, self.window)
         with autocast_off(x.device):
-            scores = _without_padding(self._transformed(_without_padding(scores, valid), valid), valid)
+            scores = without_padding(self._transformed(without_padding(scores, valid), valid), valid)
         return self._attend(scores, valid, split_windows(x, self.window), x), scores
 
     def _transformed(self, scores: Tensor, valid: Tensor | None) -> Tensor:
@@ -223,14 +223,14 @@ def check_scores(scores: Tensor, heads: int, window: int) -> None:
         )
 
 
-def _valid_or_none(x: Tensor, window: int) -> Tensor | None:
+def valid_tokens(x: Tensor, window: int) -> Tensor | None:
     """The mask of valid tokens, or none where windows divide the map and every token is one."""
     # An exported program must not depend on the sizes that it was exported at.
     whole = not torch.compiler.is_exporting() and x.shape[2] % window == 0 and x.shape[3] % window == 0
     return None if whole else window_mask(x, window)
 
 
-def _without_padding(scores: Tensor, valid: Tensor | None) -> Tensor:
+def without_padding(scores: Tensor, valid: Tensor | None) -> Tensor:
     """Scores (M, heads, N, N) with zeros where the query or the key is no valid (M, N) token."""
     if valid is None:
         return scores

@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "attention.md"
 GPU_TIMES = ROOT / "docs" / "results" / "attention_profile_gpu.json"
 """What `python -m tasks.profile attention --device cuda --json` printed, where somebody had a GPU."""
+LOCAL_FILTERS = ROOT / "docs" / "local-filters.md"
+"""Has the table that `python -m benchmarks.local_filters` measures."""
 
 KINDS = {
     "Refinements": "`Refine(channels, ...)`: (B, C, H, W) -> (B, C, H, W), behind any convolution.",
@@ -122,8 +124,7 @@ def page(times: dict[str, Any] | None = None) -> str:
         "",
         "Written by `python -m attention.overview --write docs/attention.md` from the docstrings; change those.",
         "Parameters and costs are for one map with C channels (C_in, C_out), H rows and W columns; costs are",
-        "multiply-accumulates. How to add one: [adding-a-mechanism.md](adding-a-mechanism.md). Convolution, dynamic",
-        "filters and local attention as one operator, with sizes and speed: [local-filters.md](local-filters.md).",
+        "multiply-accumulates. How to add one: [adding-a-mechanism.md](adding-a-mechanism.md).",
         "",
         "Times on your machine: `python -m tasks.profile attention --size 100x136 --channels 256`. "
         + (f"On {times['device']}, {times['size']}: last column." if times else "They were not measured on GPU."),
@@ -137,7 +138,19 @@ def page(times: dict[str, Any] | None = None) -> str:
         rows = [_row(each, times) for each in described if each.kind == kind]
         if rows:
             lines += ["", f"## {kind}", "", meaning, "", *map(_joined, [columns, ["---"] * len(columns), *rows])]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_local_filters()]) + "\n"
+
+
+def _local_filters() -> list[str]:
+    """The section on sizes and speed of all forms of a local filter, whose table another page has; else nothing."""
+    if not LOCAL_FILTERS.is_file():
+        return []
+    table = LOCAL_FILTERS.read_text().partition("<!-- local filters -->")[2].partition("<!-- /local filters -->")[0]
+    meaning = [
+        "Convolution, dynamic filters and local attention as one operator, `LocalFilter`, in Swin-T:",
+        "[local-filters.md](local-filters.md) says what the columns are, and how they were measured.",
+    ]
+    return ["", "## Local filters", "", *meaning, "", table.strip()]
 
 
 def _row(each: Description, times: dict[str, Any] | None) -> list[str]:

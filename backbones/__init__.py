@@ -8,6 +8,7 @@ from backbones.elsa_swin import ELSASwin
 from backbones.elsa_volo import ELSAVOLO
 from backbones.halonet import HaloNet
 from backbones.lavit import LaViT
+from backbones.less_swin import LessSwin
 from backbones.mobilenet_v1 import MobileNetV1
 from backbones.mobilenet_v2 import MobileNetV2
 from backbones.mobilenext import MobileNeXt
@@ -95,6 +96,7 @@ __all__ = [
     "HaloNet",
     "LaViT",
     "LearnToPayNetwork",
+    "LessSwin",
     "MobileNeXt",
     "MobileNetV1",
     "MobileNetV2",

@@ -5,7 +5,7 @@ Necks and heads read `channels` and `strides`; nothing outside a backbone assume
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -50,6 +50,7 @@ class Backbone(nn.Module, ABC):
     _number_of_maps: int = 0  # before `use_maps`
     _used_maps: tuple[int, ...] = ()
     _left_out: tuple[str, ...] = ()
+    _auxiliary: Tensor | None = None
 
     @abstractmethod
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -172,9 +173,15 @@ class Backbone(nn.Module, ABC):
     def auxiliary_loss(self) -> Tensor | None:
         """A loss that training adds for the last forward pass, already weighted; None where there is none.
 
-        It is handed out once per pass.
+        It is handed out once per pass, so that no graph is kept. A host that has one leaves it in `_auxiliary`.
         """
-        return None
+        loss, self._auxiliary = self._auxiliary, None
+        return loss
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the loss of the last pass, whose graph can neither be copied nor written."""
+        state = cast("dict[str, Any]", super().__getstate__())
+        return {name: value for name, value in state.items() if name != "_auxiliary"}
 
     def layer_groups(self) -> list[list[nn.Parameter]]:
         """Every parameter exactly once, grouped from shallow to deep: the stem, then block by block.

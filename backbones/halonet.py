@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from attention.base import Mixer, Refine, check_at_least, check_choice
-from attention.halo import HaloAttention
+from attention.halo import HaloAttention, Positions
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
 from backbones.weights import load_weights
@@ -113,6 +113,7 @@ class HaloNet(Backbone):
         checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
         weights: Path of a .pth, .pt or .safetensors file, see `backbones.load_weights`; tables of another block or halo
             are interpolated. None leaves the random initialisation; the authors published no weights.
+        positions: What attention knows of places: `relative` tables (the paper), `absolute` sines, or `none`.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class HaloNet(Backbone):
         norms: Norms = "train",
         checkpointing: bool = False,
         weights: str | None = None,
+        positions: Positions = "relative",
     ) -> None:
         super().__init__()
         check_at_least(1, width=width, depths=min(depths), heads=min(heads))
@@ -168,7 +170,7 @@ class HaloNet(Backbone):
                     spatial: nn.Module = _convolution(d, d, 3, stride)
                 else:
                     mixed_channels = int(value_ratio * width) * 2**index
-                    spatial = HaloAttention(d, mixed_channels, stride, heads[index], block, halo)
+                    spatial = HaloAttention(d, mixed_channels, stride, heads[index], block, halo, positions=positions)
                 blocks.append(
                     _Block(
                         in_channels,

@@ -5,7 +5,8 @@ blocks, and everything about images of other sizes, are ours.
 """
 
 from collections import OrderedDict
-from typing import Any, cast, get_args
+from functools import partial
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -156,9 +157,9 @@ class LaViT(Backbone):
         less_stages: Stages with windows, whose later blocks have less attention, ascending numbers from 1 to 4; the
             others have reduced vanilla attention.
         residual_stages: Stages whose first scores have those of the stage before added, pooled; both have windows.
+        diagonality_parts: Weights of its two parts: symmetry, and a diagonal that is larger than the rest.
+        diagonality_margin: How much larger, in units of the scores.
     """
-
-    _auxiliary: Tensor | None = None
 
     def __init__(
         self,
@@ -182,6 +183,8 @@ class LaViT(Backbone):
         weights: str | None = None,
         less_stages: tuple[int, ...] = (3, 4),
         residual_stages: tuple[int, ...] = (4,),
+        diagonality_parts: tuple[float, float] = (1.0, 1.0),
+        diagonality_margin: float = 0.0,
     ) -> None:
         super().__init__()
         _check_stages(vanilla, less_stages, residual_stages)
@@ -194,11 +197,15 @@ class LaViT(Backbone):
             check_divides("embed_channels", channels, "heads", number)
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path={drop_path} is no probability below 1; give one such as 0.1")
-        if diagonality < 0:
-            raise ValueError(f"diagonality={diagonality} would reward what it is against; give 0 or a positive number")
+        if min(diagonality, *diagonality_parts) < 0:
+            raise ValueError(
+                f"diagonality={diagonality} with diagonality_parts={tuple(diagonality_parts)} would reward what it is "
+                "against; give 0 or positive numbers"
+            )
         self.channels = tuple(embed_channels)
         self.strides = (4, 8, 16, 32)
         self.window, self.diagonality, self.checkpointing = window, diagonality, checkpointing
+        self.diagonality_loss = partial(diagonality_loss, margin=diagonality_margin, parts=diagonality_parts)
 
         first_vanilla = dict(zip(less_stages, vanilla, strict=True))
         windows = {number: window * 2 ** max(0, 3 - number) // 2 ** max(0, number - 3) for number in less_stages}
@@ -257,20 +264,11 @@ class LaViT(Backbone):
                 handed_on = None  # to the first block alone
                 if less and self.diagonality and self.training:
                     valid = window_mask(x.permute(0, 3, 1, 2), cast(LessAttention, block.attn).window)
-                    losses.append(diagonality_loss(cast(Tensor, scores), valid=valid))
+                    losses.append(self.diagonality_loss(cast(Tensor, scores), valid=valid))
             features.append(norm(x).permute(0, 3, 1, 2))
             x = x.permute(0, 3, 1, 2)
         self._auxiliary = self.diagonality * torch.stack(losses).sum() if losses else None
         return features
-
-    def auxiliary_loss(self) -> Tensor | None:
-        """The weighted diagonality loss of the last forward pass, summed over less attention; to be added in training.
-
-        It is handed out once, so that no graph is kept. None where there is nothing to add: in evaluation mode, with a
-        weight of zero, or before the first pass.
-        """
-        loss, self._auxiliary = self._auxiliary, None
-        return loss
 
     def stages(self) -> list[list[nn.Module]]:
         """The stem; then of each stage the embedding, the blocks and the normalisation of its map."""
@@ -298,11 +296,6 @@ class LaViT(Backbone):
         if name.endswith(".pos_embed"):
             return resized_positions(value, shape)
         return resized_transform(name, value, shape) if ".theta." in name or ".psi." in name else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything but the loss of the last pass, whose graph can neither be copied nor written."""
-        state = super().__getstate__()
-        return {name: value for name, value in cast("dict[str, Any]", state).items() if name != "_auxiliary"}
 
     def _blocks(self, stage: int) -> list[_Block]:
         return cast("list[_Block]", list(cast(nn.ModuleList, self.blocks[stage])))

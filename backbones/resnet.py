@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights, list_models
 from torchvision.models import resnet as torchvision_resnet
 
-from attention.attention_stem import AttentionStem
+from attention.attention_stem import AttentionStem, Values
 from attention.base import Refine, check_at_least, check_choice
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
@@ -87,6 +87,8 @@ class ResNet(Backbone):
         mixer_norm: Whether batch normalisation and ReLU follow the mixer as they follow the convolution; selective
             kernels have their own inside. Bottlenecks only.
         stem: `conv` (7x7 with stride 2 and maximum pooling) or `attention` (arXiv 1906.05909, section 3.2).
+        stem_values: What makes the values of a stem of attention: a `mixture` of matrices by place (the paper), one
+            `pointwise` matrix, or a 4 x 4 `convolution`; see `attention.AttentionStem`.
         variant: `v1b` is torchvision's network; `v1c` has three 3x3 convolutions in place of the stem's 7x7; `v1d` also
             a mean over 2 x 2 positions in place of the shortcuts' stride (arXiv 1812.01187, C and D).
         groups: Groups of the 3x3 convolutions; ResNeXt-50 32x4d has 32. Bottlenecks only.
@@ -120,6 +122,7 @@ class ResNet(Backbone):
         mixer_blocks: Blocks = "every",
         mixer_norm: bool = True,
         stem: Stem = "conv",
+        stem_values: Values = "mixture",
         variant: Variant = "v1b",
         groups: int = 1,
         width_per_group: int = 64,
@@ -167,7 +170,7 @@ class ResNet(Backbone):
             self.bn1: nn.BatchNorm2d = host.bn1
             self.relu: nn.ReLU = host.relu
             self.maxpool: nn.MaxPool2d = host.maxpool
-        self.stem = AttentionStem(3, 64) if stem == "attention" else None
+        self.stem = AttentionStem(3, 64, values=stem_values) if stem == "attention" else None
         self.layer1: nn.Sequential = host.layer1
         self.layer2: nn.Sequential = host.layer2
         self.layer3: nn.Sequential = host.layer3

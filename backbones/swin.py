@@ -193,10 +193,7 @@ class Swin(Backbone):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of `x` (B, 3, H, W) after each of the four stages, finest first."""
-        below, right = -x.shape[2] % 4, -x.shape[3] % 4
-        if torch.compiler.is_exporting() or below or right:
-            x = F.pad(x, (0, right, 0, below))
-        x = self.features[0](x)  # (B, ceil(H / 4), ceil(W / 4), C)
+        x = self._patches(x)
         features = []
         for index, norm in enumerate(self._norms()):
             if index:
@@ -249,6 +246,14 @@ class Swin(Backbone):
     def resize(self, name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
         """Tables of relative positions for another window."""
         return resized_table(value, shape) if name.endswith(".relative_position_bias_table") else None
+
+    def _patches(self, x: Tensor) -> Tensor:
+        """Images (B, 3, H, W) as patches (B, ceil(H / 4), ceil(W / 4), C)."""
+        below, right = -x.shape[2] % 4, -x.shape[3] % 4
+        if torch.compiler.is_exporting() or below or right:
+            x = F.pad(x, (0, right, 0, below))
+        patches: Tensor = self.features[0](x)
+        return patches
 
     def _norms(self) -> list[nn.Module]:
         if self.out_norms == "each":

@@ -55,6 +55,17 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mixes a map (B, H, W, C)."""
+        return self.with_scores(x)[0]
+
+    def with_scores(self, x: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Mixes a map (B, H, W, C) and returns the scores before the softmax beside it.
+
+        Both scores have the windows in the order batch, row, column; those that fill up the last ones are among them.
+
+        Args:
+            x: The map.
+            residual: Scores (B windows, heads, w w, w w) that are added to this layer's.
+        """
         height, width, channels = x.shape[1:]
         side, shift = self.window_size[0], self.shift_size[0]
         below, right = -height % side, -width % side
@@ -72,7 +83,8 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # (B windows, heads, w w, C / heads)
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         scores = scores.view(-1, rows * columns, *scores.shape[1:]) + self._bias(scores, rows, columns, shifts)
-        weights = scores.flatten(0, 1).softmax(-1)
+        scores = scores.flatten(0, 1) if residual is None else scores.flatten(0, 1) + residual
+        weights = scores.softmax(-1).to(value.dtype)
         if shift and weights.is_cpu and not torch.compiler.is_exporting():
             # exp(-100) is a subnormal number; with those, matrix products are many times slower on a CPU.
             weights = F.threshold(weights, _SMALLEST, 0.0)
@@ -81,7 +93,7 @@ class WindowAttention(swin_transformer.ShiftedWindowAttention):
         x = x.reshape(-1, rows * side, columns * side, channels)
         if shift:
             x = x.roll((shifts[0], shifts[1]), (1, 2))
-        return x[:, :height, :width].contiguous()
+        return x[:, :height, :width].contiguous(), scores
 
     def _bias(self, scores: Tensor, rows: int, columns: int, shifts: list[int]) -> Tensor:
         """What is added to the scores: (1, heads, w w, w w), with a shift (rows columns, heads, w w, w w)."""
@@ -127,6 +139,10 @@ class Block(swin_transformer.SwinTransformerBlock):
             mixed = self.attn(normed.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         else:
             mixed = self.attn(normed)
+        return self.added(x, mixed)
+
+    def added(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """The block's map (B, H, W, C) from its input and what attention has made of it."""
         x = x + self.stochastic_depth(refined_last(self.refine_mixed, mixed))
         out: Tensor = x + self.stochastic_depth(refined_last(self.refine_mlp, self._mlp(self.norm2(x))))
         return out

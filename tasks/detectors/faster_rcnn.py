@@ -1,8 +1,11 @@
 """Faster R-CNN and Mask R-CNN on any backbone."""
 
+from collections.abc import Callable
 from typing import ClassVar
 
+from attention.base import Refine
 from backbones import Backbone
+from tasks.detectors.head_operators import Mixing, Operators
 from tasks.detectors.two_stage.convention import ConventionName
 from tasks.detectors.two_stage.detector import TwoStageDetector
 from tasks.detectors.two_stage.options import (
@@ -35,6 +38,12 @@ class FasterRCNN(TwoStageDetector):
         max_detections: Detections per image.
         ignore_crowds: Whether anchors and proposals that lie by half or more in a crowd region are ignored in training;
             published models train on them as background.
+        pyramid_mixer: Operator in place of the pyramid's 3x3 convolutions, made from input channels, output channels
+            and stride.
+        pyramid_attention: Refinement of every level of the pyramid, made from `channels`.
+        head_mixer: Operator in place of the 3x3 convolutions of the heads: of region proposals, boxes and masks.
+        head_attention: Refinement behind the convolutions of every head, made from their channels; of box heads
+            without convolutions it refines the pooled features.
     """
 
     def __init__(
@@ -50,9 +59,15 @@ class FasterRCNN(TwoStageDetector):
         nms_threshold: float = 0.5,
         max_detections: int = 100,
         ignore_crowds: bool = False,
+        pyramid_mixer: Mixing | None = None,
+        pyramid_attention: Callable[[int], Refine] | None = None,
+        head_mixer: Mixing | None = None,
+        head_attention: Callable[[int], Refine] | None = None,
     ) -> None:
+        operators = Operators(pyramid_mixer, pyramid_attention, head_mixer, head_attention)
         common = (backbone, num_classes, convention, channels, pyramid_norm, rpn, box_head, ignore_crowds)
-        super().__init__(*common, (score_threshold, nms_threshold, max_detections))
+        limits = (score_threshold, nms_threshold, max_detections)
+        super().__init__(*common, limits, operators=operators)
 
 
 class MaskRCNN(TwoStageDetector):
@@ -77,6 +92,12 @@ class MaskRCNN(TwoStageDetector):
         max_detections: Detections per image.
         ignore_crowds: Whether anchors and proposals that lie by half or more in a crowd region are ignored in training;
             published models train on them as background.
+        pyramid_mixer: Operator in place of the pyramid's 3x3 convolutions, made from input channels, output channels
+            and stride.
+        pyramid_attention: Refinement of every level of the pyramid, made from `channels`.
+        head_mixer: Operator in place of the 3x3 convolutions of the heads: of region proposals, boxes and masks.
+        head_attention: Refinement behind the convolutions of every head, made from their channels; of box heads
+            without convolutions it refines the pooled features.
     """
 
     with_masks: ClassVar[bool] = True
@@ -95,6 +116,12 @@ class MaskRCNN(TwoStageDetector):
         nms_threshold: float = 0.5,
         max_detections: int = 100,
         ignore_crowds: bool = False,
+        pyramid_mixer: Mixing | None = None,
+        pyramid_attention: Callable[[int], Refine] | None = None,
+        head_mixer: Mixing | None = None,
+        head_attention: Callable[[int], Refine] | None = None,
     ) -> None:
+        operators = Operators(pyramid_mixer, pyramid_attention, head_mixer, head_attention)
         common = (backbone, num_classes, convention, channels, pyramid_norm, rpn, box_head, ignore_crowds)
-        super().__init__(*common, (score_threshold, nms_threshold, max_detections), mask_head=mask_head)
+        limits = (score_threshold, nms_threshold, max_detections)
+        super().__init__(*common, limits, mask_head=mask_head, operators=operators)

@@ -1,14 +1,40 @@
-"""Attention in what stands behind the backbone of a dense detector: its pyramid and the towers of its head."""
+"""Attention in what stands behind the backbone of a detector: its pyramid and the towers of its heads."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attention.base import Mixer, Refine
 
 Mixing = Callable[[int, int, int], Mixer]
 _DEVIATION = 0.01  # of convolutions that predict, and of W_V in towers of attention (arXiv 1906.05909, appendix)
+
+
+@dataclass(frozen=True)
+class Operators:
+    """What a two-stage detector has in the places behind its backbone; none leaves them as they are.
+
+    Attributes:
+        pyramid_mixer: In place of the pyramid's 3x3 convolutions.
+        pyramid_attention: Refines every level of the pyramid.
+        head_mixer: In place of the 3x3 convolutions of region proposals, box heads and mask heads.
+        head_attention: Refines what these convolutions make.
+    """
+
+    pyramid_mixer: Mixing | None = None
+    pyramid_attention: Callable[[int], Refine] | None = None
+    head_mixer: Mixing | None = None
+    head_attention: Callable[[int], Refine] | None = None
+
+
+NO_OPERATORS = Operators()
+
+
+def of_boxes(layers: Callable[[Tensor], Tensor], pooled: Tensor) -> Tensor:
+    """What layers make of the pooled features of boxes (N, C, side, side); operators are not asked for none of them."""
+    return layers(pooled) if len(pooled) else layers(pooled.new_zeros(1, *pooled.shape[1:]))[:0]
 
 
 def mix_convolutions(part: nn.Module, mixer: Mixing) -> None:

@@ -4,6 +4,26 @@ import pytest
 import torch
 
 from attention import AttentionStem, record_attention
+from backbones import ResNet
+
+
+def value_at(operator, x, a, b, place):
+    """The value (B, C) of a cell (a, b) whose place in its block is `place`."""
+    if operator.values == "convolution":
+        weight = operator.value_convolution.weight
+        ahead, total = (weight.shape[2] - 1) // 2, 0
+        for u in range(weight.shape[2]):
+            for v in range(weight.shape[3]):
+                row, column = a + u - ahead, b + v - ahead
+                if 0 <= row < x.shape[2] and 0 <= column < x.shape[3]:
+                    total = total + x[:, :, row, column] @ weight[:, :, u, v].T
+        return total
+    if operator.values == "pointwise":
+        return x[:, :, a, b] @ operator.value[0].T
+    embedding = operator.row_embedding[place[0]] + operator.column_embedding[place[1]]
+    powers = [torch.exp((embedding * nu).sum()) for nu in operator.mixture_embedding]
+    matrix = sum(power / sum(powers) * part for power, part in zip(powers, operator.value, strict=True))
+    return x[:, :, a, b] @ matrix.T
 
 
 def reference(operator, x):
@@ -15,12 +35,7 @@ def reference(operator, x):
         for j in range(columns):
             top, left = i // side * side, j // side * side
             places = [(a, b) for a in range(top, min(top + side, rows)) for b in range(left, min(left + side, columns))]
-            values = []
-            for a, b in places:
-                embedding = operator.row_embedding[a - top] + operator.column_embedding[b - left]
-                powers = [torch.exp((embedding * nu).sum()) for nu in operator.mixture_embedding]
-                matrix = sum(power / sum(powers) * part for power, part in zip(powers, operator.value, strict=True))
-                values.append(x[:, :, a, b] @ matrix.T)
+            values = [value_at(operator, x, a, b, (a - top, b - left)) for a, b in places]
             query = x[:, :, i, j] @ operator.query.weight.T
             for head in range(heads):
                 own = slice(head * width, (head + 1) * width)
@@ -60,6 +75,45 @@ def test_equation_forward_and_backward(stride, training, size, agree):
     torch.manual_seed(0)
     operator = AttentionStem(3, 4, stride, heads=2, mixtures=3, embedding=5).train(training)
     agree(operator, reference, torch.randn(2, 3, *size))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (5, 3), (8, 4)])
+@pytest.mark.parametrize(
+    "options", [{"values": "pointwise"}, {"values": "convolution"}, {"values": "convolution", "value_kernel": 3}]
+)
+def test_other_values(options, size, agree):
+    torch.manual_seed(0)
+    agree(AttentionStem(3, 4, 2, heads=2, **options), reference, torch.randn(2, 3, *size))
+
+
+def test_values_by_one_kernel_cell_are_pointwise():
+    torch.manual_seed(0)
+    pointwise, convolution = AttentionStem(values="pointwise"), AttentionStem(values="convolution", value_kernel=1)
+    state = pointwise.state_dict()
+    state["value_convolution.weight"] = state.pop("value")[0][:, :, None, None]
+    convolution.load_state_dict(state)
+    x = torch.randn(2, 3, 13, 9)
+    torch.testing.assert_close(convolution(x), pointwise(x))
+
+
+def test_rows_of_the_stem_table():
+    """Operations of ResNet-50: 7.1, 7.4 and 7.2 GFLOPs are printed for one matrix, a convolution and a mixture."""
+    with torch.device("meta"):
+        counts = {values: stem_costs(values) for values in ("pointwise", "convolution", "mixture")}
+    assert {name: parameters for name, (parameters, _) in counts.items()} == {
+        "pointwise": 3 * 192 + 128,
+        "convolution": 18 * 192 + 128,
+        "mixture": 1344 + 128,
+    }
+    rise = 2 * (counts["convolution"][1] - counts["pointwise"][1]) / 1e9
+    assert 7.35 - 7.15 < rise < 7.45 - 7.05  # what rounds to 7.4 and to 7.1
+
+
+def stem_costs(values):
+    """Parameters of a stem in ResNet, and multiply-accumulates of its values on a map of 224 x 224 cells."""
+    stem = ResNet(26, stem="attention", stem_values=values).stem
+    matrices = stem.value_convolution.weight.numel() if values == "convolution" else stem.value.numel()
+    return sum(p.numel() for p in stem.parameters()), 224 * 224 * matrices
 
 
 @pytest.mark.parametrize(("mixtures", "embedding", "expected"), [(4, 16, 1344), (1, 16, 720), (8, 8, 2048)])
@@ -111,6 +165,8 @@ def test_recorded_weights_are_those_of_their_query():
         ({"mixtures": 0}, "mixtures=0"),
         ({"embedding": 0}, "embedding=0"),
         ({"stride": 0}, "stride=0"),
+        ({"values": "none"}, "values='none' .*mixture, pointwise, convolution"),
+        ({"value_kernel": 0}, "value_kernel=0"),
     ],
 )
 def test_wrong_arguments_are_named_with_a_remedy(arguments, message):

@@ -18,6 +18,17 @@ def reference(scores, margin, valid):
     return sum(asymmetry) / max(len(asymmetry), 1) + sum(excess) / max(len(excess), 1)
 
 
+def test_each_part_has_a_weight():
+    torch.manual_seed(0)
+    scores = torch.randn(3, 2, 5, 5, dtype=torch.float64)
+    symmetry, diagonal = (diagonality_loss(scores, 0.25, parts=parts) for parts in ((1.0, 0.0), (0.0, 1.0)))
+    torch.testing.assert_close(symmetry, (scores - scores.mT).abs().mean())
+    torch.testing.assert_close(symmetry + diagonal, reference(scores, 0.25, torch.ones(3, 5, dtype=torch.bool)))
+    torch.testing.assert_close(diagonality_loss(scores, 0.25, parts=(3.0, 0.5)), 3 * symmetry + diagonal / 2)
+    with pytest.raises(ValueError, match=r"parts=\(1.0, -1.0\) would reward"):
+        diagonality_loss(scores, parts=(1.0, -1.0))
+
+
 @pytest.mark.parametrize("margin", [0.0, 0.5])
 @pytest.mark.parametrize("masked", [False, True])
 def test_definition_forward_and_backward(masked, margin):

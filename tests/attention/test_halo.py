@@ -7,6 +7,8 @@ from torch.nn import functional as F
 
 from attention.halo import HaloAttention
 from attention.maps import record_attention
+from backbones import HaloNet
+from tests.attention.test_positions import with_positions
 
 
 def projected(layer, x):
@@ -17,6 +19,8 @@ def projected(layer, x):
 
 def offset_vectors(operator, a, b, i, j):
     """What a query (i, j) of a block is multiplied with for the cell (a, b) of its window."""
+    if operator.pos_embed is None:
+        return torch.zeros(operator.head_channels, dtype=torch.float64)
     rows, columns = operator.pos_embed.height_rel, operator.pos_embed.width_rel
     (block, _), halo = operator.windows.block, operator.halo
     if operator.layout == "timm":
@@ -32,6 +36,7 @@ def reference(operator, x):
     """One query after the other, with keys looked up on the map itself."""
     (block, _), halo, stride = operator.windows.block, operator.halo, operator.windows.stride
     heads, (height, width) = operator.heads, x.shape[2:]
+    x = with_positions(operator.positions.kind, x)
     d = operator.q.out_channels // heads
     q = projected(operator.q, x).unflatten(1, (heads, d))
     kv = projected(operator.kv, x).unflatten(1, (heads, -1))
@@ -90,6 +95,41 @@ OPTIONS = {
 def test_options(name, agree):
     options = dict(stride=1, heads=2, block=2, halo=1, key_channels=4) | OPTIONS[name]
     agree(HaloAttention(3, 4, **options), reference, torch.randn(1, 3, 5, 4))
+
+
+POSITIONS = {
+    "absolute": dict(positions="absolute"),
+    "absolute-stride": dict(positions="absolute", stride=2, scaling="both"),
+    "absolute-zeros": dict(positions="absolute", border="zero", key_channels=6),
+    "none": dict(positions="none"),
+    "none-timm": dict(positions="none", layout="timm", stride=2),
+}
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_other_positions(name, agree):
+    options = dict(stride=1, heads=2, block=2, halo=1) | POSITIONS[name]
+    operator = HaloAttention(4, 6, **options)
+    assert [n for n, _ in operator.named_parameters()] == ["q.weight", "kv.weight"]
+    agree(operator, reference, torch.randn(1, 4, 5, 3))
+
+
+def test_without_positions_all_places_of_a_window_are_the_same():
+    torch.manual_seed(0)
+    x = torch.randn(1, 4, 6, 6)
+    turned = x.flip(2, 3)
+    plain, absolute = (HaloAttention(4, 4, 1, 2, 6, 0, positions=kind) for kind in ("none", "absolute"))
+    torch.testing.assert_close(plain(turned), plain(x).flip(2, 3))
+    assert not torch.allclose(absolute(turned), absolute(x).flip(2, 3), atol=1e-3)
+
+
+def test_halonet_50_with_other_positions():
+    sizes = {}
+    for positions in ("relative", "absolute", "none"):
+        with torch.device("meta"):
+            host = HaloNet(8, 3, 1.0, 4.0, (3, 4, 6, 3), (4, 8, 16, 32), positions=positions)
+        sizes[positions] = sum(p.numel() for p in host.parameters())
+    assert sizes["absolute"] == sizes["none"] == sizes["relative"] - 21 * 16 * 16  # 21 rows and columns, d = 16
 
 
 @pytest.mark.parametrize("implementation", ["chunks", "fused", "softmax"])
@@ -298,6 +338,7 @@ def test_map_names_cells_of_the_input():
         (dict(border="replicate"), "border='replicate' .*mask, zero"),
         (dict(scaling="all"), "scaling='all' .*none, content, both"),
         (dict(subsampling="max"), "subsampling='max' .*queries, average"),
+        (dict(positions="learned"), "positions='learned' .*relative, absolute, none"),
         (dict(implementation="flash"), "implementation='flash' .*auto, chunks, fused, softmax"),
     ],
 )

@@ -52,11 +52,11 @@ first_cases = pytest.mark.parametrize(  # tracing takes seconds: one case of a c
 
 @pytest.mark.parametrize("found", overview.operators(), ids=lambda found: found.__name__)
 def test_every_operator_is_tested_and_documented(found):
-    """It has a case in operators.py, and a docstring that `attention.overview` and the command line understand."""
+    """It has a case, and a docstring that `attention.overview` and the command line understand."""
     page = overview.describe(found)
     for name in inspect.signature(found).parameters:
         assert name in page.arguments, f"the docstring of {found.__name__} has no {name} under Args:"
-    assert found in CLASSES, f"{found.__name__} has no case in tests/attention/operators.py"
+    assert found in CLASSES, f"{found.__name__} has no case in tests/attention/cases"
 
 
 def test_names_of_cases_are_unique():

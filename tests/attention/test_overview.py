@@ -34,6 +34,15 @@ def test_page_is_current():
     overview.main(["--check"])
 
 
+def test_page_has_the_measured_table_of_local_filters(monkeypatch, tmp_path):
+    section = overview.page().partition("\n## Local filters\n")[2]
+    rows = re.findall(r"^\| (net\d|elsa) \|.* \| (\d+\.\d) \|$", section, re.MULTILINE)
+    assert [name for name, _ in rows] == [*(f"net{number}" for number in range(1, 8)), "elsa"]
+    assert all(line in (ROOT / "docs" / "local-filters.md").read_text() for line in section.splitlines()[5:])
+    monkeypatch.setattr(overview, "LOCAL_FILTERS", tmp_path / "none.md")
+    assert "## Local filters" not in overview.page()
+
+
 def test_page_has_every_operator_with_paper_equation_and_cost():
     text = overview.page()
     assert "not measured on GPU" in text
@@ -129,6 +138,7 @@ def test_the_example_of_the_page_passes_the_contract_tests(package):
     (package / "attention" / "effective_squeeze.py").write_text(operator)
     tests = package / "tests" / "attention"
     tests.mkdir(parents=True)
+    shutil.copytree(ROOT / "tests" / "attention" / "cases", tests / "cases")
     for file in ("operators.py", "conftest.py", "distributed_gradients.py"):
         shutil.copy(ROOT / "tests" / "attention" / file, tests)
     for file in (ROOT / "tests" / "attention").glob("test_*contract.py"):
@@ -141,11 +151,11 @@ def test_the_example_of_the_page_passes_the_contract_tests(package):
         "def test_page_has_effective_squeeze():\n"
         "    assert '| [`EffectiveSqueezeExcitation`](../attention/effective_squeeze.py) |' in overview.page()\n"
     )
-    cases = (tests / "operators.py").read_text()
+    cases = (tests / "cases" / "gates.py").read_text()
     assert cases.count("\nREFINEMENTS = [\n") == 1
     cases = cases.replace("\nREFINEMENTS = [\n", f"\nREFINEMENTS = [\n    {case.strip()},\n")
     head = "\nfrom attention import"
-    (tests / "operators.py").write_text(cases.replace(head, f"{head} EffectiveSqueezeExcitation{head}", 1))
+    (tests / "cases" / "gates.py").write_text(cases.replace(head, f"{head} EffectiveSqueezeExcitation{head}", 1))
     # Two more processes would prove nothing new, nor would tracing what squeeze-and-excitation is made of.
     chosen = "(effective or Effective) and not processes and not compiles"
     answer = run(package, "-m", "pytest", "-q", "-rN", "-p", "no:cacheprovider", "-k", chosen, "tests")

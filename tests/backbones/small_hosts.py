@@ -15,6 +15,7 @@ from backbones import (
     ELSASwin,
     HaloNet,
     LaViT,
+    LessSwin,
     MobileNetV1,
     MobileNetV2,
     MobileNeXt,
@@ -33,6 +34,7 @@ SMALL_HOSTS: dict[str, Callable[[], Backbone]] = {
     "lavit": lambda: LaViT(
         embed_channels=(16, 32, 32, 32), heads=(1, 2, 2, 2), window=4, drop_path=0.0, diagonality=0.1
     ),
+    "less_swin": lambda: LessSwin(32, (2, 1, 1, 2), (1, 1, 1, 1), (2, 4), drop_path=0.0, diagonality=0.1),
     "mobilenet_v1": lambda: MobileNetV1(0.25, lambda channels: SqueezeExcitation(channels, 4)),
     "mobilenet_v2": lambda: MobileNetV2(0.25, CoordinateAttention, last_conv=True, tap_expansion=True),
     "mobilenext": lambda: MobileNeXt(0.25),

@@ -11,7 +11,17 @@ from torch.nn import functional as F
 
 from attention.diagonality import diagonality_loss
 from attention.lavit import LessAttention, VanillaAttention
-from backbones import Classifier, LaViT, classifier, lavit_b, lavit_s, lavit_t, load_weights, published_figures
+from backbones import (
+    Classifier,
+    LaViT,
+    LessSwin,
+    classifier,
+    lavit_b,
+    lavit_s,
+    lavit_t,
+    load_weights,
+    published_figures,
+)
 from tasks.profile.counting import count_macs
 from tests.selection import mostly_slow
 
@@ -26,6 +36,7 @@ TINY = {
     "image_size": 64,
     "drop_path": 0.0,
 }
+SWIN = {"embed_channels": 32, "depths": (2, 1, 2, 1), "vanilla": (1, 1, 1, 1), "window": 4, "drop_path": 0.0}
 DEEP = {**TINY, "depths": (1, 2, 4, 4), "vanilla": (2, 3)}
 
 SIZES = {  # of the classifiers: parameters, multiply-accumulates at 224; parameters with four normalisations
@@ -287,6 +298,17 @@ def test_auxiliary_loss_is_the_diagonality_of_less_attention():
     loss.backward()
     assert network.blocks[2][1].attn.theta.weight.grad.any() and network.blocks[2][0].attn.q.weight.grad.any()
     assert network.blocks[3][1].mlp.fc1.weight.grad is None
+
+
+@pytest.mark.parametrize("build", [lambda **more: LaViT(**TINY, **more), lambda **more: LessSwin(**SWIN, **more)])
+def test_auxiliary_loss_has_weights_of_its_parts_and_a_margin(build):
+    options = {"diagonality": 0.25, "diagonality_parts": (2.0, 0.5), "diagonality_margin": 0.3}
+    network = randomised(build(**options)).train()
+    _, scores = less_attention_scores(network, torch.randn(1, 3, 64, 64, dtype=torch.float64))
+    losses = [diagonality_loss(each, 0.3, parts=(2.0, 0.5)) for each in scores]
+    torch.testing.assert_close(network.auxiliary_loss(), 0.25 * sum(losses))
+    with pytest.raises(ValueError, match=r"diagonality_parts=\(-1.0, 1.0\) would reward"):
+        build(diagonality_parts=(-1.0, 1.0))
 
 
 def test_auxiliary_loss_leaves_tokens_out_that_fill_up_windows():

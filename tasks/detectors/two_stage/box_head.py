@@ -6,6 +6,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, TwoMLPH
 
 from attention.base import check_at_least
 from tasks.class_tensors import ClassRows
+from tasks.detectors.head_operators import NO_OPERATORS, Operators, mix_convolutions, of_boxes
 from tasks.detectors.two_stage.convention import Convention, Regressors
 from tasks.detectors.two_stage.options import BoxHeadOptions
 from tasks.precision import precise
@@ -50,9 +51,18 @@ class BoxHead(nn.Module):
         num_classes: K, without background.
         convention: What torchvision and MMDetection do differently.
         options: Everything else.
+        operators: In place of the convolutions, and behind them; without convolutions the refinement of the pooled
+            features.
     """
 
-    def __init__(self, channels: int, num_classes: int, convention: Convention, options: BoxHeadOptions) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        convention: Convention,
+        options: BoxHeadOptions,
+        operators: Operators = NO_OPERATORS,
+    ) -> None:
         super().__init__()
         check_at_least(0, convs=options.convs)
         check_at_least(1, fcs=options.fcs, fc_channels=options.fc_channels, pooled=options.pooled)
@@ -71,6 +81,11 @@ class BoxHead(nn.Module):
         self.cls_score = nn.Linear(options.fc_channels, self.classes.count)
         self.bbox_pred = nn.Linear(options.fc_channels, 4 * self.regressors.count)
         self._initialise()
+        if operators.head_mixer is not None:
+            mix_convolutions(self.layers, operators.head_mixer)
+        self.refine: nn.Module = nn.Identity()
+        if operators.head_attention is not None:
+            self.refine = operators.head_attention(options.conv_channels if options.convs else channels)
 
     def _initialise(self) -> None:
         """As both libraries' first models: small logits and smaller offsets."""
@@ -84,9 +99,18 @@ class BoxHead(nn.Module):
 
     def forward(self, pooled: Tensor) -> tuple[Tensor, Tensor]:
         """From pooled features (N, C, side, side) to logits (N, K + 1) and offsets (N, regressors, 4), in float32."""
-        features = self.layers(pooled)
+        features = of_boxes(self._features, pooled)
         offsets = precise(self.bbox_pred(features))
         return precise(self.cls_score(features)), offsets.view(-1, self.regressors.count, 4)
+
+    def _features(self, pooled: Tensor) -> Tensor:
+        """From pooled features to those (N, F) that the last layers read."""
+        if isinstance(self.layers, TwoMLPHead):
+            flat: Tensor = self.layers(self.refine(pooled))
+            return flat
+        for layer in self.layers.children():
+            pooled = layer(self.refine(pooled) if isinstance(layer, nn.Flatten) else pooled)
+        return pooled
 
     def offsets_of(self, offsets: Tensor, labels: Tensor) -> Tensor:
         """Of offsets (N, regressors, 4) those (N, 4) of labels (N,) 0..K-1."""

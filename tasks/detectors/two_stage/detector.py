@@ -10,6 +10,7 @@ from backbones import Backbone
 from tasks.batch import Batch
 from tasks.class_tensors import ClassRows
 from tasks.detectors.base import Detections, Detector
+from tasks.detectors.head_operators import NO_OPERATORS, Operators
 from tasks.detectors.instance_masks import encode_masks
 from tasks.detectors.pyramid import FeaturePyramid
 from tasks.detectors.two_stage.box_head import BoxHead
@@ -49,6 +50,7 @@ class TwoStageDetector(Detector):
         limits: Score that detections exceed, IoU above which the weaker of two is dropped, and detections of an image.
         mask_head: Options of the mask heads; None for boxes alone.
         stages: The stages of a cascade, which has other defaults and names its losses by stage; None for one stage.
+        operators: What stands in the pyramid and the heads.
     """
 
     neck: FeaturePyramid
@@ -69,11 +71,21 @@ class TwoStageDetector(Detector):
         limits: tuple[float, float, int],
         mask_head: MaskHeadOptions | None = None,
         stages: CascadeOptions | None = None,
+        operators: Operators = NO_OPERATORS,
     ) -> None:
         super().__init__()
         habits = find_convention(convention)
         norm = nn.BatchNorm2d if pyramid_norm else None
-        self.neck = FeaturePyramid(backbone, channels, STRIDES[0], 2 * STRIDES[-1], "max_pool", norm=norm)
+        self.neck = FeaturePyramid(
+            backbone,
+            channels,
+            STRIDES[0],
+            2 * STRIDES[-1],
+            "max_pool",
+            norm=norm,
+            mixer=operators.pyramid_mixer,
+            attention=operators.pyramid_attention,
+        )
         if not self.neck.simple and list(backbone.strides) != STRIDES:
             raise ValueError(
                 f"the backbone has strides {backbone.strides}, {type(self).__name__} needs 4, 8, 16 and 32; choose "
@@ -82,17 +94,18 @@ class TwoStageDetector(Detector):
         self.normalization = Normalization()
         self.backbone = backbone
         self.convention, self.num_classes, self.ignore_crowds = habits, num_classes, ignore_crowds
-        self.rpn = RegionProposals(channels, self.neck.scales, habits, rpn, stages is not None, ignore_crowds)
+        cascade = stages is not None
+        self.rpn = RegionProposals(channels, self.neck.scales, habits, rpn, cascade, ignore_crowds, operators)
         # An object's best proposal is its own even if another object fits it better: MMDetection's Mask R-CNN alone.
         single_with_masks = mask_head is not None and stages is None
         low_quality: LowQuality = habits.second_stage_low_quality if single_with_masks else "none"
         self.stages = make_stages(stages, box_head, habits, low_quality)
         self.box_pooling = RoIPooling(STRIDES, box_head.pooled, habits)
-        self.box_heads = nn.ModuleList(BoxHead(channels, num_classes, habits, box_head) for _ in self.stages)
+        self.box_heads = nn.ModuleList(BoxHead(channels, num_classes, habits, box_head, operators) for _ in self.stages)
         self.mask_heads = nn.ModuleList()
         if mask_head is not None:
             self.mask_pooling = RoIPooling(STRIDES, mask_head.pooled, habits)
-            self.mask_heads.extend(MaskHead(channels, num_classes, habits, mask_head) for _ in self.stages)
+            self.mask_heads.extend(MaskHead(channels, num_classes, habits, mask_head, operators) for _ in self.stages)
         self.rules = DetectionRules(*limits, habits.smallest_detection)
 
     def forward(self, batch: Batch) -> Losses | Detections:

@@ -7,6 +7,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import roi_align
 
 from attention.base import check_at_least
+from tasks.detectors.head_operators import NO_OPERATORS, Operators, mix_convolutions, of_boxes
 from tasks.detectors.two_stage.box_head import ClassColumns
 from tasks.detectors.two_stage.convention import Convention
 from tasks.detectors.two_stage.options import MaskHeadOptions
@@ -21,19 +22,31 @@ class MaskHead(nn.Module):
         num_classes: K, without background.
         convention: What torchvision and MMDetection do differently.
         options: Everything else.
+        operators: In place of the convolutions, and behind the last of them.
     """
 
-    def __init__(self, channels: int, num_classes: int, convention: Convention, options: MaskHeadOptions) -> None:
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        convention: Convention,
+        options: MaskHeadOptions,
+        operators: Operators = NO_OPERATORS,
+    ) -> None:
         super().__init__()
         check_at_least(1, convs=options.convs, channels=options.channels, pooled=options.pooled)
         self.masks = ClassColumns(num_classes, options.masks or convention.regressors, convention.background_first)
         norm = nn.BatchNorm2d if options.norm else None
         self.layers = MaskRCNNHeads(channels, [options.channels] * options.convs, 1, norm)
+        if operators.head_mixer is not None:
+            mix_convolutions(self.layers, operators.head_mixer)
+        if operators.head_attention is not None:
+            self.layers.append(operators.head_attention(options.channels))
         self.predictor = MaskRCNNPredictor(options.channels, options.channels, self.masks.count)
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """Logits (N, 2 side, 2 side) of the masks of labels (N,) 0..K-1, from pooled features (N, C, side, side)."""
-        logits: Tensor = precise(self.predictor(self.layers(pooled)))
+        logits: Tensor = precise(self.predictor(of_boxes(self.layers, pooled)))
         return logits[torch.arange(len(labels), device=labels.device), self.masks.of_labels(labels)]
 
 

@@ -9,6 +9,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from tasks.detectors.crowds import inside_crowds
+from tasks.detectors.head_operators import NO_OPERATORS, Operators, mix_convolutions
 from tasks.detectors.two_stage.anchors import Anchors, Size
 from tasks.detectors.two_stage.assignment import Assignment
 from tasks.detectors.two_stage.box_coding import BoxCoding
@@ -64,6 +65,7 @@ class RegionProposals(nn.Module):
         options: Everything else.
         cascade: Whether a cascade follows, for which MMDetection has other defaults.
         ignore_crowds: Whether anchors in crowd regions are ignored in training.
+        operators: In place of the head's 3x3 convolutions, and behind the last of them; the same for all levels.
     """
 
     def __init__(
@@ -74,10 +76,15 @@ class RegionProposals(nn.Module):
         options: RPNOptions,
         cascade: bool,
         ignore_crowds: bool,
+        operators: Operators = NO_OPERATORS,
     ) -> None:
         super().__init__()
         self.anchors = Anchors(strides, options.anchor_scale, options.ratios, convention)
         self.head = RPNHead(channels, self.anchors.per_cell, options.convs)
+        if operators.head_mixer is not None:
+            mix_convolutions(self.head.conv, operators.head_mixer)
+        if operators.head_attention is not None:
+            self.head.conv.append(operators.head_attention(channels))
         self.convention, self.options, self.ignore_crowds = convention, options, ignore_crowds
         self.coding = BoxCoding((1.0, 1.0, 1.0, 1.0), convention.clip_shrinking)
         self.assignment = Assignment(
