@@ -47,6 +47,7 @@ from tasks.run.table import CSVMetrics
 from tasks.run.trainer_options import refuse_trainer_options
 from tasks.run.wandb_run import WandbRun, make_wandb_run
 from tasks.run_options import add_run_options
+from tasks.saved_data import with_checkpoint
 from tasks.task_options import TaskOptions, saved_options
 from tasks.weights import describe_weights_classes, read_checkpoint
 
@@ -204,8 +205,8 @@ class VisionCLI(LightningCLI):
         return request
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Remembers the arguments, with the files of named parts in place of their names."""
-        self._arguments = with_files(sys.argv[1:] if args is None else args)
+        """Remembers the arguments, with the files of named parts, and what a checkpoint alone says, in their places."""
+        self._arguments = with_checkpoint(with_files(sys.argv[1:] if args is None else args), self.name)
         super().parse_arguments(parser, self._arguments)
 
     def _plain(self, config: Any) -> dict[str, Any]:
