@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tasks.inference import load
+    from tasks.training import fit, train
 
-__all__ = ["load"]
-_HOMES = {"load": "tasks.inference"}
+__all__ = ["fit", "load", "train"]
+_HOMES = {"load": "tasks.inference", "fit": "tasks.training", "train": "tasks.training"}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,14 +7,22 @@ from tasks.command_line import run
 from tasks.detection import DetectionTask
 
 
+def command_line(args: list[str] | None = None) -> VisionCLI:
+    """Carries the command out; what ends it before its end is raised.
+
+    Args:
+        args: Arguments; default: those of the process.
+    """
+    return VisionCLI("detect", DetectionTask, COCO, {"pictures": DetectionPictures}, DetectionWriter, args)
+
+
 def main(args: list[str] | None = None) -> None:
     """Runs the command line.
 
     Args:
         args: Arguments; default: those of the process.
     """
-    reports = {"pictures": DetectionPictures}
-    run(lambda: VisionCLI("detect", DetectionTask, COCO, reports, DetectionWriter, args))
+    run(lambda: command_line(args))
 
 
 if __name__ == "__main__":

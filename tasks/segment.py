@@ -7,14 +7,22 @@ from tasks.command_line import run
 from tasks.segmentation import SegmentationTask
 
 
+def command_line(args: list[str] | None = None) -> VisionCLI:
+    """Carries the command out; what ends it before its end is raised.
+
+    Args:
+        args: Arguments; default: those of the process.
+    """
+    return VisionCLI("segment", SegmentationTask, ADE20K, {"pictures": SegmentationPictures}, LabelMapWriter, args)
+
+
 def main(args: list[str] | None = None) -> None:
     """Runs the command line.
 
     Args:
         args: Arguments; default: those of the process.
     """
-    reports = {"pictures": SegmentationPictures}
-    run(lambda: VisionCLI("segment", SegmentationTask, ADE20K, reports, LabelMapWriter, args))
+    run(lambda: command_line(args))
 
 
 if __name__ == "__main__":
