@@ -201,7 +201,7 @@ def load(
 
 
 def _built_task(content: dict[str, Any], path: str | Path) -> VisionTask:
-    """The task of a checkpoint, as its run has built it, but not compiled."""
+    """The task of a checkpoint, as its run has built it, but not compiled, and whatever metric its headline was of."""
     options = content.get("hyper_parameters", {})
     kind = next((kind for kind in (DetectionTask, SegmentationTask) if _main(kind) in options), None)
     if kind is None or "backbone" not in options:
@@ -210,7 +210,7 @@ def _built_task(content: dict[str, Any], path: str | Path) -> VisionTask:
             "tasks.load(checkpoint, task=...)"
         )
     saved = saved_options(content, path, kind.options_class)
-    plain = saved | arguments_without_weights(saved) | {"compile_backbone": False}
+    plain = saved | arguments_without_weights(saved) | {"compile_backbone": False, "headline": None}
     return kind(build_options(kind.options_class, plain))
 
 
