@@ -61,7 +61,7 @@ class Predictor(Generic[Found]):
         self.read_file = data.read_image
         with helpful_output():
             self.fabric = _fabric(device, precision)
-            self.module = self.fabric.setup_module(task.eval())
+            self.fabric.setup_module(task.eval())
 
     @property
     def class_names(self) -> list[str]:
@@ -111,14 +111,14 @@ class Predictor(Generic[Found]):
         dataset = data.image_dataset(given.paths)
         samples = [dataset[SampleKey(0, place, False)] for place in range(len(images))]
         batch = self.fabric.to_device(data.collate(samples, training=False))
-        with torch.inference_mode(), without_subnormals():
+        with torch.inference_mode(), without_subnormals(), self.fabric.autocast():
             found = self._predict(batch)
         for place, path in enumerate(given.paths):
             height, width = batch["targets"][place]["original_size"].tolist()
             yield self._result(found, place, image=str(path), size=(height, width), read_pixels=partial(given, path))
 
     def _predict(self, batch: Batch) -> Any:
-        return self.module.predict_step(batch, 0)
+        return self.task.predict_step(batch, 0)
 
     @abstractmethod
     def _result(self, found: Any, place: int, **facts: Any) -> Found:
@@ -223,5 +223,5 @@ def _fabric(device: str, precision: str) -> Fabric:
     name, _, number = device.partition(":")
     try:
         return Fabric(accelerator=name, devices=[int(number)] if number else 1, precision=precision)
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise TaskError(f"device is {device!r}, expected auto, cpu, or a GPU of this machine such as cuda:0") from error
