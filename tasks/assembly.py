@@ -77,8 +77,12 @@ def make_plugins(given: Any, start: RunStart | None, job: Job) -> list[Any]:
     files = CheckpointFiles()
     files.lock = None if start is None else start.lock
     cluster = cluster_environment(job)
-    own = list(given) if isinstance(given, Sequence) else [] if given is None else [given]
-    return [*own, files, *([] if cluster is None else [cluster])]
+    return [*listed(given), files, *([] if cluster is None else [cluster])]
+
+
+def listed(given: Any) -> list[Any]:
+    """What a user gives as one object, several, or None."""
+    return list(given) if isinstance(given, Sequence) else [] if given is None else [given]
 
 
 def take_over(trainer: Trainer, life: RunLife | None) -> None:

@@ -219,11 +219,14 @@ class VisionTask(pl.LightningModule):
             TaskError: The file is no checkpoint of this task, or names foreign code as a part of its model.
         """
         checkpoint = read_checkpoint(checkpoint_path)
+        saved: dict[str, Any] = {}
         if "options" not in kwargs:
             saved = saved_options(checkpoint, checkpoint_path, cls.options_class)
             kwargs["options"] = build_options(cls.options_class, saved | arguments_without_weights(saved))
         own = {"weights_only": True, "_instantiator": None}  # the latter is what format 1 was built with
-        return super().load_from_checkpoint(checkpoint_path, *args, **own | kwargs)
+        task = super().load_from_checkpoint(checkpoint_path, *args, **own | kwargs)
+        task.saved_options = saved or task.saved_options  # for the next checkpoint
+        return task
 
 
 def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:

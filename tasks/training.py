@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from datamodules import VisionDataModule
 from datamodules.described import describe
 from tasks import detect, segment
-from tasks.assembly import LOG_EVERY, go_on, make_life, make_plugins, take_over, training_callbacks
+from tasks.assembly import LOG_EVERY, go_on, listed, make_life, make_plugins, take_over, training_callbacks
 from tasks.base import VisionTask
 from tasks.callbacks import choose_progress
 from tasks.command_line import run_within
@@ -136,7 +136,7 @@ def _train(
                 default_root_dir=start.folder,
                 logger=loggers,
                 callbacks=[
-                    *_listed(given.get("callbacks")),
+                    *listed(given.get("callbacks")),
                     choose_progress(log_every),
                     SavedConfig(text, "fit", start.start.continues),
                     RunSummary(request.task, "fit", data.seed, "none", options.keep_evaluation, clock),
@@ -197,10 +197,6 @@ def _shown(value: object) -> Any:
     if isinstance(value, Path):
         return str(value)
     return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _listed(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, Sequence) else [] if given is None else [given]
 
 
 def _text(value: object) -> str:
