@@ -84,7 +84,8 @@ def with_checkpoint(arguments: Sequence[str], task: str) -> list[str]:
         TaskError: The checkpoint does not say it, or there are no images to predict on.
     """
     path = _value_of("--ckpt_path", arguments)
-    if arguments[:1] != ["predict"] or path is None or not Path(path).is_file() or _value_of("--config", arguments):
+    configured = any(word == "-c" or word.partition("=")[0] == "--config" for word in arguments)
+    if arguments[:1] != ["predict"] or path is None or not Path(path).is_file() or configured:
         return [*arguments]
     if _value_of("--data.images", arguments) is None and _value_of("--data.root", arguments) is None:
         raise TaskError(f"{path} alone says nothing of images; give --data.images, such as 'photos/*.jpg'")

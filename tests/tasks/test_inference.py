@@ -221,6 +221,21 @@ def test_mistakes_are_one_line(alone: Callable[[str], Path], fails: Callable[...
         tasks.load("gone.ckpt")
 
 
+@pytest.mark.parametrize(
+    ("task", "options", "words"),
+    [
+        ("detect", [], "detect.ckpt alone says nothing of images; give --data.images, such as 'photos/*.jpg'"),
+        ("segment", ["--data.images=x.jpg"], "detect.ckpt is the checkpoint of another task"),
+    ],
+)
+def test_a_command_says_what_a_checkpoint_alone_lacks(
+    task: str, options: list[str], words: str, alone: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        MAINS[task](["predict", f"--ckpt_path={alone('detect')}", *options])
+    assert ended.value.code == 2 and capsys.readouterr().err.splitlines()[-1].startswith(f"error: {words}")
+
+
 def test_a_data_module_is_what_the_checkpoint_says(alone: Callable[[str], Path]) -> None:
     data = tasks.load(alone("segment"), device="cpu").data
     assert type(data) is ADE20K and type(data.pipeline) is RandomRatioCrop and data.pipeline.shorter == 96
