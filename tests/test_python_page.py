@@ -71,6 +71,18 @@ def test_the_blocks_run_in_order(workplace: Path) -> None:
     assert compared.returncode == 0 and "objects" in compared.stdout, compared.stderr
 
 
+LOADS = """
+import sys, tasks, numpy
+for part in range(2):
+    try:
+        print(type(tasks.load(sys.argv[1]).predict(numpy.full((40, 60, 3), 9, numpy.uint8))).__name__)
+    except ValueError as error:
+        assert "imported before" in str(error), error
+        print("refused")
+    import my_gate, my_backbone, my_head, my_data, my_detector
+"""
+"""A checkpoint imports nothing by itself; what it names is imported before."""
+
 EXPECTED = {
     "gate": {"attention": "ChannelScale"},
     "own": {"backbone": "FiveConvolutions", "head": "PointwiseHead", "data": "Scenes", "classes": 9},
@@ -88,6 +100,9 @@ def test_the_commands_run_with_the_files_of_the_page(words: list[str], workplace
     assert code == 0, output
     found = summary_of(workplace / "runs" / task / name)
     assert {key: found[key] for key in EXPECTED[name]} == EXPECTED[name]
+    loaded = python(workplace, "-c", LOADS, str(workplace / "runs" / task / name / "checkpoints/best.ckpt"))
+    assert loaded.returncode == 0, loaded.stderr[-2000:]
+    assert loaded.stdout.split() == ["refused", "LabelMap" if task == "segment" else "FoundObjects"]
 
 
 def test_a_metric_of_ones_own(workplace: Path) -> None:
@@ -95,27 +110,3 @@ def test_a_metric_of_ones_own(workplace: Path) -> None:
     assert ended.returncode == 0, ended.stderr[-2000:]
     found = summary_of(workplace / "runs/detect/counts")
     assert isinstance(found["val/count_error"], float) and "val/mAP" in found
-
-
-def test_a_checkpoint_names_classes_of_ones_own(workplace: Path) -> None:
-    """They are imported before; a checkpoint alone imports nothing."""
-    checkpoints = {name: workplace / f"runs/{task}/{name}/checkpoints/best.ckpt" for name, task in OWN.items()}
-    if not all(checkpoint.exists() for checkpoint in checkpoints.values()):
-        pytest.skip("the commands have not run in this process")
-    ended = python(workplace, "-c", LOADS, *map(str, checkpoints.values()))
-    assert ended.returncode == 0, ended.stderr[-2000:]
-    assert ended.stdout.split() == ["refused"] * 3 + ["FoundObjects", "LabelMap", "FoundObjects"]
-
-
-OWN = {"gate": "detect", "own": "segment", "points": "detect"}
-LOADS = """
-import sys, tasks, numpy
-for part in range(2):
-    for path in sys.argv[1:]:
-        try:
-            print(type(tasks.load(path).predict(numpy.full((40, 60, 3), 9, numpy.uint8))).__name__)
-        except ValueError as error:
-            assert "imported before" in str(error), error
-            print("refused")
-    import my_gate, my_backbone, my_head, my_data, my_detector
-"""
