@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.described import describe
 from datamodules.epoch_plan import StepLayout
 from datamodules.epoch_progress import EpochProgress
 from datamodules.errors import DataError
@@ -95,7 +96,7 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         self.images = images
         self.seed = seed
         self.follow_links, self.recursive, self.orientation = follow_links, recursive, orientation
-        self.largest_grey = largest_grey
+        self.max_pixels, self.largest_grey = max_pixels, largest_grey
         self.read_image: ReadImage = partial(
             read_image, orientation=orientation, max_pixels=max_pixels, largest_grey=largest_grey
         )
@@ -150,6 +151,22 @@ class VisionDataModule(pl.LightningDataModule, ABC):
     def sample_groups(self) -> list[int] | None:
         """Group of each training sample, where the samples of a step should be of one group."""
         return None
+
+    def prediction_options(self) -> dict[str, Any]:
+        """The arguments by which another one of this class predicts alike, where there is no data set.
+
+        A subclass adds what it needs besides; what its constructor does not take is left out.
+        """
+        names = ("pipeline", "val_batch_size", "orientation", "max_pixels", "largest_grey")
+        return {"root": ".", **{name: getattr(self, name) for name in names if hasattr(self, name)}}
+
+    def for_prediction(self) -> dict[str, Any]:
+        """What a checkpoint keeps of this data module: its class and `prediction_options`, as plain data.
+
+        Raises:
+            DataError: They are no plain data.
+        """
+        return describe(self, self.prediction_options())
 
     @abstractmethod
     def collate(self, samples: list[Any], training: bool) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import albumentations as A
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from datamodules.base import VisionDataModule
 from datamodules.class_names import ClassList, match_classes, renumbering
@@ -289,13 +289,19 @@ class COCO(VisionDataModule):
         sizes = self._training.sizes[self.training_images]
         return [int(portrait) for portrait in sizes[:, 0] > sizes[:, 1]]
 
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The given images, or else the validation split; says which ids the former have."""
+        loader = super().predict_dataloader()
+        if self.images is not None:
+            rank_zero_info(loader.dataset.id_source)  # type: ignore[attr-defined]
+        return loader
+
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
-        """Images without annotations; says which ids they have."""
+        """Images without annotations."""
         splits = [(self.val_images, self.val_annotations), (self.train_images, self.train_annotations)]
         if self.test_images is not None and self.test_annotations is not None:
             splits.append((self.test_images, self.test_annotations))
         ids = find_image_ids(paths, [(self.root / images, self.root / file) for images, file in splits])
-        rank_zero_info(ids.source)
         return ImageDataset(paths, self.pipeline.evaluation(), ids, self.read_image)
 
     def collate(self, samples: list[Sample], training: bool) -> dict[str, Any]:

@@ -26,6 +26,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         ids: Their ids. Default: the numbers of their names, or a count.
         read: Decodes an image.
         views: Transforms of the sizes in which the model looks at an image, where it is more than one.
+
+    Attributes:
+        id_source: Where the ids are from, in one line.
     """
 
     def __init__(
@@ -37,7 +40,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         views: Sequence[A.BasicTransform] = (),
     ) -> None:
         self.paths, self.transforms, self.read = paths, A.Compose(transforms), read
-        self.image_ids, _, self.sizes = ids or find_image_ids(paths)
+        self.image_ids, self.id_source, self.sizes = ids or find_image_ids(paths)
         self.views = views
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ other format, goes to Pillow. Which of the two it is depends on the file alone.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import simplejpeg
@@ -109,10 +109,28 @@ def _read_jpeg(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | 
 
 def _read_any(path: Path, max_pixels: int, largest_grey: int | None) -> NDArray[np.uint8]:
     with _open("image", path, "check the images folder or the file_name in the json", max_pixels) as image:
-        if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-            grey = _scaled(np.asarray(image), path, largest_grey or 2 ** _bits(image) - 1)
-            return np.repeat(grey[:, :, None], 3, axis=2)
-        return np.asarray(image.convert("RGB"))
+        return pixels_of(image, path, largest_grey)
+
+
+def pixels_of(image: Image.Image, name: object, largest_grey: int | None = None) -> NDArray[np.uint8]:
+    """The pixels (H, W, 3) of a picture of any mode, as `read_image` gives them.
+
+    Args:
+        image: The picture.
+        name: What messages call it.
+        largest_grey: Grey level of images of more than 8 bits that becomes 255.
+
+    Raises:
+        DataError: Its grey levels are no integers 0..65535.
+    """
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return grey_as_rgb(scaled(np.asarray(image), name, largest_grey or 2 ** _bits(image) - 1))
+    return np.asarray(image.convert("RGB"))
+
+
+def grey_as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Grey levels (H, W) as pixels (H, W, 3)."""
+    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | NDArray[np.uint16]:
@@ -170,11 +188,15 @@ def _bits(image: Image.Image) -> int:
     return int(getattr(image, "tag_v2", {}).get(_TIFF_BITS_PER_SAMPLE, (_GREY_BITS,))[0]) % 32 or _GREY_BITS
 
 
-def _scaled(pixels: NDArray[np.generic], path: Path, largest: int) -> NDArray[np.uint8]:
-    """Grey levels 0..largest as 0..255, each step of equal width."""
+def scaled(pixels: NDArray[Any], name: object, largest: int) -> NDArray[np.uint8]:
+    """Grey levels 0..largest as 0..255, each step of equal width.
+
+    Raises:
+        DataError: They are no integers 0..65535.
+    """
     if pixels.dtype.kind == "f" or pixels.min() < 0 or pixels.max() > 65535:
         raise DataError(
-            f"image {path} has {pixels.dtype} grey levels {pixels.min()}..{pixels.max()}, expected integers 0..65535; "
+            f"image {name} has {pixels.dtype} grey levels {pixels.min()}..{pixels.max()}, expected integers 0..65535; "
             "convert it to 8 or 16 bit"
         )
     return (pixels.astype(np.uint32) * 256 // (largest + 1)).clip(max=255).astype(np.uint8)

@@ -135,7 +135,6 @@ class LabelMasks(VisionDataModule):
             strict=strict,
             on_corrupt=on_corrupt,
         )
-        self.max_pixels = max_pixels
         if sum((first_value != 0, values is not None, colours is not None)) > 1:
             raise DataError("first_value, values and colours say the same in three ways; give one of them")
         if colours is not None and ignored is not None:
@@ -171,6 +170,8 @@ class LabelMasks(VisionDataModule):
     def class_mapping(self) -> str | None:
         """One sentence where the masks number the classes differently from the model, or None."""
         if self.listed_names is None:
+            if self.images is not None:  # no masks are read
+                return None
             return f"{self.root} has no {self.class_list}: its masks are taken to number the classes as the model does"
         data = ClassList(str(self.root), self.listed_names)
         return renumbering(data, self._labels, self.mask_values.first_values())
@@ -293,6 +294,11 @@ class LabelMasks(VisionDataModule):
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
         """Images without annotations."""
         return ImageDataset(paths, self.pipeline.evaluation(), read=self.read_image, views=self.pipeline.views())
+
+    def prediction_options(self) -> dict[str, Any]:
+        """Those of every data module, and the colours in which classes are drawn."""
+        own = {"train": self.train, "val": self.val, "classes": self.class_names, "colours": self.class_colours}
+        return super().prediction_options() | own
 
     def _split(self, files: MaskFiles, transforms: list[A.BasicTransform], training: bool) -> LabelMaskDataset:
         paths, masks = self._pairs(files)

@@ -53,11 +53,17 @@ def exif_orientation(path: Path) -> int:
         number = _of_jpeg(head) if head.startswith(_START) else None
         if number is None:
             with Image.open(path) as image:
-                # Not the method of PNG files, which decodes all of the picture to look behind it.
-                known = Image.Image.getexif(image) if image.format != "TIFF" else {}
-                number = known.get(ExifTags.Base.Orientation, 1)
+                return orientation_of(image)
     except Exception:  # Pillow raises almost anything; whether the file can be decoded is not asked here
         return 1
+    return int(number) if number in _TURNS else 1
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The same of an opened picture."""
+    # Not the method of PNG files, which decodes all of the picture to look behind it.
+    known = Image.Image.getexif(image) if image.format != "TIFF" else {}
+    number = known.get(ExifTags.Base.Orientation, 1)
     return int(number) if number in _TURNS else 1
 
 

@@ -17,6 +17,9 @@ from datamodules.zoom_and_crop import ZoomAndCrop
 class Pipeline(ABC):
     """What happens to an image between the file and the batch, apart from normalisation.
 
+    Every argument of a constructor stays under its name, so that checkpoints can say how images are prepared
+    (`datamodules/described.py`).
+
     Attributes:
         image_size: Height and width of a typical network input.
         frame: Height and width that every image of a batch is padded to, or None to pad to the largest of the batch.
@@ -153,7 +156,7 @@ class FixedSize(DetectionPipeline):
         _check_positive(height=height, width=width)
         _check_range("scale", scale)
         _check_share("flip", flip)
-        self.frame = self.image_size = (height, width)
+        self.height, self.width = self.frame = self.image_size = (height, width)
         self.scale, self.keep_ratio, self.flip, self.photometric = scale, keep_ratio, flip, photometric
 
     def training(self) -> list[A.BasicTransform]:
@@ -190,7 +193,7 @@ class SSDCrop(DetectionPipeline):
         _check_positive(height=height, width=width)
         _check_share("zoom_out", zoom_out)
         _check_share("flip", flip)
-        self.frame = self.image_size = (height, width)
+        self.height, self.width = self.frame = self.image_size = (height, width)
         self.zoom_out, self.flip, self.photometric = zoom_out, flip, photometric
 
     def training(self) -> list[A.BasicTransform]:
@@ -242,7 +245,7 @@ class RandomRatioCrop(SegmentationPipeline):
         _check_share("max_share", max_share)
         self.longest, self.shorter, self.ratio, self.max_share = longest, shorter, ratio, max_share
         self.flip, self.photometric, self.test_ratios, self.test_resize = flip, photometric, test_ratios, test_resize
-        self.frame = self.image_size = frame
+        self.crop = self.frame = self.image_size = frame
 
     def training(self) -> list[A.BasicTransform]:
         """Resize and crop, flip, colour."""

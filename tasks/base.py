@@ -24,7 +24,7 @@ from tasks.run.length import images_per_step, require_end
 from tasks.same_network import require_same_network
 from tasks.task_options import TaskOptions, build_options, saved_options
 from tasks.validation_loss import ValidationLosses
-from tasks.weights import FORMAT, FORMAT_KEY, arguments_without_weights, load_model_weights, read_checkpoint
+from tasks.weights import DATA_KEY, FORMAT, FORMAT_KEY, arguments_without_weights, load_model_weights, read_checkpoint
 
 Predictions = list[Any]
 
@@ -192,9 +192,15 @@ class VisionTask(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the options, but for weights to start from: a checkpoint has weights of its own."""
+        """Adds the options, but for weights to start from, and what prediction needs of the data module."""
         checkpoint[FORMAT_KEY] = FORMAT
-        checkpoint["hyper_parameters"] = {**self.saved_options, "weights": None}
+        checkpoint["hyper_parameters"] = {**self.saved_options, "weights": None}  # it has weights of its own
+        data = None if self._trainer is None else self.trainer.datamodule
+        if data is not None and hasattr(data, "for_prediction"):
+            try:
+                checkpoint[DATA_KEY] = data.for_prediction()
+            except ValueError as error:  # a part of a user's own; training goes on without
+                checkpoint[DATA_KEY] = {"unknown": str(error)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses the checkpoint of another network in one line.
@@ -213,11 +219,14 @@ class VisionTask(pl.LightningModule):
             TaskError: The file is no checkpoint of this task, or names foreign code as a part of its model.
         """
         checkpoint = read_checkpoint(checkpoint_path)
+        saved: dict[str, Any] = {}
         if "options" not in kwargs:
             saved = saved_options(checkpoint, checkpoint_path, cls.options_class)
             kwargs["options"] = build_options(cls.options_class, saved | arguments_without_weights(saved))
         own = {"weights_only": True, "_instantiator": None}  # the latter is what format 1 was built with
-        return super().load_from_checkpoint(checkpoint_path, *args, **own | kwargs)
+        task = super().load_from_checkpoint(checkpoint_path, *args, **own | kwargs)
+        task.saved_options = saved or task.saved_options  # for the next checkpoint
+        return task
 
 
 def auxiliary_losses(model: nn.Module) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse import lazy_instance
-from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -19,34 +18,35 @@ import attention  # noqa: F401 - imported so that short class names resolve
 import backbones  # noqa: F401
 import datamodules
 import tasks.schedules  # noqa: F401
+from tasks.assembly import LOG_EVERY, go_on, make_life, make_plugins, take_over, training_callbacks
 from tasks.base import VisionTask
-from tasks.callbacks import Performance, PredictionWriter, ReplacedSamples, Report, StepSeed, choose_progress
+from tasks.callbacks import PredictionWriter, Report, choose_progress
 from tasks.detectors.base import learns_masks
 from tasks.errors import MachineError, TaskError
 from tasks.host_options import HostOptions, complete_backbone
 from tasks.precision import refuse_precision
 from tasks.recipe_parts import with_files
 from tasks.refused_options import OptionParser
-from tasks.run.checkpoint_files import BEST, CHECKPOINTS, CheckpointFiles
+from tasks.run import exit_codes
+from tasks.run.checkpoint_files import BEST, CHECKPOINTS
 from tasks.run.checkpoint_options import merge_options
 from tasks.run.clock import RunClock
-from tasks.run.cluster import check_processes, cluster_environment
+from tasks.run.cluster import check_processes
 from tasks.run.ending import Ending
 from tasks.run.facts import recipe_name
 from tasks.run.folder import Request, evaluation_folder
-from tasks.run.guard import NumbersGuard
 from tasks.run.job import current_job
 from tasks.run.life import EvaluationStop, RunLife
 from tasks.run.loggers import assemble_loggers, check_loggers
-from tasks.run.loop import install
 from tasks.run.saved_config import SavedConfig
-from tasks.run.start import RunStart, named_checkpoint
+from tasks.run.start import RunEnded, RunStart, named_checkpoint
 from tasks.run.stop import StopRequests, StopRun, listening
 from tasks.run.summary import RunSummary
 from tasks.run.table import CSVMetrics
 from tasks.run.trainer_options import refuse_trainer_options
-from tasks.run.wandb_run import WandbRun, make_wandb_run
-from tasks.run_options import add_run_options
+from tasks.run.wandb_run import make_wandb_run
+from tasks.run_options import RunOptions, add_run_options
+from tasks.saved_data import with_checkpoint
 from tasks.task_options import TaskOptions, saved_options
 from tasks.weights import describe_weights_classes, read_checkpoint
 
@@ -150,7 +150,7 @@ class VisionCLI(LightningCLI):
             checkpoint = None if chosen is None else Path(chosen)
             if self.run_start.start.finished is not None:
                 rank_zero_info(self.run_start.start.finished)
-                raise SystemExit(0)
+                raise RunEnded(self.run_folder, exit_codes.FINISHED)
         else:
             self.run_folder, checkpoint = evaluation_folder(request, self.job), request.checkpoint
             if self.subcommand != "fit" and checkpoint is None and config.model.weights is None:
@@ -204,8 +204,8 @@ class VisionCLI(LightningCLI):
         return request
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Remembers the arguments, with the files of named parts in place of their names."""
-        self._arguments = with_files(sys.argv[1:] if args is None else args)
+        """Remembers the arguments, with the files of named parts, and what a checkpoint alone says, in their places."""
+        self._arguments = with_checkpoint(with_files(sys.argv[1:] if args is None else args), self.name)
         super().parse_arguments(parser, self._arguments)
 
     def _plain(self, config: Any) -> dict[str, Any]:
@@ -272,10 +272,7 @@ class VisionCLI(LightningCLI):
         for words in (self.datamodule.class_mapping(), self.datamodule.convention() if reads_classes else None):
             if words:
                 rank_zero_info(words)
-        if self.life is not None:
-            install(self.trainer, self.life)
-        # Signals are the run's, not Lightning's: its handler of SIGTERM is a collective call.
-        self.trainer._signal_connector.register_signal_handlers = lambda: None
+        take_over(self.trainer, self.life)
         self._stop_if_asked()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
@@ -283,15 +280,11 @@ class VisionCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         loggers = self._loggers(config)
         callbacks = [*(config.trainer.callbacks or []), *self._callbacks(config, has_logger=bool(loggers))]
-        files = CheckpointFiles()
-        files.lock = None if self.run_start is None else self.run_start.lock
-        given = config.trainer.plugins or []
-        cluster = cluster_environment(self.job)
         trainer = super().instantiate_trainer(
             default_root_dir=self.run_folder,
             logger=loggers,
             callbacks=callbacks,
-            plugins=[*(given if isinstance(given, list) else [given]), files, *([] if cluster is None else [cluster])],
+            plugins=make_plugins(config.trainer.plugins, self.run_start, self.job),
             use_distributed_sampler=False,
             enable_checkpointing=self.life is not None,
             **kwargs,
@@ -313,7 +306,7 @@ class VisionCLI(LightningCLI):
         seed = _integer_seed(config.seed_everything)
         callbacks: list[pl.Callback] = []
         if config.trainer.enable_progress_bar is not False:
-            callbacks.append(choose_progress(config.trainer.log_every_n_steps or 50))
+            callbacks.append(choose_progress(config.trainer.log_every_n_steps or LOG_EVERY))
         if self.subcommand != "fit":
             callbacks.append(EvaluationStop(self.stop))
         if self.subcommand == "predict":
@@ -328,30 +321,14 @@ class VisionCLI(LightningCLI):
         if self.subcommand != "fit":
             return callbacks
         saves = config.trainer.enable_checkpointing is not False and not config.trainer.fast_dev_run
-        self.life = RunLife(
-            self.run_folder / CHECKPOINTS if saves else None,
-            self.model.headline,
-            self.stop,
-            NumbersGuard(self.run_folder, self.name, self.saved_config, config.skip_bad_steps, config.check_every_step),
-            config.save_every_n_steps,
-            config.save_every_n_minutes,
-        )
-        callbacks += [StepSeed(seed), self.life, ReplacedSamples()]
-        if config.ema_decay is not None:
-            callbacks.append(EMAWeightAveraging(decay=config.ema_decay))
-        if has_logger:
-            callbacks += [LearningRateMonitor(), Performance(config.trainer.log_every_n_steps or 50)]
-        return callbacks
+        options, headline = RunOptions.of(config), self.model.headline
+        self.life = make_life(self.name, self.run_folder, headline, self.stop, self.saved_config, options, saves)
+        log_every = (config.trainer.log_every_n_steps or LOG_EVERY) if has_logger else None
+        return callbacks + training_callbacks(self.life, seed, options.ema_decay, log_every)
 
     def before_fit(self) -> None:
         """Lets `metrics.csv` and W&B go on where the checkpoint is."""
-        if self.run_start is None or not self.run_start.start.continues:
-            return
-        table = next((logger for logger in self.trainer.loggers if isinstance(logger, CSVMetrics)), None)
-        rows = None if table is None else table.continue_from(self.run_start.start.step - 1)  # rows count from 0
-        for logger in self.trainer.loggers:
-            if isinstance(logger, WandbRun) and rows:
-                logger.catch_up(rows)
+        go_on(self.trainer, self.run_start)
 
     def after_fit(self) -> None:
         """Says how the run has ended."""

@@ -5,7 +5,8 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -16,6 +17,7 @@ from tasks.run.failures import Failure
 from tasks.run.processes import LEAVE, LocalProcesses
 from tasks.run.wandb_run import finish_wandb
 
+Made = TypeVar("Made")
 QUIET = (
     r"`isinstance\(treespec, LeafSpec\)`",  # between Lightning and PyTorch
     r"Checkpoint directory .* exists and is not empty",  # it belongs to the run that is continued
@@ -60,6 +62,29 @@ def run(cli: Callable[[], object]) -> None:
             print(failure.line(), file=sys.stderr, flush=True)  # noqa: T201
     if exit_code != exit_codes.FINISHED:
         sys.exit(exit_code)
+
+
+def run_within(command: Callable[[], Made]) -> Made:
+    """Runs a command within a program that goes on: as `run` does, but what has ended it is raised.
+
+    Args:
+        command: Function without arguments.
+    """
+    made: list[Made] = []
+    raised: list[BaseException] = []
+
+    def keep() -> None:
+        try:
+            made.append(command())
+        except BaseException as error:
+            raised.append(error)
+            raise
+
+    with suppress(SystemExit):
+        run(keep)
+    if raised:
+        raise raised[0]
+    return made[0]
 
 
 @contextmanager

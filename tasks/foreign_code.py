@@ -44,6 +44,21 @@ def foreign_code(checkpoint: Mapping[str, Any]) -> str | None:
     return None
 
 
+def foreign_class(arguments: Mapping[str, Any], parts: tuple[type, ...], package: str) -> str | None:
+    """The first import path in arguments that is no class of `parts`; only `package` is imported for it.
+
+    Args:
+        arguments: Nested arguments, with classes as import paths.
+        parts: Bases of the classes that may be named.
+        package: The package that they are from; from others only what is imported already.
+    """
+    for path in _import_paths(arguments):
+        found = _find(path, (package,))
+        if not (inspect.isclass(found) and issubclass(found, parts)):
+            return path
+    return None
+
+
 def _import_paths(value: Any, key: str = "") -> Iterator[str]:
     """Texts that would import something, whichever option they belong to."""
     if isinstance(value, Mapping):
@@ -71,12 +86,12 @@ def _is_part_of_a_model(path: str) -> bool:
     return inspect.isfunction(found) and found.__module__.startswith("backbones.zoo.")
 
 
-def _find(path: str) -> Any:
-    """The object behind an import path, or None; imports only from `OWN_PACKAGES`."""
+def _find(path: str, packages: tuple[str, ...] = OWN_PACKAGES) -> Any:
+    """The object behind an import path, or None; imports only from `packages`."""
     names = path.split(".")
     for length in range(len(names) - 1, 0, -1):
         module = ".".join(names[:length])
-        if names[0] in OWN_PACKAGES:
+        if names[0] in packages:
             with suppress(ImportError):
                 importlib.import_module(module)
         if module in sys.modules:

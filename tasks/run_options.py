@@ -1,6 +1,8 @@
-"""Options of the command line that every run has, whatever its task."""
+"""Options that every run has, whatever its task."""
 
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -29,49 +31,36 @@ def add_run_options(parser: LightningArgumentParser) -> None:
     )
     parser.add_class_arguments(HostOptions, "host")
     parser.add_class_arguments(WandbOptions, "wandb")
-    parser.add_argument(
-        "--save_every_n_steps",
-        type=int | None,
-        default=None,
-        help="Optimiser steps between additional writes of last.ckpt within an epoch.",
-    )
-    parser.add_argument(
-        "--save_every_n_minutes",
-        type=float | None,
-        default=30.0,
-        help="Minutes between additional writes of last.ckpt within an epoch.",
-    )
-    parser.add_argument(
-        "--stop_within",
-        type=float,
-        default=25.0,
-        help="Seconds after a stop signal until the process leaves without having reached the end of a step. Less "
-        "than the cluster's grace period (Slurm's KillWait, 30 by default).",
-    )
-    parser.add_argument(
-        "--skip_bad_steps",
-        type=int,
-        default=0,
-        help="Steps with losses or gradients that are not finite that may be skipped one after another before the "
-        "run ends; above 0, every step is checked before it is taken.",
-    )
-    parser.add_argument(
-        "--check_every_step",
-        type=bool,
-        default=False,
-        help="Check before every step that losses and gradients are finite, also on a GPU, where each step then "
-        "waits for the device; otherwise the answer comes a step later, before anything is saved.",
-    )
-    parser.add_argument(
-        "--ema_decay",
-        type=float | None,
-        default=None,
-        help="Average the weights with this decay per step (0.999, say); validation and best.ckpt use the average.",
-    )
-    parser.add_argument(
-        "--keep_evaluation",
-        type=bool,
-        default=True,
-        help="Write evaluation.npz beside the best score: what every image adds to it, which comparisons of runs read "
-        "(about 5 bytes a detection, or 1 kB an image of ADE20K).",
-    )
+    parser.add_class_arguments(RunOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run does around its steps.
+
+    Attributes:
+        save_every_n_steps: Optimiser steps between additional writes of last.ckpt within an epoch.
+        save_every_n_minutes: Minutes between additional writes of last.ckpt within an epoch.
+        stop_within: Seconds after a stop signal until the process leaves without having reached the end of a step. Less
+            than the cluster's grace period (Slurm's KillWait, 30 by default).
+        skip_bad_steps: Steps with losses or gradients that are not finite that may be skipped one after another before
+            the run ends; above 0, every step is checked before it is taken.
+        check_every_step: Check before every step that losses and gradients are finite, also on a GPU, where each step
+            then waits for the device; otherwise the answer comes a step later, before anything is saved.
+        ema_decay: Average the weights with this decay per step (0.999, say); validation and best.ckpt use the average.
+        keep_evaluation: Write evaluation.npz beside the best score: what every image adds to it, which comparisons of
+            runs read (about 5 bytes a detection, or 1 kB an image of ADE20K).
+    """
+
+    save_every_n_steps: int | None = None
+    save_every_n_minutes: float | None = 30.0
+    stop_within: float = 25.0
+    skip_bad_steps: int = 0
+    check_every_step: bool = False
+    ema_decay: float | None = None
+    keep_evaluation: bool = True
+
+    @classmethod
+    def of(cls, config: Any) -> "RunOptions":
+        """Those among the options of a command line."""
+        return cls(**{field.name: config[field.name] for field in fields(cls)})

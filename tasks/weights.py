@@ -27,6 +27,9 @@ FORMAT_KEY, FORMAT = "attndense_format", 3
 """Number of what a checkpoint holds besides Lightning's own: 1 (none is written) has Lightning's constructor arguments
 in `hyper_parameters`, 2 the options of the task, which are the same but for `_instantiator`; 3 names some of them anew
 (`tasks/old_formats.py`)."""
+DATA_KEY = "attndense_data"
+"""Where a checkpoint keeps the class of its data module and the arguments that prediction needs, as `class_path` and
+`init_args`; or under `unknown` why it cannot (`tasks/saved_data.py`)."""
 _OLD_FORMAT = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"  # the pickled number that torch.save began with before PyTorch 1.6
 
 

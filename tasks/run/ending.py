@@ -11,7 +11,7 @@ from tasks.run.life import RunLife
 from tasks.run.loop import steps_left
 from tasks.run.record import Status, read_record
 from tasks.run.resume import SAVED_CONFIG
-from tasks.run.start import RunStart, close_record
+from tasks.run.start import RunEnded, RunStart, close_record
 from tasks.run.stop import StopRun
 
 OUT_OF_TIME = "time limit (--trainer.max_time)"
@@ -33,7 +33,7 @@ class Ending:
         """After `fit` has returned: the run is finished, or its time is over.
 
         Raises:
-            SystemExit: `--trainer.max_time` has ended it before its length.
+            RunEnded: `--trainer.max_time` has ended it before its length.
         """
         if self.start is None or self.life is None:
             return
@@ -44,7 +44,7 @@ class Ending:
             rank_zero_info(line)
         self.start.close()
         if out_of_time:
-            raise SystemExit(exit_codes.TIME_LIMIT)
+            raise RunEnded(self.start.folder, exit_codes.TIME_LIMIT)
 
     def failed(self, error: BaseException) -> None:
         """Whatever has ended the command before its end; it is raised again by the caller."""
@@ -60,7 +60,7 @@ class Ending:
         elif isinstance(error, StopRun):
             self._close("stopped", str(error))
             rank_zero_info(f"{error} at step {self._step()}; {self.life.stop.last_words}")
-            rank_zero_info(f"continue: {self._command('fit')} --resume auto")
+            rank_zero_info(f"continue: {self._command('fit', '--resume auto')}")
         else:
             self._close("failed", _brief(error))
         self.start.close()
@@ -84,7 +84,7 @@ class Ending:
             lines.append(
                 f"--trainer.max_time is over at step {trainer.global_step}, {steps_left(trainer):.0f} are left"
             )
-            lines.append(f"continue: {self._command('fit')} --resume auto --trainer.max_time MORE")
+            lines.append(f"continue: {self._command('fit', '--resume auto --trainer.max_time MORE')}")
         if self.life.folder is None:
             return lines
         if self.life.best_step >= 0:
@@ -92,13 +92,17 @@ class Ending:
             name = self.life.headline.logged()
             lines.append(f"best {name} {self.life.best_score:.4g} at step {self.life.best_step}: {best}")
         which = "best" if self.life.best_step >= 0 else "last"
-        lines.append(f"evaluate: {self._command('validate')} --ckpt_path {which}")
-        lines.append(f"predict:  {self._command('predict')} --ckpt_path {which} --data.images 'FOLDER/*.jpg'")
+        if self.start.request.command:
+            lines.append(f"evaluate: {self._command('validate', f'--ckpt_path {which}')}")
+            images = f"--ckpt_path {which} --data.images 'FOLDER/*.jpg'"
+            lines.append(f"predict:  {self._command('predict', images)}")
         return lines
 
-    def _command(self, subcommand: str) -> str:
+    def _command(self, subcommand: str, options: str) -> str:
         assert self.start is not None
-        return f"python -m tasks.{self.task} {subcommand} --config {self.start.folder / SAVED_CONFIG}"
+        if not self.start.request.command:
+            return "call tasks.train again, with resume='auto'"
+        return f"python -m tasks.{self.task} {subcommand} --config {self.start.folder / SAVED_CONFIG} {options}"
 
     def _step(self) -> int:
         return self.life.saved_at[0] if self.life is not None and self.life.saved_at else 0

@@ -44,6 +44,18 @@ class Start:
     finished: str | None = None
 
 
+class RunEnded(SystemExit):
+    """A command ends without training to the end of the run: there is nothing more to do, or no more time.
+
+    Attributes:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: Path, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.folder = folder
+
+
 class RunStart:
     """The beginning, and the giving back, of a run folder.
 
