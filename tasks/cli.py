@@ -16,13 +16,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 import attention  # noqa: F401 - imported so that short class names resolve
-import backbones  # noqa: F401
+import backbones
 import datamodules
 import tasks.schedules  # noqa: F401
+from configs.version import version_line
+from tasks.argument_order import in_order
 from tasks.base import VisionTask
 from tasks.callbacks import Performance, PredictionWriter, ReplacedSamples, Report, StepSeed, choose_progress
 from tasks.detectors.base import learns_masks
+from tasks.completion import asked_shell, completion_script
 from tasks.errors import MachineError, TaskError
+from tasks.help_pages import asked_help, help_page
 from tasks.host_options import HostOptions, complete_backbone
 from tasks.precision import refuse_precision
 from tasks.recipe_parts import with_files
@@ -205,8 +209,23 @@ class VisionCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Remembers the arguments, with the files of named parts in place of their names."""
-        self._arguments = with_files(sys.argv[1:] if args is None else args)
+        arguments = sys.argv[1:] if args is None else args
+        self._answer(parser, arguments)
+        self._arguments = with_files(in_order(arguments))
         super().parse_arguments(parser, self._arguments)
+
+    def _answer(self, parser: LightningArgumentParser, arguments: Sequence[str]) -> None:
+        """Prints what the command line asks for, and ends, where it asks for something else than a run."""
+        if "--version" in arguments:
+            answer = version_line()
+        elif (shell := asked_shell(arguments)) is not None:
+            answer = completion_script(parser._subcommands_action.choices, self.name, shell)
+        elif asked_help(arguments):
+            answer = help_page(parser, f"tasks.{self.name}", arguments, {"data": self.data, "model.backbone": backbones.ResNet})
+        else:
+            return
+        print(answer)  # noqa: T201
+        raise SystemExit(0)
 
     def _plain(self, config: Any) -> dict[str, Any]:
         """The configuration as plain data."""

@@ -1,0 +1,17 @@
+"""The files of this installation that stand for parts of recipes, by their names: `resnet50_cbam`."""
+
+import re
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def part_names(folder: str) -> list[str]:
+    """Names of the files of a folder below `configs`, without their ending; none for an empty name."""
+    return sorted(file.stem for file in (HERE / folder).glob("*.yaml")) if folder else []
+
+
+def part_file(folder: str, name: str) -> Path | None:
+    """The file of a name, if there is one."""
+    file = HERE / folder / f"{name}.yaml"
+    return file if folder and re.fullmatch(r"\w+", name) and file.is_file() else None
