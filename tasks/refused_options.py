@@ -51,6 +51,12 @@ class OptionParser(LightningArgumentParser):
             return add_task_options(self, lightning_class.options_class, nested_key)
         return super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
 
+    def parse_args(self, args: Any = None, *arguments: Any, **options: Any) -> Any:
+        """Parses arguments; jsonargparse hands null on to the parser of a class as the word None."""
+        if not self.exit_on_error and args is not None:
+            args = [re.sub("=None$", "=null", argument) for argument in args]
+        return super().parse_args(args, *arguments, **options)
+
     def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Any:
         """Parses a configuration file; what it refuses is said with the file's name."""
         try:
