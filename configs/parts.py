@@ -15,3 +15,14 @@ def part_file(folder: str, name: str) -> Path | None:
     """The file of a name, if there is one."""
     file = HERE / folder / f"{name}.yaml"
     return file if folder and re.fullmatch(r"\w+", name) and file.is_file() else None
+
+
+def recipe_names() -> list[tuple[str, str]]:
+    """All recipes, `detect/retinanet_1x`, each with the first line of the comment that its file begins with."""
+    files = sorted(file for folder in ("detect", "segment") for file in (HERE / folder).glob("*.yaml"))
+    return [(f"{file.parent.name}/{file.stem}", _first_comment(file)) for file in files]
+
+
+def _first_comment(file: Path) -> str:
+    lines = file.read_text().splitlines()
+    return lines[0].removeprefix("#").strip() if lines and lines[0].startswith("#") else ""

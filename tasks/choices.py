@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from jsonargparse._typehints import get_all_subclass_paths, get_class_types
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ def choices(hint: Any) -> list[Choice]:
         hint: Type of an option, such as `Callable[[int], Refine] | None`.
 
     Returns:
-        Classes in the order of their packages, then functions; nothing for a type that names no class.
+        Classes in the order of their packages, then functions; nothing for a type that names no class. A tensor is a number.
     """
-    paths = get_all_subclass_paths(hint)
+    paths = [path for path in get_all_subclass_paths(hint) if not issubclass(_imported(path), Tensor)]
     found = [Choice(path.rpartition(".")[2], _imported(path)) for path in paths]
     for module in dict.fromkeys(path.rpartition(".")[0] for path in paths if path.count(".") == 1):
         for name, value in inspect.getmembers(import_module(module), inspect.isfunction):

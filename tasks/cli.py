@@ -23,11 +23,12 @@ from configs.version import version_line
 from tasks.argument_order import in_order
 from tasks.base import VisionTask
 from tasks.callbacks import Performance, PredictionWriter, ReplacedSamples, Report, StepSeed, choose_progress
-from tasks.detectors.base import learns_masks
 from tasks.completion import asked_shell, completion_script
+from tasks.detectors.base import learns_masks
 from tasks.errors import MachineError, TaskError
 from tasks.help_pages import asked_help, help_page
 from tasks.host_options import HostOptions, complete_backbone
+from tasks.other_names import refuse_none
 from tasks.precision import refuse_precision
 from tasks.recipe_parts import with_files
 from tasks.refused_options import OptionParser
@@ -43,6 +44,7 @@ from tasks.run.job import current_job
 from tasks.run.life import EvaluationStop, RunLife
 from tasks.run.loggers import assemble_loggers, check_loggers
 from tasks.run.loop import install
+from tasks.run.monitors import check_monitors
 from tasks.run.saved_config import SavedConfig
 from tasks.run.start import RunStart, named_checkpoint
 from tasks.run.stop import StopRequests, StopRun, listening
@@ -212,6 +214,7 @@ class VisionCLI(LightningCLI):
         arguments = sys.argv[1:] if args is None else args
         self._answer(parser, arguments)
         self._arguments = with_files(in_order(arguments))
+        refuse_none(self._arguments)
         super().parse_arguments(parser, self._arguments)
 
     def _answer(self, parser: LightningArgumentParser, arguments: Sequence[str]) -> None:
@@ -221,7 +224,9 @@ class VisionCLI(LightningCLI):
         elif (shell := asked_shell(arguments)) is not None:
             answer = completion_script(parser._subcommands_action.choices, self.name, shell)
         elif asked_help(arguments):
-            answer = help_page(parser, f"tasks.{self.name}", arguments, {"data": self.data, "model.backbone": backbones.ResNet})
+            answer = help_page(
+                parser, f"tasks.{self.name}", arguments, {"data": self.data, "model.backbone": backbones.ResNet}
+            )
         else:
             return
         print(answer)  # noqa: T201
@@ -301,7 +306,9 @@ class VisionCLI(LightningCLI):
         """Adds run folder, loggers, callbacks and the cluster to what the configuration says."""
         config = self.config_init[self.subcommand]
         loggers = self._loggers(config)
-        callbacks = [*(config.trainer.callbacks or []), *self._callbacks(config, has_logger=bool(loggers))]
+        own = config.trainer.callbacks or []
+        check_monitors(own, self.model.metrics.scores, self.model.validation_losses is not None)
+        callbacks = [*own, *self._callbacks(config, has_logger=bool(loggers))]
         files = CheckpointFiles()
         files.lock = None if self.run_start is None else self.run_start.lock
         given = config.trainer.plugins or []

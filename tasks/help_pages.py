@@ -111,8 +111,8 @@ def commands_page(commands: Mapping[str, ArgumentParser], module: str) -> str:
             f"  {command} fit --config {recipes}/quickstart.yaml",
             f"  {command} validate --config runs/{task}/quickstart/config.fit.yaml --ckpt_path best",
             "",
-            "--help behind a command shows its options. --version shows versions, --completion bash or zsh the script that",
-            "completes options in a shell. python -m tasks shows all commands, and what can be chosen.",
+            "--help behind a command shows its options. --version shows versions, --completion bash or zsh the",
+            "script that completes options in a shell. python -m tasks shows all that can be chosen.",
         ]
     )
 
@@ -121,7 +121,9 @@ def command_page(parser: ArgumentParser, module: str, command: str, named: Mappi
     """The common options of a command, in one screen."""
     left_out = {"fit": PREDICTS_ONLY, "predict": TRAINS_ONLY}.get(command, (*PREDICTS_ONLY, *TRAINS_ONLY))
     found = [find_option(parser, name, named) for name in COMMON if name not in left_out]
-    rows = [("--config FILE", "A recipe such as those in configs, or config.fit.yaml of a run; may be given several times.")]
+    rows = [
+        ("--config FILE", "A recipe such as those in configs, or config.fit.yaml of a run; may be given several times.")
+    ]
     rows += [(f"--{option.name} {_value(option)}", first_sentence(option.text)) for option in found if option]
     return "\n".join(
         [
@@ -191,7 +193,8 @@ def _class_page(option: Option, name: str) -> str:
     file = part_file(FOLDERS.get(f"--{option.name}", ""), name)
     if file is not None:
         content = yaml.safe_load(file.read_text())
-        head = [f"{name} is a file of options for {content['class_path']}: configs/{FOLDERS[f'--{option.name}']}/{name}.yaml", ""]
+        place = f"configs/{FOLDERS[f'--{option.name}']}/{name}.yaml"
+        head = [f"{name} is a file of options for {content['class_path']}: {place}", ""]
         name = content["class_path"]
     choice = named_choice(option.hint, name)
     build = _imported(name) if choice is None else choice.build
@@ -252,7 +255,9 @@ def _named(parser: ArgumentParser, arguments: Sequence[str], named: Mapping[str,
     for place, argument in enumerate(arguments):
         option, equals, value = argument.removeprefix("--").partition("=")
         value = value if equals else (arguments[place + 1] if place + 1 < len(arguments) else "")
-        owner = find_option(parser, option, found) if argument.startswith("--") and not option.endswith("help") else None
+        owner = (
+            find_option(parser, option, found) if argument.startswith("--") and not option.endswith("help") else None
+        )
         if owner is not None and (choice := named_choice(owner.hint, value)):
             found[option] = choice.build
     return found

@@ -134,7 +134,22 @@ def type_words(hint: Any) -> Iterator[str]:
         for part in typing.get_args(hint):
             yield from type_words(part)
     else:
-        yield words.get(hint) or re.sub(r"\b(\w+\.)+", "", hint.__name__ if inspect.isclass(hint) else str(hint))
+        yield (
+            words.get(hint)
+            or _list_words(hint)
+            or re.sub(r"\b(\w+\.)+", "", hint.__name__ if inspect.isclass(hint) else str(hint))
+        )
+
+
+def _list_words(hint: Any) -> str | None:
+    """A list or a mapping, with an example."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin not in (tuple, list, dict):
+        return None
+    if origin is dict:
+        return "a mapping such as {NAME: VALUE}"
+    example = {int: "3,4", float: "0.5,2.0"}.get(parts[0])
+    return f"a list such as [{example}]" if example else "a list such as [A,B]"
 
 
 def named_choice(hint: Any, name: str) -> Choice | None:
@@ -154,7 +169,12 @@ def _option_within(owner: Option, prefix: str, name: str, named: Any) -> Option 
     """An option of the class that is named, that is the default, or of the first that has it."""
     found = choices(owner.hint)
     usual = [choice.build for choice in found if choice.name == owner.shown_default]
-    for build in [*([named] if named else []), *usual, *(choice.build for choice in found), *get_class_types(owner.hint)]:
+    for build in [
+        *([named] if named else []),
+        *usual,
+        *(choice.build for choice in found),
+        *get_class_types(owner.hint),
+    ]:
         for option in options_within(build, prefix):
             if option.name == f"{prefix}.{name}":
                 is_usual = build in usual and isinstance(owner.default, Mapping) and name in owner.default["init_args"]
