@@ -36,7 +36,8 @@ def choices(hint: Any) -> list[Choice]:
         hint: Type of an option, such as `Callable[[int], Refine] | None`.
 
     Returns:
-        Classes in the order of their packages, then functions; nothing for a type that names no class. A tensor is a number.
+        Classes in the order of their packages, then functions; nothing for a type that names no class. A tensor
+        is a number.
     """
     paths = [path for path in get_all_subclass_paths(hint) if not issubclass(_imported(path), Tensor)]
     found = [Choice(path.rpartition(".")[2], _imported(path)) for path in paths]

@@ -49,7 +49,7 @@ def completion_script(commands: Mapping[str, Any], task: str, shell: str) -> str
     if shell not in SHELLS:
         raise TaskError(f"--completion is {shell!r}, expected {' or '.join(SHELLS)}")
     if find_spec("shtab") is None:
-        raise TaskError("--completion needs the package shtab; install it: pip install shtab")
+        raise TaskError("--completion needs the package shtab; install the extra: pip install 'attndense[completion]'")
     import shtab
 
     parser = ArgumentParser(prog=f"attndense-{task}")

@@ -129,9 +129,7 @@ MISTAKES = {
         "spaces, or in quotes"
     ),
     f"{FIT} --model.optimizer adamw": "error: --model.optimizer adamw cannot be found; did you mean AdamW?",
-    f"{FIT} --model.optimizer.lr fast": (
-        "error: --model.optimizer.lr is 'fast', expected a class (--model.optimizer.lr.help lists them)"
-    ),
+    f"{FIT} --model.optimizer.lr fast": ("error: --model.optimizer.lr is 'fast', expected a number or Tensor"),
     f"{FIT} --trainer.max_epochs ten": "error: --trainer.max_epochs is 'ten', expected an integer or null",
     f"{FIT} --trainer.max_epochs -5": "error: --trainer.max_epochs is -5, expected at least 0, or -1 for no limit",
     f"{FIT} --trainer.precision fp16": (
@@ -162,7 +160,10 @@ MISTAKES = {
         "with: python -m datamodules.shapes --root data/shapes"
     ),
     f"{FIT} --resume": "error: --resume stands without a value; expected auto, never, must or null",
-    f"{FIT} --resume runs/detect/first": "error: --resume is 'runs/detect/first', expected auto, never, must or null",
+    f"{FIT} --resume runs/detect/first": (
+        "error: --resume is 'runs/detect/first', expected auto, never, must or null; which run goes on is said by "
+        "--name"
+    ),
     f"{FIT} --resume must --name first": (
         "error: --resume must: there is no run in runs/detect/first; give its --name, or leave --resume out"
     ),
@@ -173,8 +174,8 @@ MISTAKES = {
         "error: no.pth does not exist; expected a checkpoint such as RUN/checkpoints/best.ckpt or last.ckpt"
     ),
     "detect validate --config configs/detect/quickstart.yaml": (
-        "error: validate without weights would score a network that has learnt nothing; give --ckpt_path "
-        "runs/detect/quickstart/checkpoints/best.ckpt"
+        "error: validate without weights would score a network that has learnt nothing; give --ckpt_path FILE, such as "
+        "RUN/checkpoints/best.ckpt"
     ),
     # the machine
     f"{FIT} --trainer.accelerator gpu": (
@@ -219,5 +220,5 @@ def test_checkpoint_of_the_other_task(
         MAINS["detect"]([*command_arguments("detect", "validate", shapes, tmp_path, "other"), f"--ckpt_path={file}"])
     assert end.value.code == exit_codes.MISTAKE
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"error: {file} is the checkpoint of another task: this one has no model option 'segmentor'"
+        f"error: {file} is the checkpoint of another task: this one has no model option 'boundary_width'"
     )
