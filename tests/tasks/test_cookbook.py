@@ -54,7 +54,9 @@ def small(task: str, arguments: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_command(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, python, arguments = re.fullmatch(r"(?:PYTHONPATH=(\S+) )?(python -m tasks\.\w+) (.*)", command).groups()
     task, words = python.rpartition(".")[2], shlex.split(arguments)
     if path:
