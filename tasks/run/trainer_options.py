@@ -13,6 +13,13 @@ REFUSED = {
     "default_root_dir": "does not place a run; use --runs FOLDER and --name NAME",
     "model_registry": "(trainer.model_registry) is a service of Lightning's that this package does not write to",
 }
+FINDERS = {
+    "LearningRateFinder": "sets one rate for all parameter groups, and the schedule takes it back at its next step; try "
+    "some rates instead, as variants of a sweep: --model.optimizer.lr",
+    "BatchSizeFinder": "changes the batch after rate, schedule and order of images were made for another; see what a "
+    "batch needs instead: python -m tasks.profile recipe CONFIG --batch N",
+}
+"""Callbacks of Lightning's that train within a run, and why they cannot here."""
 
 
 def refuse_trainer_options(trainer: Any, job: Job) -> None:
@@ -36,6 +43,10 @@ def refuse_trainer_options(trainer: Any, job: Job) -> None:
     for name in ("max_epochs", "max_steps"):
         if isinstance(value := trainer.get(name), int) and value < -1:
             raise TaskError(f"--trainer.{name} is {value}, expected at least 0, or -1 for no limit")
+    for callback in trainer.get("callbacks") or []:
+        name = str(callback.get("class_path")).rpartition(".")[2]
+        if name in FINDERS:
+            raise TaskError(f"--trainer.callbacks {name} {FINDERS[name]}")
     _refuse_devices(trainer)
     if trainer.num_nodes > 1 and job.scheduler is None and "MASTER_ADDR" not in os.environ:
         raise TaskError(

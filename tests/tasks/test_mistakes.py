@@ -188,6 +188,14 @@ MISTAKES = {
     f"{FIT} --trainer.logger MLFlowLogger": (
         "error: --trainer.logger MLFlowLogger needs the package mlflow; install it: pip install mlflow"
     ),
+    f"{FIT} --trainer.callbacks+=LearningRateFinder": (
+        "error: --trainer.callbacks LearningRateFinder sets one rate for all parameter groups, and the schedule takes "
+        "it back at its next step; try some rates instead, as variants of a sweep: --model.optimizer.lr"
+    ),
+    f"{FIT} --trainer.callbacks+=BatchSizeFinder": (
+        "error: --trainer.callbacks BatchSizeFinder changes the batch after rate, schedule and order of images were "
+        "made for another; see what a batch needs instead: python -m tasks.profile recipe CONFIG --batch N"
+    ),
     # watched scores
     f"{FIT} --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/map": (
         "error: --trainer.callbacks.monitor val/map (EarlyStopping) is not logged; did you mean val/mAP?"
