@@ -14,8 +14,8 @@ REFUSED = {
     "model_registry": "(trainer.model_registry) is a service of Lightning's that this package does not write to",
 }
 FINDERS = {
-    "LearningRateFinder": "sets one rate for all parameter groups, and the schedule takes it back at its next step; try "
-    "some rates instead, as variants of a sweep: --model.optimizer.lr",
+    "LearningRateFinder": "sets one rate for all parameter groups, and the schedule takes it back at its next step; "
+    "try some rates instead, as variants of a sweep: --model.optimizer.lr",
     "BatchSizeFinder": "changes the batch after rate, schedule and order of images were made for another; see what a "
     "batch needs instead: python -m tasks.profile recipe CONFIG --batch N",
 }
