@@ -132,7 +132,8 @@ def test_completion_in_bash(answer: Answer, tmp_path: Path) -> None:
     (tmp_path / "script").write_text(answer("detect", "--completion", "bash"))
     ask = (
         'source script; try() { COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); COMPREPLY=(); '
-        '_shtab_attndense_detect "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; echo "${COMPREPLY[@]}"; }\n'
+        '_shtab_attndense_detect "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; '
+        'echo "${COMPREPLY[@]}"; }\n'
         "try attndense-detect fi\ntry attndense-detect fit --data.batch_s\n"
         "try attndense-detect fit --model.backbone.attention CB\ntry attndense-detect fit --wandb.mode onl\n"
     )
