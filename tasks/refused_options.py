@@ -325,8 +325,10 @@ def _destinations(parser: OptionParser, nested: bool) -> Iterator[str]:
 
 
 def _class_names(place: Place) -> list[str]:
-    """What can be named for an option: classes, functions, and files of options."""
-    return [*(choice.name for choice in choices(place.type())), *part_names(FOLDERS.get(place.option(), ""))]
+    """What can be named for an option: classes, functions, and files of options where nothing else has the name."""
+    names = [choice.name for choice in choices(place.type())]
+    taken = {name.rpartition(".")[2].lower() for name in names}
+    return [*names, *(name for name in part_names(FOLDERS.get(place.option(), "")) if name not in taken)]
 
 
 def _values(place: Place) -> str:

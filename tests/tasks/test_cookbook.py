@@ -14,8 +14,7 @@ from tests.tasks.conftest import MAINS, SMALL_IMAGES
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "cookbook.md").read_text()
-BLOCKS = re.findall(r"^```\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+COMMANDS = re.findall(r"^(?:PYTHONPATH=\S+ )?python -m .*$", PAGE, re.MULTILINE)
 SMALL = [
     "--data.max_images=4",
     "--data.num_workers=0",
@@ -50,7 +49,8 @@ def small(task: str, arguments: list[str]) -> list[str]:
     """Options that make a command small and leave alone what it says itself."""
     said = {argument.partition("=")[0] for argument in arguments}
     sides = [] if any(name.startswith("--data.pipeline") for name in said) else SMALL_IMAGES[task]
-    return [option for option in [*SMALL, *sides] if option.partition("=")[0] not in said]
+    width = ["--model.backbone.width=0.25"] if "--model.weights" in said else []  # as the run that they are of
+    return [option for option in [*SMALL, *sides, *width] if option.partition("=")[0] not in said]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
