@@ -105,13 +105,11 @@ KINDS: tuple[Callable[[], Rows], ...] = (
 def page(names: Sequence[str]) -> str:
     """The lists of these kinds; without a name, the commands with a line each, of all else the names."""
     lines: list[str] = []
-    for kind in KINDS:
-        if kind is commands or not names:
-            continue
-        if kind.__name__ in names or "all" in names:
-            lines += [*_heading(kind), *_table(kind()), ""]
     if names:
-        return "\n".join([*(_heading(commands) + _table(commands()) if {"commands", "all"} & {*names} else ()), *lines])
+        for kind in KINDS:
+            if {kind.__name__, "all"} & {*names}:
+                lines += [*_heading(kind), *_table(kind()), ""]
+        return "\n".join(lines).rstrip()
     lines = [*_heading(commands), *_table(commands()), ""]
     for kind in KINDS[1:]:
         shown = ", ".join(name.removeprefix("backbones.") for name, _ in kind())

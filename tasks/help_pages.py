@@ -58,8 +58,18 @@ COMMON = (
     "writer",
 )
 """Options that the first page of a command shows, those that it has."""
-TRAINS_ONLY = ("model.optimizer", "model.optimizer.lr", "model.lr_schedule", "host.start", "host.weights", "resume")
-TRAINS_ONLY += ("trainer.max_epochs", "trainer.accumulate_grad_batches", "trainer.callbacks", "wandb.mode")
+TRAINS_ONLY = (
+    "model.optimizer",
+    "model.optimizer.lr",
+    "model.lr_schedule",
+    "host.start",
+    "host.weights",
+    "resume",
+    "trainer.max_epochs",
+    "trainer.accumulate_grad_batches",
+    "trainer.callbacks",
+    "wandb.mode",
+)
 PREDICTS_ONLY = ("data.images", "writer")
 
 
