@@ -41,7 +41,7 @@ def backbones() -> Rows:
 
 
 def attention() -> Rows:
-    """--model.backbone.attention NAME, and in heads: refinements of a map, behind a convolution."""
+    """--model.backbone.attention NAME, and in heads: refinements behind a convolution."""
     from attention import Refine
 
     return _choices(Refine)
@@ -62,7 +62,7 @@ def detectors() -> Rows:
 
 
 def heads() -> Rows:
-    """--model.segmentor.decode_head.type NAME, of tasks.segment: the decode heads of MMSegmentation, and ours."""
+    """--model.segmentor.decode_head.type NAME: MMSegmentation's, and ours."""
     from tasks.choices import first_sentence
     from tasks.segmentors.overview import head_names
     from tasks.segmentors.parts import find_class

@@ -143,7 +143,7 @@ def command_page(parser: ArgumentParser, module: str, command: str, named: Mappi
             "",
             *_table(rows),
             "",
-            "Options win over the files of --config. Nothing is written null. More: --help all lists every option,",
+            "Options win over the files of --config. Nothing is written null. --help all lists every option,",
             "--OPTION.help what it takes (--model.backbone.help), --OPTION.help CLASS the options of a class",
             "(--model.backbone.attention.help CBAM), and --print_config the configuration as it stands.",
         ]

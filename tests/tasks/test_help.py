@@ -137,7 +137,10 @@ def test_completion_in_bash(answer: Answer, tmp_path: Path) -> None:
         "try attndense-detect fi\ntry attndense-detect fit --data.batch_s\n"
         "try attndense-detect fit --model.backbone.attention CB\ntry attndense-detect fit --wandb.mode onl\n"
     )
-    shown = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    (tmp_path / "ask").write_text(ask.replace("; try()", "\ntry()"))
+    shown = subprocess.run(
+        ["bash", "--norc", "-i", "ask"], cwd=tmp_path, capture_output=True, text=True, check=True
+    ).stdout
     assert shown.splitlines() == ["fit", "--data.batch_size", "CBAM", "online"]
 
 
