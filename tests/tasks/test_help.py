@@ -131,16 +131,13 @@ def test_overview(capsys: pytest.CaptureFixture[str]) -> None:
 def test_completion_in_bash(answer: Answer, tmp_path: Path) -> None:
     (tmp_path / "script").write_text(answer("detect", "--completion", "bash"))
     ask = (
-        'source script; try() { COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); COMPREPLY=(); '
+        'source ./script; try() { COMP_WORDS=("$@"); COMP_CWORD=$(($#-1)); COMPREPLY=(); '
         '_shtab_attndense_detect "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}"; '
         'echo "${COMPREPLY[@]}"; }\n'
         "try attndense-detect fi\ntry attndense-detect fit --data.batch_s\n"
         "try attndense-detect fit --model.backbone.attention CB\ntry attndense-detect fit --wandb.mode onl\n"
     )
-    (tmp_path / "ask").write_text(ask.replace("; try()", "\ntry()"))
-    shown = subprocess.run(
-        ["bash", "--norc", "-i", "ask"], cwd=tmp_path, capture_output=True, text=True, check=True
-    ).stdout
+    shown = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert shown.splitlines() == ["fit", "--data.batch_size", "CBAM", "online"]
 
 
