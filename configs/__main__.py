@@ -5,6 +5,8 @@ import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
+from configs.version import add_version
+
 HERE = Path(__file__).parent
 
 
@@ -15,6 +17,7 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments; default: those of the process.
     """
     parser = ArgumentParser(prog="python -m configs", description="Writes all recipes and their parts to a folder.")
+    add_version(parser)
     parser.add_argument("folder", type=Path, help="a folder that does not exist yet, such as configs")
     folder = parser.parse_args(args).folder
     try:

@@ -15,6 +15,7 @@ from datamodules.mask_files import MaskFiles
 from datamodules.mask_values import MaskValues
 from datamodules.pipelines import SegmentationPipeline
 from datamodules.rare_classes import RareClasses
+from datamodules.root_folder import require_root
 
 FIRST_VALUE = 1
 """Value of class 0 in the masks; 0 is no class."""
@@ -162,6 +163,7 @@ def read_class_names(root: Path) -> list[str]:
     """
     files = [*sorted(root.glob("objectInfo*.txt")), *sorted(root.glob("objectInfo*.csv"))]
     if not files:
+        require_root(root, f"{OBJECT_INFO}*")
         raise DataError(
             f"no objectInfo*.txt or objectInfo*.csv with the class names in {root}; expected lines such as 'Idx,Name', "
             "'1,wall', '2,sky' (docs/data.md); set --data.root, or write the sample data set with: "

@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 import datamodules
+from configs.version import add_version
 from datamodules.base import VisionDataModule
 from datamodules.errors import DataError
 from datamodules.preflight.before_a_run import look_through
@@ -99,6 +100,7 @@ def _data_of(recipe: Path) -> str:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m datamodules.check", description=__doc__.partition("\n\n")[2])
+    add_version(parser)
     parser.add_subclass_arguments(datamodules.VisionDataModule, "data", required=True)
     parser.add_argument("--json", action="store_true", help="Print one json object: the facts and findings of splits.")
     return parser

@@ -24,6 +24,7 @@ from datamodules.preflight.coco import look_through_coco
 from datamodules.preflight.names import encoded
 from datamodules.preflight.report import Split, SplitReport
 from datamodules.preflight.twins import ImageFiles
+from datamodules.root_folder import require_root
 from datamodules.shared_memory import PREFETCHED
 
 
@@ -200,6 +201,8 @@ class COCO(VisionDataModule):
         return None if self.test_annotations is None else self._open(self.test_annotations)
 
     def _open(self, annotations: str) -> AnnotationFile:
+        if not (self.root / annotations).is_file():
+            require_root(self.root, annotations)
         file = AnnotationFile(self.root / annotations, self.max_images)
         if self.masks:
             file.check_masks()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from configs.version import version_line
 from datamodules.conversions.labelme import read_labelme
 from datamodules.conversions.split import Converted
 from datamodules.conversions.voc import Corners, Difficult, read_voc
@@ -35,7 +36,9 @@ def main(arguments: list[str] | None = None) -> None:
     """
     commands = {"yolo": yolo, "voc": voc, "labelme": labelme}
     try:
-        lines = auto_cli(commands, args=arguments, as_positional=False, prog="python -m datamodules.convert")
+        lines = auto_cli(
+            commands, args=arguments, as_positional=False, prog="python -m datamodules.convert", version=version_line()
+        )
     except (DataError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)

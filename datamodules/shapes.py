@@ -29,6 +29,7 @@ from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from PIL import Image
 
+from configs.version import version_line
 from datamodules.errors import DataError
 from datamodules.shapes_scene import KINDS, NAMES, Instance, Mask, Pixels, Scene, draw_scene
 
@@ -236,7 +237,9 @@ def _write_classes(folder: Path, presences: list[Presence]) -> None:
 def main(args: list[str] | None = None) -> None:
     """Run the command; `args` stand in for the command line's."""
     try:
-        done = auto_cli(write_shapes, args=args, as_positional=False, prog="python -m datamodules.shapes")
+        done = auto_cli(
+            write_shapes, args=args, as_positional=False, prog="python -m datamodules.shapes", version=version_line()
+        )
     except (DataError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

@@ -15,6 +15,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import resize
 
 from attention import record_attention
+from configs.version import add_version
 from tasks.analysis import figures, maps, scale
 from tasks.errors import TaskError
 from tasks.profile import recipes
@@ -142,6 +143,7 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments; default: those of the process.
     """
     parser = ArgumentParser(prog="python -m tasks.analyse", description=__doc__)
+    add_version(parser)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a trained run, such as runs/detect/NAME")
     parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="folder of images")
     parser.add_argument(

@@ -15,15 +15,20 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 import attention  # noqa: F401 - imported so that short class names resolve
-import backbones  # noqa: F401
+import backbones
 import datamodules
 import tasks.schedules  # noqa: F401
+from configs.version import version_line
+from tasks.argument_order import in_order
 from tasks.assembly import LOG_EVERY, go_on, make_life, make_plugins, take_over, training_callbacks
 from tasks.base import VisionTask
 from tasks.callbacks import PredictionWriter, Report, choose_progress
+from tasks.completion import asked_shell, completion_script
 from tasks.detectors.base import learns_masks
 from tasks.errors import MachineError, TaskError
+from tasks.help_pages import asked_help, help_page
 from tasks.host_options import HostOptions, complete_backbone
+from tasks.other_names import refuse_none
 from tasks.precision import refuse_precision
 from tasks.recipe_parts import with_files
 from tasks.refused_options import OptionParser
@@ -38,6 +43,7 @@ from tasks.run.folder import Request, evaluation_folder
 from tasks.run.job import current_job
 from tasks.run.life import EvaluationStop, RunLife
 from tasks.run.loggers import assemble_loggers, check_loggers
+from tasks.run.monitors import check_monitors
 from tasks.run.saved_config import SavedConfig
 from tasks.run.start import RunEnded, RunStart, named_checkpoint
 from tasks.run.stop import StopRequests, StopRun, listening
@@ -205,8 +211,26 @@ class VisionCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Remembers the arguments, with the files of named parts, and what a checkpoint alone says, in their places."""
-        self._arguments = with_checkpoint(with_files(sys.argv[1:] if args is None else args), self.name)
+        arguments = sys.argv[1:] if args is None else args
+        self._answer(parser, arguments)
+        self._arguments = with_checkpoint(with_files(in_order(arguments)), self.name)
+        refuse_none(self._arguments)
         super().parse_arguments(parser, self._arguments)
+
+    def _answer(self, parser: LightningArgumentParser, arguments: Sequence[str]) -> None:
+        """Prints what the command line asks for, and ends, where it asks for something else than a run."""
+        if "--version" in arguments:
+            answer = version_line()
+        elif (shell := asked_shell(arguments)) is not None:
+            answer = completion_script(parser._subcommands_action.choices, self.name, shell)
+        elif asked_help(arguments):
+            answer = help_page(
+                parser, f"tasks.{self.name}", arguments, {"data": self.data, "model.backbone": backbones.ResNet}
+            )
+        else:
+            return
+        print(answer)  # noqa: T201
+        raise SystemExit(0)
 
     def _plain(self, config: Any) -> dict[str, Any]:
         """The configuration as plain data."""
@@ -279,7 +303,9 @@ class VisionCLI(LightningCLI):
         """Adds run folder, loggers, callbacks and the cluster to what the configuration says."""
         config = self.config_init[self.subcommand]
         loggers = self._loggers(config)
-        callbacks = [*(config.trainer.callbacks or []), *self._callbacks(config, has_logger=bool(loggers))]
+        own = config.trainer.callbacks or []
+        check_monitors(own, self.model.metrics.scores, self.model.validation_losses is not None)
+        callbacks = [*own, *self._callbacks(config, has_logger=bool(loggers))]
         trainer = super().instantiate_trainer(
             default_root_dir=self.run_folder,
             logger=loggers,

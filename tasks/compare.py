@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.version import add_version
 from tasks.errors import TaskError
 from tasks.report import tables
 from tasks.report.baseline import Baseline
@@ -64,6 +65,7 @@ def _parser() -> ArgumentParser:
         description="Compares runs: a table on the terminal, seeds folded into mean ± standard deviation, or a report "
         "in one HTML file. Runs on different data, or scored in different ways, are never ranked together.",
     )
+    add_version(parser)
     parser.add_argument("runs", nargs="*", type=Path, help="run folders, folders above them, or offline runs of W&B")
     parser.add_argument(
         "--wandb",

@@ -10,12 +10,13 @@ LISTED = 20
 """Names that are listed where none is near."""
 
 
-def instead(typed: str, known: Sequence[str]) -> str:
+def instead(typed: str, known: Sequence[str], where: str = "--help all") -> str:
     """What to write instead of a name.
 
     Args:
         typed: The name that is unknown; with dots, its last part counts most.
         known: All names.
+        where: What lists all of them.
 
     Returns:
         `; did you mean X or Y?`, or all names where none is near and they fit in a line.
@@ -26,7 +27,7 @@ def instead(typed: str, known: Sequence[str]) -> str:
     if near:
         return f"; did you mean {listed(near[:3])}?"
     short = [name.rpartition(".")[2] if name.startswith("--") else name for name in known]
-    return f"; known: {', '.join(short)}" if 0 < len(short) <= LISTED else "; --help lists all"
+    return f"; known: {', '.join(short)}" if 0 < len(short) <= LISTED else f"; {where} lists all"
 
 
 def similarity(typed: str, name: str) -> float:
@@ -36,6 +37,8 @@ def similarity(typed: str, name: str) -> float:
     """
     (group, _, end), (own_group, _, own_end) = (text.lower().lstrip("-").rpartition(".") for text in (typed, name))
     ends = SequenceMatcher(None, end, own_end).ratio()
+    if end == "".join(letter for letter in name.rpartition(".")[2] if letter.isupper()).lower():
+        return 1.0  # se for SqueezeExcitation
     return ends if group == own_group else max(0.99 * ends, SequenceMatcher(None, typed, name).ratio())
 
 
@@ -48,6 +51,8 @@ def missing_file(path: Path) -> str:
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
     beside = {file.name: str(shown.parent / file.name) for file in sorted(path.parent.glob(f"*{path.suffix}"))}
     near = [beside[name] for name in get_close_matches(path.name, beside, cutoff=NEAR)]
+    if not near:
+        near = [str(file) for file in sorted(Path("configs").glob(f"*/{path.stem}.yaml"))]
     return f"no file {shown}" + (f"; did you mean {listed(near)}?" if near else "")
 
 

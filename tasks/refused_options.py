@@ -6,25 +6,29 @@ It keeps the chain of causes, though: the innermost link says what is wrong, the
 
 import inspect
 import re
-import typing
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse._subcommands import find_action, find_parent_action
-from jsonargparse._typehints import get_all_subclass_paths, get_class_types
+from jsonargparse._typehints import get_class_types
 from lightning.pytorch.cli import LightningArgumentParser
 
+import attention
+from configs.parts import part_names
+from tasks.argument_order import COMMANDS
 from tasks.base import VisionTask
+from tasks.choices import choices
+from tasks.config_kinds import owner_of, whose_config
 from tasks.errors import TaskError
 from tasks.near_names import instead, listed, missing_file
+from tasks.option_types import takes_null, type_words
+from tasks.other_names import COMMANDS as OTHER_COMMANDS
+from tasks.other_names import WORDS, other_name
+from tasks.recipe_parts import FOLDERS
 from tasks.task_options import add_task_options
-
-COMMANDS = ("fit", "validate", "test", "predict")
 
 
 class OptionParser(LightningArgumentParser):
@@ -50,6 +54,12 @@ class OptionParser(LightningArgumentParser):
         if isinstance(lightning_class, type) and issubclass(lightning_class, VisionTask):
             return add_task_options(self, lightning_class.options_class, nested_key)
         return super().add_lightning_class_args(lightning_class, nested_key, *args, **kwargs)
+
+    def parse_args(self, args: Any = None, *arguments: Any, **options: Any) -> Any:
+        """Parses arguments; jsonargparse hands null on to the parser of a class as the word None."""
+        if not self.exit_on_error and args is not None:
+            args = [re.sub("=None$", "=null", argument) for argument in args]
+        return super().parse_args(args, *arguments, **options)
 
     def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Any:
         """Parses a configuration file; what it refuses is said with the file's name."""
@@ -77,6 +87,7 @@ class Place:
         parser: Parser of the class that refused it, or of the command.
         keys: Options that lead there: `["model.backbone", "attention"]`.
         owner: Import path of the class; empty for the command itself.
+        arguments: The whole command line.
         text: What the innermost error says.
     """
 
@@ -84,11 +95,17 @@ class Place:
     text: str
     keys: list[str] = field(default_factory=list)
     owner: str = ""
+    arguments: Sequence[str] = ()
 
     def option(self, *name: str) -> str:
         """The option as a user writes it: `--model.backbone.attention`."""
         command, _, rest = ".".join([*self.keys, *name]).partition(".")
         return f"--{rest}" if command in COMMANDS and rest else "--" + ".".join([*self.keys, *name])
+
+    def commands(self) -> Iterator[OptionParser]:
+        """The parsers of the commands, where this is the parser above them."""
+        action = self.parser._subcommands_action
+        yield from () if action is None else action.choices.values()
 
     def type(self) -> Any:
         """Type of the option at the end of the keys; None where it is unknown."""
@@ -106,7 +123,7 @@ def explain_refusal(parser: OptionParser, message: str, error: BaseException | N
     Returns:
         The line, without "error: ".
     """
-    place = Place(parser, message)
+    place = Place(parser, message, arguments=list(getattr(parser, "args", None) or ()))
     for link in _chain(error):
         if isinstance(link, TaskError):  # a file's own line, handed on
             return str(link)
@@ -129,15 +146,31 @@ def explain_refusal(parser: OptionParser, message: str, error: BaseException | N
 def _unknown_option(place: Place, found: re.Match[str]) -> str:
     typed = found[1]
     if place.text.startswith("unrecognized") and not typed.startswith("-"):
-        return f"{typed!r} stands alone; an option is written --NAME VALUE or --NAME=VALUE"
+        return _alone(typed)
     option = typed if re.match("-[^-]", typed) else place.option(typed.lstrip("-"))
     if (commands := place.parser._subcommands_action) is not None:
         place.parser = next(iter(commands.choices.values()))
         if place.text.startswith("unrecognized") and find_parent_action(place.parser, typed.lstrip("-")):
             return f"{option} belongs behind the command: fit {option}"
     known = [place.option(dest) for dest in _destinations(place.parser, nested=not place.owner)]
+    of_command = [name.lstrip("-") for name in known]
+    if not place.owner:
+        if line := whose_config(place.arguments, of_command):
+            return line
+        if owner := owner_of(option, of_command):
+            return f"{option} is an option of {owner}: python -m {owner} fit {option}"
     owner = f" of {place.owner}" if place.owner else ""
-    return f"{option} is no option{owner}{instead(option, known)}"
+    other = other_name(option)
+    near = f"; here it is {other}" if other and option not in known else instead(option, known)
+    return f"{option} is no option{owner}{near}"
+
+
+def _alone(word: str) -> str:
+    if word.endswith((".yaml", ".yml")):
+        return f"{word!r} stands alone; a configuration is given as --config {word}"
+    if "." in word and "=" not in word and "/" not in word:
+        return f"{word!r} stands alone; an option begins with two dashes: --{word}"
+    return f"{word!r} stands alone; an option is written --NAME VALUE or --NAME=VALUE, and a list without spaces: [3,4]"
 
 
 def _missing_options(place: Place, found: re.Match[str]) -> str:
@@ -151,26 +184,89 @@ def _unknown_class(place: Place, found: re.Match[str]) -> str:
     name = found[1] or place.owner
     if re.search(r"\.(ya?ml|json)$|/", name):
         return f"{place.option()}: {missing_file(Path(name))}"
+    if not name or name.lower() in WORDS:
+        return f"{place.option()} is {name!r}, expected a class ({place.option()}.help lists them){_null(place)}"
+    if beside := _other_kind(place, name):
+        return beside
     reason = "" if found[1] else f" ({place.text})"
-    return f"{place.option()} {name} cannot be found{reason}{instead(name, _class_names(place.type()))}"
+    if place.text.startswith("No module named"):
+        remedy = "; a module of your own is looked for in the folder where you are and in those of PYTHONPATH"
+        return f"{place.option()} {name} cannot be found{reason}{remedy}"
+    return f"{place.option()} {name} cannot be found{reason}{_instead_of_class(place, name)}"
+
+
+def _other_kind(place: Place, name: str) -> str | None:
+    """That a mixer was given where refinements stand, or the other way round."""
+    given = getattr(attention, name, None)
+    here, there = ("attention", "mixer") if place.option().endswith("attention") else ("mixer", "attention")
+    kind = {"mixer": attention.Mixer, "attention": attention.Refine}[there]
+    if not place.option().endswith(here) or not (inspect.isclass(given) and issubclass(given, kind)):
+        return None
+    other = place.option().removesuffix(here) + there
+    role = {"mixer": "replaces convolutions", "attention": "refines a map behind them"}[there]
+    return f"{place.option()} {name}: {name} {role}, so it is given as {other} {name}"
+
+
+def _instead_of_class(place: Place, name: str) -> str:
+    return instead(name, _class_names(place), f"{place.option()}.help")
+
+
+def _null(place: Place) -> str:
+    return f"; nothing is written null: {place.option()} null" if takes_null(place.type()) else ""
 
 
 def _no_class_yet(place: Place, _: re.Match[str]) -> str:
-    return f"{place.option()} needs its class before the options of the class{instead('', _class_names(place.type()))}"
+    return f"{place.option()} needs its class before the options of the class{_instead_of_class(place, '')}"
 
 
 def _wrong_class(place: Place, found: re.Match[str]) -> str:
-    return f"{place.option()} {found[1]} is no {found[2]}{instead(found[1], _class_names(place.type()))}"
+    return f"{place.option()} {found[1]} is no {found[2]}{_instead_of_class(place, found[1])}"
 
 
 def _wrong_value(place: Place, found: re.Match[str]) -> str:
-    words = list(dict.fromkeys(_type_words(place.type())))
-    near = instead(found[1], words)
-    return f"{place.option()} is {found[1]!r}, expected {listed(words)}{near if 'did you mean' in near else ''}"
+    value = found[1]
+    if nested := re.match(r"NestedArg\(key='([^']+)', val='?(.*?)'?\)$", value):
+        place.keys[-1:] = [f"{place.keys[-1]}.{nested[1]}"]
+        return f"{place.option()} is {nested[2]}, which does not fit; see {place.option().rpartition('.')[0]}.help"
+    words = list(dict.fromkeys(type_words(place.type())))
+    near = instead(value, words)
+    near = near if "did you mean" in near else ""
+    if value.lower() in WORDS or value == "None":
+        near = _null(place)
+    elif place.option() == "--resume":
+        near = "; which run goes on is said by --name"
+    elif re.fullmatch(r"[\w.]+(,[\w.]+)+,?", value):
+        near = f"; write [{value.strip(',')}]"
+    elif value.startswith("[") and not value.endswith("]"):
+        near = "; write a list without spaces, or in quotes"
+    return f"{place.option()} is {value!r}, expected {_values(place)}{near}"
+
+
+def _no_value(place: Place, found: re.Match[str]) -> str:
+    option = found[1].rpartition("/")[2]
+    if option == "--config":
+        return "--config stands without a file; expected one such as configs/detect/quickstart.yaml"
+    place.keys[:] = [option.lstrip("-")]
+    place.parser = next((own for own in place.commands() if find_action(own, place.keys[0])), place.parser)
+    return f"{option} stands without a value; expected {_values(place)}"
+
+
+def _no_group(_: Place, found: re.Match[str]) -> str:
+    off = "; to switch it off: --wandb.mode disabled" if found[1] == "wandb" else ""
+    return f"--{found[1]} {found[2]} is no file of options; --{found[1]}.help lists its options{off}"
+
+
+def _no_file(_: Place, found: re.Match[str]) -> str:
+    folder = Path(found[1])
+    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+    inside = next(iter(sorted(folder.glob("quickstart.yaml")) or sorted(folder.glob("*.yaml"))), None)
+    example = f", such as {shown / inside.name}" if inside else ""
+    return f"--config {shown} is a folder; expected a file{example}"
 
 
 def _unknown_command(_: Place, found: re.Match[str]) -> str:
-    return f"{found[1]} is no command{instead(found[1], list(COMMANDS))}"
+    meant = OTHER_COMMANDS.get(found[1])
+    return f"{found[1]} is no command{f'; here it is {meant}' if meant else instead(found[1], list(COMMANDS))}"
 
 
 def _no_command(_: Place, __: re.Match[str]) -> str:
@@ -194,6 +290,9 @@ RULES: tuple[tuple[str, Callable[[Place, re.Match[str]], str]], ...] = (
     (r"argument subcommand: invalid choice: '([^']*)'", _unknown_command),
     (r"^expected \"subcommand\" to be one of", _no_command),
     (r"^Parser key \"config\": File does not exist: '(.+)'", _no_config),
+    (r"^Parser key \"config\": Path is not a file: '(.+)'", _no_file),
+    (r"^(?:argument )?(\S+): expected one argument", _no_value),
+    (r"^Parser key \"(\w+)\": Unable to load config \"(.*)\"", _no_group),
     (r"^Unexpected config: *([^\n]*)", _no_mapping),
     (r"(?s)^Problems parsing config: (.*)", _no_yaml),
     (r"(?:^Option|does not accept option) '([^']+)'", _unknown_option),
@@ -225,28 +324,20 @@ def _destinations(parser: OptionParser, nested: bool) -> Iterator[str]:
                     yield from (f"{action.dest}.{name}" for name in list(inspect.signature(cls).parameters))
 
 
-def _class_names(hint: Any) -> list[str]:
-    """What can be named for a type: its classes by their short names, functions that build one by their import path."""
-    paths = get_all_subclass_paths(hint)
-    names = [path.rpartition(".")[2] for path in paths]
-    for module in {path.rpartition(".")[0] for path in paths if path.count(".") == 1}:
-        for name, value in inspect.getmembers(import_module(module), inspect.isfunction):
-            built = value.__annotations__.get("return")
-            if inspect.isclass(built) and issubclass(built, get_class_types(hint)):
-                names.append(f"{module}.{name}")
-    return names
+def _class_names(place: Place) -> list[str]:
+    """What can be named for an option: classes, functions, and files of options where nothing else has the name."""
+    names = [choice.name for choice in choices(place.type())]
+    taken = {name.rpartition(".")[2].lower() for name in names}
+    return [*names, *(name for name in part_names(FOLDERS.get(place.option(), "")) if name not in taken)]
 
 
-def _type_words(hint: Any) -> Iterator[str]:
-    """What a type allows, in a user's words: an integer, null."""
-    words = {int: "an integer", float: "a number", str: "text", bool: "true or false", NoneType: "null", Path: "a path"}
-    if typing.get_origin(hint) is Literal:
-        yield from map(str, typing.get_args(hint))
-    elif typing.get_origin(hint) in (typing.Union, UnionType):
-        for part in typing.get_args(hint):
-            yield from _type_words(part)
-    else:
-        yield words.get(hint) or re.sub(r"\b(\w+\.)+", "", hint.__name__ if inspect.isclass(hint) else str(hint))
+def _values(place: Place) -> str:
+    """What an option takes, in words."""
+    hint = place.type()
+    if choices(hint):
+        null = ", or null for none" if takes_null(hint) else ""
+        return f"a class ({place.option()}.help lists them){null}"
+    return listed(list(dict.fromkeys(type_words(hint))))
 
 
 def _one_line(text: str) -> str:

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from configs.version import add_version
 from tasks import detect, segment
 from tasks.command_line import run
 from tasks.errors import TaskError
@@ -125,6 +126,7 @@ def main(args: list[str] | None = None) -> None:
         prog="python -m tasks.repeat",
         description="Takes the step again at which a run has ended because its numbers were not finite.",
     )
+    add_version(parser)
     parser.add_argument("run", type=Path, help="the run folder, such as runs/detect/NAME")
     parser.add_argument("--step", type=int, help="which of its kept steps; default: the last")
     options = parser.parse_args(args)

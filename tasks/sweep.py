@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from configs.version import add_version
 from tasks.errors import TaskError
 from tasks.near_names import instead
 from tasks.recipe_parts import with_files
@@ -128,6 +129,7 @@ def _parser() -> ArgumentParser:
         "options, such as --data.root COCO, go to every run.",
         allow_abbrev=False,
     )
+    add_version(parser)
     parser.add_argument("sweep", type=Path, help="a sweep's file, such as configs/sweeps/retinanet_attentions.yaml")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     parser.add_argument("--only", nargs="+", metavar="RUN", help="only these runs, such as resnet50_se-seed0")

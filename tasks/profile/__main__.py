@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from backbones.zoo.registry import list_backbones
+from configs.version import add_version
 from tasks.errors import TaskError
 from tasks.profile import backbones, costs, match, operators
 
@@ -176,6 +177,7 @@ def _add_runs(commands: "_SubParsersAction[ArgumentParser]") -> None:
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="python -m tasks.profile", description="Measures what parts of a model cost.")
+    add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="PART")
     for add in (_add_attention, _add_backbones, _add_recipe, _add_match, _add_runs):
         add(commands)

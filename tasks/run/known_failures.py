@@ -96,5 +96,11 @@ KNOWN_FAILURES = (
         exit_codes.MISTAKE,
     ),
     KnownFailure(r"^[\w.]*MisconfigurationException: (.*)", "{0}", exit_codes.MISTAKE),
+    KnownFailure(r"^RuntimeError: (Early stopping conditioned on metric .*)", "{0}", exit_codes.MISTAKE),
+    KnownFailure(
+        r"^ValueError: (Invalid (?:learning rate|weight_decay|momentum|beta|epsilon|alpha)[\w ]*: .*)",
+        "{0}; see --model.optimizer.help CLASS for what the optimiser takes",
+        exit_codes.MISTAKE,
+    ),
 )
 """Looked through in this order."""

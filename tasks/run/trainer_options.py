@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+import torch
+
 from tasks.errors import TaskError
 from tasks.run.job import Job
 
@@ -11,6 +13,13 @@ REFUSED = {
     "default_root_dir": "does not place a run; use --runs FOLDER and --name NAME",
     "model_registry": "(trainer.model_registry) is a service of Lightning's that this package does not write to",
 }
+FINDERS = {
+    "LearningRateFinder": "sets one rate for all parameter groups, and the schedule takes it back at its next step; "
+    "try some rates instead, as variants of a sweep: --model.optimizer.lr",
+    "BatchSizeFinder": "changes the batch after rate, schedule and order of images were made for another; see what a "
+    "batch needs instead: python -m tasks.profile recipe CONFIG --batch N",
+}
+"""Callbacks of Lightning's that train within a run, and why they cannot here."""
 
 
 def refuse_trainer_options(trainer: Any, job: Job) -> None:
@@ -31,8 +40,33 @@ def refuse_trainer_options(trainer: Any, job: Job) -> None:
             f"--trainer.log_every_n_steps is {trainer.log_every_n_steps}, expected at least 1; --trainer.logger false "
             "switches logging off"
         )
+    for name in ("max_epochs", "max_steps"):
+        if isinstance(value := trainer.get(name), int) and value < -1:
+            raise TaskError(f"--trainer.{name} is {value}, expected at least 0, or -1 for no limit")
+    for callback in trainer.get("callbacks") or []:
+        name = str(callback.get("class_path")).rpartition(".")[2]
+        if name in FINDERS:
+            raise TaskError(f"--trainer.callbacks {name} {FINDERS[name]}")
+    _refuse_devices(trainer)
     if trainer.num_nodes > 1 and job.scheduler is None and "MASTER_ADDR" not in os.environ:
         raise TaskError(
             f"--trainer.num_nodes is {trainer.num_nodes}, but nothing has started processes on the other nodes; start "
             "it with srun or torchrun (docs/cluster.md)"
+        )
+
+
+def _refuse_devices(trainer: Any) -> None:
+    """Refuses GPUs that PyTorch does not see."""
+    count = torch.cuda.device_count()
+    if trainer.accelerator in ("gpu", "cuda") and count == 0:
+        raise TaskError(
+            f"--trainer.accelerator {trainer.accelerator}: PyTorch sees no GPU here (torch.cuda.is_available() is "
+            "false); leave it out to train on the CPU, or see `nvidia-smi` and which build of torch is installed"
+        )
+    devices = trainer.devices
+    numbers = devices if isinstance(devices, list) else str(devices).split(",")
+    if count == 0 and trainer.accelerator in ("auto", "cpu") and len(numbers) > 1:
+        shown = ",".join(map(str, numbers))
+        raise TaskError(
+            f"--trainer.devices {shown} names GPUs, and PyTorch sees none here; on the CPU it is a number of processes"
         )

@@ -68,9 +68,12 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
         ("--batch_size=1", "--batch_size is no option; did you mean --data.batch_size?"),
         ("--lr=1", "--lr is no option; did you mean --model.optimizer.lr?"),
         ("--print_confg", "--print_confg is no option; did you mean --print_config?"),
-        ("-x", "-x is no option; --help lists all"),
-        ("extra", "'extra' stands alone; an option is written --NAME VALUE or --NAME=VALUE"),
-        ("--name", "--name: expected one argument"),
+        ("-x", "-x is no option; --help all lists all"),
+        (
+            "extra",
+            "'extra' stands alone; an option is written --NAME VALUE or --NAME=VALUE, and a list without spaces: [3,4]",
+        ),
+        ("--name", "--name stands without a value; expected text or null"),
         (
             "--data.pipline=x",
             "--data.pipline is no option of datamodules.COCO; did you mean --data.pipeline?",
@@ -98,9 +101,13 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
         ),
         (
             "--model.backbone=my.module.Net",
-            "--model.backbone my.module.Net cannot be found (No module named 'my'); --help lists all",
+            "--model.backbone my.module.Net cannot be found (No module named 'my'); a module of your own is looked for "
+            "in the folder where you are and in those of PYTHONPATH",
         ),
-        ("--model.backbone=torch.nn.Linear", "--model.backbone torch.nn.Linear is no Backbone; --help lists all"),
+        (
+            "--model.backbone=torch.nn.Linear",
+            "--model.backbone torch.nn.Linear is no Backbone; --model.backbone.help lists all",
+        ),
         (
             "--model.backbone.attention=CBMA",
             "--model.backbone.attention CBMA cannot be found; did you mean CBAM?",
@@ -146,7 +153,7 @@ def test_option(option: str, line: str, refusal: Callable[..., str]) -> None:
 
 def test_option_of_another_class(refusal: Callable[..., str]) -> None:
     line = refusal("fit", RECIPE, "--model.backbone=ResNet", "--model.backbone.depth=50", "--model.backbone.width=0.5")
-    assert line.startswith("--model.backbone.width is no option of backbones.ResNet; --help lists all")
+    assert line.startswith("--model.backbone.width is no option of backbones.ResNet; --help all lists all")
     assert refusal("fit", RECIPE, CALLBACK, "--trainer.callbacks.monitr=x") == (
         "--trainer.callbacks.monitr is no option of lightning.pytorch.callbacks.EarlyStopping; did you mean "
         "--trainer.callbacks.monitor?"

@@ -1,0 +1,235 @@
+"""Typical mistakes of a newcomer: each ends in one line that says what to write instead, and with exit code 2."""
+
+import re
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from tasks.run import exit_codes
+from tests.tasks.conftest import MAINS, command_arguments
+
+ROOT = Path(__file__).parents[2]
+Refusal = Callable[..., str]
+
+
+@pytest.fixture
+def refusal(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Refusal:
+    """The one line with which a command line is refused, run in a folder that has the recipes and the sample data."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shapes").symlink_to(shapes)
+
+    def refuse(line: str) -> str:
+        task, *arguments = line.split()
+        with pytest.raises(SystemExit) as end:
+            MAINS[task](arguments)
+        shown = capsys.readouterr()
+        *notes, last = shown.err.splitlines()
+        assert end.value.code == exit_codes.MISTAKE
+        assert not any(re.search(r"Traceback|usage:|^error", note) for note in notes), shown.err
+        assert len(last) < 420 and not list((tmp_path / "runs").rglob("*.ckpt"))
+        return last
+
+    return refuse
+
+
+FIT = "detect fit --config configs/detect/quickstart.yaml"
+SEGMENT = "segment fit --config configs/segment/quickstart.yaml"
+
+MISTAKES = {
+    # commands and files
+    "detect": "error: expected a command first, fit, validate, test or predict: fit --config configs/.../NAME.yaml",
+    "detect train --config configs/detect/quickstart.yaml": "error: train is no command; here it is fit",
+    "detect fit": (
+        "error: --model.backbone, --model.detector and --data not given; a recipe gives them: --config "
+        "configs/.../NAME.yaml"
+    ),
+    "detect fit configs/detect/quickstart.yaml": (
+        "error: 'configs/detect/quickstart.yaml' stands alone; a configuration is given as --config "
+        "configs/detect/quickstart.yaml"
+    ),
+    "detect fit --config": "error: --config stands without a file; expected one such as configs/detect/quickstart.yaml",
+    "detect fit --config quickstart": (
+        "error: --config: no file quickstart; did you mean configs/detect/quickstart.yaml or "
+        "configs/segment/quickstart.yaml?"
+    ),
+    "detect fit --config configs/detect/quikstart.yaml": (
+        "error: --config: no file configs/detect/quikstart.yaml; did you mean configs/detect/quickstart.yaml?"
+    ),
+    "detect fit --config configs/detect": (
+        "error: --config configs/detect is a folder; expected a file, such as configs/detect/quickstart.yaml"
+    ),
+    "detect fit --config configs/segment/quickstart.yaml": (
+        "error: configs/segment/quickstart.yaml is a configuration of tasks.segment: python -m tasks.segment fit "
+        "--config configs/segment/quickstart.yaml"
+    ),
+    "segment fit --config configs/detect/quickstart.yaml": (
+        "error: configs/detect/quickstart.yaml is a configuration of tasks.detect: python -m tasks.detect fit "
+        "--config configs/detect/quickstart.yaml"
+    ),
+    "detect fit --config configs/backbones/resnet50.yaml": (
+        "error: configs/backbones/resnet50.yaml describes one class, backbones.ResNet; give it to the option that "
+        "takes the class: --model.backbone configs/backbones/resnet50.yaml"
+    ),
+    "detect fit --config configs/sweeps/two_attentions.yaml": (
+        "error: configs/sweeps/two_attentions.yaml is a sweep, not a recipe; it is run by: python -m tasks.sweep "
+        "configs/sweeps/two_attentions.yaml"
+    ),
+    # names of options
+    f"{FIT} --epochs 3": "error: --epochs is no option; here it is --trainer.max_epochs",
+    f"{FIT} --lr 0.1": "error: --lr is no option; did you mean --model.optimizer.lr?",
+    f"{FIT} --batch-size 4": "error: --batch-size is no option; did you mean --data.batch_size?",
+    f"{FIT} --trainer.gpus 1": "error: --trainer.gpus is no option; here it is --trainer.devices",
+    f"{FIT} --device cuda": "error: --device is no option; here it is --trainer.accelerator",
+    f"{FIT} --freeze 2": "error: --freeze is no option; here it is --host.frozen_stages",
+    f"{FIT} -trainer.max_epochs 3": "error: -trainer.max_epochs is no option; did you mean --trainer.max_epochs?",
+    f"{FIT} trainer.max_epochs=3": (
+        "error: 'trainer.max_epochs' stands alone; an option begins with two dashes: --trainer.max_epochs"
+    ),
+    f"{FIT} --model.num_classes 3": (
+        "error: --model.num_classes is no option; here it is --data.class_names; the classes are read from the data set"
+    ),
+    f"{FIT} --model.segmentor pspnet": (
+        "error: --model.segmentor is an option of tasks.segment: python -m tasks.segment fit --model.segmentor"
+    ),
+    f"{FIT} --model.backbone.atention CBAM": (
+        "error: --model.backbone.atention is no option of backbones.MobileNetV2; did you mean "
+        "--model.backbone.attention?"
+    ),
+    # values
+    f"{FIT} --model.backbone.attention none": (
+        "error: --model.backbone.attention is 'none', expected a class (--model.backbone.attention.help lists them); "
+        "nothing is written null: --model.backbone.attention null"
+    ),
+    f"{FIT} --name None": "error: --name is 'None'; nothing is written null: --name null",
+    f"{FIT} --model.backbone.attention SE": (
+        "error: --model.backbone.attention SE cannot be found; did you mean SqueezeExcitation?"
+    ),
+    f"{FIT} --model.backbone.attention HaloAttention": (
+        "error: --model.backbone.attention HaloAttention: HaloAttention replaces convolutions, so it is given as "
+        "--model.backbone.mixer HaloAttention"
+    ),
+    f"{FIT} --model.backbone resnet_50": (
+        "error: --model.backbone resnet_50 cannot be found; did you mean backbones.resnet50?"
+    ),
+    f"{FIT} --model.backbone my_package.MyNet": (
+        "error: --model.backbone my_package.MyNet cannot be found (No module named 'my_package'); a module of "
+        "your own is looked for in the folder where you are and in those of PYTHONPATH"
+    ),
+    f"{FIT} --model.backbone.attention_stages 3,4": (
+        "error: --model.backbone.attention_stages is '3,4', expected a list such as [3,4]; write [3,4]"
+    ),
+    f"{FIT} --model.backbone.attention_stages [3, 4]": (
+        "error: --model.backbone.attention_stages is '[3,', expected a list such as [3,4]; write a list without "
+        "spaces, or in quotes"
+    ),
+    f"{FIT} --model.optimizer adamw": "error: --model.optimizer adamw cannot be found; did you mean AdamW?",
+    f"{FIT} --model.optimizer.lr fast": ("error: --model.optimizer.lr is 'fast', expected a number or Tensor"),
+    f"{FIT} --trainer.max_epochs ten": "error: --trainer.max_epochs is 'ten', expected an integer or null",
+    f"{FIT} --trainer.max_epochs -5": "error: --trainer.max_epochs is -5, expected at least 0, or -1 for no limit",
+    f"{FIT} --trainer.precision fp16": (
+        "error: --trainer.precision is 'fp16', expected 64, 32, 16, transformer-engine, "
+        "transformer-engine-float16, 16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, bf16 or null; "
+        "did you mean bf16?"
+    ),
+    f"{FIT} --data.batch_size 2.5": "error: --data.batch_size is '2.5', expected an integer",
+    f"{FIT} --wandb false": (
+        "error: --wandb false is no file of options; --wandb.help lists its options; to switch it off: "
+        "--wandb.mode disabled"
+    ),
+    f"{SEGMENT} --model.segmentor upernett": "error: --model.segmentor upernett cannot be found; did you mean upernet?",
+    # data, checkpoints and runs
+    f"{FIT} --data.root nowhere": (
+        "error: --data.root nowhere: no such folder; give that of the data set, or write the sample data set "
+        "with: python -m datamodules.shapes --root data/shapes"
+    ),
+    f"{FIT} --data.root data/shapes": (
+        "error: --data.root data/shapes is the folder above the data set; give --data.root data/shapes/coco"
+    ),
+    f"{FIT} --data.root data/shapes/coco/annotations/instances_train2017.json": (
+        "error: --data.root data/shapes/coco/annotations/instances_train2017.json is a file; expected the folder "
+        "of the data set, which holds annotations/instances_val2017.json"
+    ),
+    f"{SEGMENT} --data.root nowhere": (
+        "error: --data.root nowhere: no such folder; give that of the data set, or write the sample data set "
+        "with: python -m datamodules.shapes --root data/shapes"
+    ),
+    f"{FIT} --resume": "error: --resume stands without a value; expected auto, never, must or null",
+    f"{FIT} --resume runs/detect/first": (
+        "error: --resume is 'runs/detect/first', expected auto, never, must or null; which run goes on is said by "
+        "--name"
+    ),
+    f"{FIT} --resume must --name first": (
+        "error: --resume must: there is no run in runs/detect/first; give its --name, or leave --resume out"
+    ),
+    f"{FIT} --ckpt_path no.ckpt": (
+        "error: no checkpoint at no.ckpt; --ckpt_path expects a file such as RUN/checkpoints/last.ckpt"
+    ),
+    f"{FIT} --model.weights no.pth": (
+        "error: no.pth does not exist; expected a checkpoint such as RUN/checkpoints/best.ckpt or last.ckpt"
+    ),
+    "detect validate --config configs/detect/quickstart.yaml": (
+        "error: validate without weights would score a network that has learnt nothing; give --ckpt_path FILE, such as "
+        "RUN/checkpoints/best.ckpt"
+    ),
+    # the machine
+    f"{FIT} --trainer.accelerator gpu": (
+        "error: --trainer.accelerator gpu: PyTorch sees no GPU here (torch.cuda.is_available() is false); leave "
+        "it out to train on the CPU, or see `nvidia-smi` and which build of torch is installed"
+    ),
+    f"{FIT} --trainer.devices 2,3": (
+        "error: --trainer.devices 2,3 names GPUs, and PyTorch sees none here; on the CPU it is a number of processes"
+    ),
+    f"{FIT} --trainer.logger MLFlowLogger": (
+        "error: --trainer.logger MLFlowLogger needs the package mlflow; install it: pip install mlflow"
+    ),
+    f"{FIT} --trainer.callbacks+=LearningRateFinder": (
+        "error: --trainer.callbacks LearningRateFinder sets one rate for all parameter groups, and the schedule takes "
+        "it back at its next step; try some rates instead, as variants of a sweep: --model.optimizer.lr"
+    ),
+    f"{FIT} --trainer.callbacks+=BatchSizeFinder": (
+        "error: --trainer.callbacks BatchSizeFinder changes the batch after rate, schedule and order of images were "
+        "made for another; see what a batch needs instead: python -m tasks.profile recipe CONFIG --batch N"
+    ),
+    # watched scores
+    f"{FIT} --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/map": (
+        "error: --trainer.callbacks.monitor val/map (EarlyStopping) is not logged; did you mean val/mAP?"
+    ),
+    f"{FIT} --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/mAP": (
+        "error: --trainer.callbacks.monitor val/mAP (EarlyStopping) is better the larger it is; add "
+        "--trainer.callbacks.mode max"
+    ),
+    f"{FIT} --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/loss": (
+        "error: --trainer.callbacks.monitor val/loss (EarlyStopping): the validation's loss is logged with "
+        "--model.validation_loss true only"
+    ),
+}
+"""Command line: the line that it ends with."""
+ON_CPU_ONLY = ("accelerator gpu", "devices 2,3")
+
+
+@pytest.mark.parametrize("command", MISTAKES)
+def test_mistake(command: str, refusal: Refusal) -> None:
+    if any(option in command for option in ON_CPU_ONLY) and torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    if "MLFlowLogger" in command and find_spec("mlflow"):
+        pytest.skip("mlflow is installed")
+    assert refusal(command) == MISTAKES[command]
+
+
+def test_checkpoint_of_the_other_task(
+    trained: Callable[[str], Path], shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = trained("segment") / "checkpoints" / "best.ckpt"
+    with pytest.raises(SystemExit) as end:
+        MAINS["detect"]([*command_arguments("detect", "validate", shapes, tmp_path, "other"), f"--ckpt_path={file}"])
+    assert end.value.code == exit_codes.MISTAKE
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"error: {file} is the checkpoint of another task: this one has no model option 'boundary_width'"
+    )
