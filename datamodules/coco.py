@@ -300,4 +300,5 @@ class COCO(VisionDataModule):
 
     def collate(self, samples: list[Sample], training: bool) -> dict[str, Any]:
         """Pads the images of a batch to one size."""
-        return collate_images(samples, self.pipeline.frame, multiple=32)
+        frame = self.pipeline.frame if training else self.pipeline.test_frame
+        return collate_images(samples, frame, multiple=32)
