@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,23 +78,31 @@ def windows(task: str, size: tuple[int, int], overlap: int, blend: bool = False)
     ]
 
 
+_PROGRAM = """
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import_module(f"tasks.{sys.argv[1]}").main(sys.argv[2:])
+print(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")))
+"""
+"""The command line, and the peak of its memory; what the system counts of a child holds that of its parent, too."""
+
+
 def run(task: str, command: str, checkpoint: Path | None, runs: Path, *options: str) -> Usage:
-    """Runs the command line in a process of its own, from which its peak memory is known."""
+    """Runs the command line in a process of its own; Linux only."""
     arguments = [
-        sys.executable, "-m", f"tasks.{task}", command, f"--config={ROOT}/configs/{task}/quickstart.yaml",
+        sys.executable, "-c", _PROGRAM, task, command, f"--config={ROOT}/configs/{task}/quickstart.yaml",
         "--data.num_workers=0", "--trainer.accelerator=cpu", "--wandb.mode=disabled", f"--runs={runs}", "--name=large",
         *([] if checkpoint is None else [f"--ckpt_path={checkpoint}"]), *options,
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     started = time.perf_counter()
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(arguments, env=environment, stdout=output, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            output.seek(0)
-            sys.exit(f"error: tasks.{task} {command} ended with {process.returncode}\n{output.read().decode()}")
-    return Usage(time.perf_counter() - started, usage.ru_maxrss / 1024)
+    answer = subprocess.run(arguments, env=environment, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        sys.exit(f"error: tasks.{task} {command} ended with {answer.returncode}\n{answer.stdout}{answer.stderr}")
+    _, kilobytes, _ = answer.stdout.strip().splitlines()[-1].split()
+    return Usage(time.perf_counter() - started, int(kilobytes) / 1024)
 
 
 def train(task: str, folder: Path) -> Path:
@@ -166,15 +174,20 @@ def tile_goals(scene: Path, folder: Path) -> Iterator[Goal]:
     yield Goal("a tile of the decoded copy, faster", whole / copy, 10)
 
 
-def row(task: str, image: str, usage: Usage, small: Usage) -> str:
-    """A line of the page's table."""
-    above = "" if usage is small else f"{usage.megabytes - small.megabytes:,.0f}"
-    return f"| {task} | {image} | {usage.seconds:.0f} | {usage.megabytes:,.0f} | {above} |"
+def table(usages: Mapping[tuple[str, str], Usage]) -> str:
+    """The page's table: what each task took for the small image, and then for the large one."""
+    lines = [f"| {' | '.join(COLUMNS_OF_TABLE)} |", "|" + " --- |" * len(COLUMNS_OF_TABLE)]
+    small: dict[str, Usage] = {}
+    for (task, image), usage in usages.items():
+        above = f"{usage.megabytes - small[task].megabytes:,.0f}" if task in small else "-"
+        small.setdefault(task, usage)
+        lines.append(f"| {task} | {image} | {usage.seconds:.0f} | {usage.megabytes:,.0f} | {above} |")
+    return "\n".join([*lines, "", f"On {processor()}."])
 
 
 def measure(options: Namespace) -> Iterator[Goal]:
     """All goals; at the end the page's table is written."""
-    lines: list[str] = []
+    usages: dict[tuple[str, str], Usage] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_mosaic(folder / "scene", options.rows, options.columns, PART, PART)
@@ -185,7 +198,7 @@ def measure(options: Namespace) -> Iterator[Goal]:
             given = getattr(options, task)
             checkpoint = train(task, folder) if given is None else given
             small, large = predictions(task, checkpoint, folder, scene)
-            lines += [row(task, f"{SMALL:,} x {SMALL:,}", small, small), row(task, size, large, small)]
+            usages |= {(task, f"{SMALL:,} x {SMALL:,}"): small, (task, size): large}
             yield Goal(f"{task}, {size}, time of predict", large.seconds, None, "s")
             yield Goal(f"{task}, {size}, peak memory", large.megabytes, None, "MB")
             above = large.megabytes - small.megabytes
@@ -193,8 +206,7 @@ def measure(options: Namespace) -> Iterator[Goal]:
             if options.scores:
                 yield from scores(task, checkpoint, folder)
     if options.write is not None:
-        head = [f"| {' | '.join(COLUMNS_OF_TABLE)} |", "|" + " --- |" * len(COLUMNS_OF_TABLE)]
-        show_table("large", "\n".join([*head, *lines, "", f"({processor()})"]), options.write)
+        show_table("large", table(usages), options.write)
 
 
 def add_options(parser: ArgumentParser) -> None:
