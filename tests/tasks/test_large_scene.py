@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as coco_mask
 from torch import Tensor, nn
 
 from backbones import MobileNetV2
 from datamodules import COCO, FixedSize
 from datamodules.shapes_mosaic import main, write_mosaic
 from datamodules.shapes_scene import KINDS, NAMES
-from tasks.detectors import FCOS
+from tasks.detectors import FCOS, MaskRCNN
 from tasks.detectors.base import Detections, Detector
+from tasks.detectors.two_stage.options import BoxHeadOptions
 from tasks.detectors.windows import WindowedDetection, Windows
 from tasks.metrics import COCODetectionMetric, SegmentationMetric
 from tasks.segmentors import SlideInference, WholeInference
@@ -154,6 +156,31 @@ def test_aligned_windows_find_what_is_found_in_the_parts(mosaic: Path, merging: 
         assert torch.equal(found[name], column), name
     ((together,),) = detect(detector, split(mosaic / "whole"), Windows(PART, 0, at_once=4, merge=merging))
     torch.testing.assert_close(together["scores"], expected["scores"], rtol=1e-5, atol=1e-6)
+
+
+def test_masks_of_the_whole_are_those_of_its_parts(mosaic: Path) -> None:
+    torch.manual_seed(0)
+    detector = MaskRCNN(
+        MobileNetV2(0.25),
+        len(KINDS),
+        channels=16,
+        box_head=BoxHeadOptions(fc_channels=32),
+        score_threshold=0.0,
+        max_detections=12,
+    ).eval()
+    parts = detect(detector, split(mosaic / "parts", FixedSize(*PART)))
+    ((found,),) = detect(detector, split(mosaic / "whole"), Windows(PART, 0, at_once=1))
+    moved = {}
+    for number, (of_part,) in enumerate(parts):
+        top, left = number // 2 * PART[0], number % 2 * PART[1]
+        corners = of_part["boxes"] + torch.tensor([left, top, left, top])
+        for box, label, mask in zip(corners.tolist(), of_part["labels"].tolist(), of_part["masks"], strict=True):
+            whole = np.zeros(WHOLE, np.uint8, order="F")
+            whole[top : top + PART[0], left : left + PART[1]] = coco_mask.decode(dict(mask))
+            moved[*box, label] = coco_mask.encode(whole)["counts"]
+    assert len(found["masks"]) == 72 and sum(mask.area > 0 for mask in found["masks"]) > 5
+    for box, label, mask in zip(found["boxes"].tolist(), found["labels"].tolist(), found["masks"], strict=True):
+        assert mask["size"] == list(WHOLE) and mask["counts"] == moved[*box, label]
 
 
 def test_scores_of_the_whole_are_those_of_its_parts(mosaic: Path) -> None:
