@@ -24,6 +24,7 @@ from datamodules.pipelines import (
     ShorterSide,
     SSDCrop,
 )
+from datamodules.tiles import Tiles
 
 __all__ = [
     "ADE20K",
@@ -38,5 +39,6 @@ __all__ = [
     "SSDCrop",
     "SegmentationPipeline",
     "ShorterSide",
+    "Tiles",
     "VisionDataModule",
 ]

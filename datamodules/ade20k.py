@@ -16,6 +16,7 @@ from datamodules.mask_values import MaskValues
 from datamodules.pipelines import SegmentationPipeline
 from datamodules.rare_classes import RareClasses
 from datamodules.root_folder import require_root
+from datamodules.tiles import Tiles
 
 FIRST_VALUE = 1
 """Value of class 0 in the masks; 0 is no class."""
@@ -57,8 +58,10 @@ class ADE20K(LabelMasks):
         strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
         on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
             for another one that follows from the seed. Of validation it stops the run always: the score would lie.
-        rare_classes: Draw training images by the classes that they hold, rare ones oftener. Default: every image once
-            in an epoch.
+        rare_classes: Draw training images, or tiles, by the classes that they hold, rare ones oftener. Default: every
+            one once in an epoch.
+        tiles: Cut training images into tiles, each of them a sample, as for images far larger than the network's input.
+            Default: whole images.
     """
 
     class_list = "objectInfo"
@@ -86,6 +89,7 @@ class ADE20K(LabelMasks):
         strict: bool = False,
         on_corrupt: Literal["stop", "skip"] = "stop",
         rare_classes: RareClasses | None = None,
+        tiles: Tiles | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -109,6 +113,7 @@ class ADE20K(LabelMasks):
             strict=strict,
             on_corrupt=on_corrupt,
             rare_classes=rare_classes,
+            tiles=tiles,
         )
 
     @cached_property

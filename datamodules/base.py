@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.decoded import KeptDecoded
 from datamodules.described import describe
 from datamodules.epoch_plan import StepLayout
 from datamodules.epoch_progress import EpochProgress
@@ -25,6 +26,7 @@ from datamodules.readable import ReadableOnly
 from datamodules.sampling import KeySampler, SampleKey
 from datamodules.shared_memory import check_shared_memory
 from datamodules.substitutes import Losses, Substituted
+from datamodules.tiles import TileGrid
 from datamodules.workers import start_worker
 
 
@@ -215,6 +217,15 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         """Bytes of a sample of a typical size."""
         height, width = self.image_size
         return self.bytes_per_pixel * height * width
+
+    def tile_reader(self, grid: TileGrid) -> ReadImage:
+        """Decodes the images of tiles: with copies on the disk, unless they are not wanted."""
+        return KeptDecoded(self.read_image, self.decoding) if grid.tiles.keep_decoded else self.read_image
+
+    @property
+    def decoding(self) -> str:
+        """The options of the decoder, as text."""
+        return repr((self.orientation, self.largest_grey))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled training batches: what the epoch has not seen. In order, under `overfit_batches`."""

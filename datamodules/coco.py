@@ -23,9 +23,11 @@ from datamodules.pipelines import DetectionPipeline, ShorterSide
 from datamodules.preflight.coco import look_through_coco
 from datamodules.preflight.names import encoded
 from datamodules.preflight.report import Split, SplitReport
+from datamodules.preflight.tiles import TileViews, count_views
 from datamodules.preflight.twins import ImageFiles
 from datamodules.root_folder import require_root
 from datamodules.shared_memory import PREFETCHED
+from datamodules.tiles import TileGrid, Tiles
 
 
 class COCO(VisionDataModule):
@@ -92,6 +94,8 @@ class COCO(VisionDataModule):
         strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
         on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
             for another one that follows from the seed. Of validation it stops the run always: the score would lie.
+        tiles: Cut training images into tiles, each of them a sample, as for images far larger than the network's input.
+            Default: whole images.
     """
 
     test_options = "--data.test_images and --data.test_annotations"
@@ -125,6 +129,7 @@ class COCO(VisionDataModule):
         seed: int = 42,
         strict: bool = False,
         on_corrupt: Literal["stop", "skip"] = "stop",
+        tiles: Tiles | None = None,
     ) -> None:
         super().__init__(
             batch_size,
@@ -157,7 +162,7 @@ class COCO(VisionDataModule):
         self.pipeline = pipeline or ShorterSide()
         self.group_by_orientation = group_by_orientation
         self.masks, self.empty_images, self.training_targets = masks, empty_images, training_targets
-        self._given_category_ids = category_ids
+        self.tiles, self._given_category_ids = tiles, category_ids
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -214,6 +219,25 @@ class COCO(VisionDataModule):
         file = self._training
         return np.arange(len(file)) if self.empty_images == "keep" else np.flatnonzero(file.objects())
 
+    @cached_property
+    def training_tiles(self) -> TileGrid | None:
+        """The tiles of the training images; without objects to learn from where such images are dropped, too."""
+        if self.tiles is None or self.empty_images == "keep":
+            return self._all_tiles
+        assert self._all_tiles is not None and self.tile_views is not None
+        return self._all_tiles.only(np.flatnonzero(self.tile_views.kept))
+
+    @cached_property
+    def tile_views(self) -> TileViews | None:
+        """What all tiles of the training images see of the objects."""
+        if self._all_tiles is None:
+            return None
+        return count_views(self._training, self.training_images, self._all_tiles)
+
+    @cached_property
+    def _all_tiles(self) -> TileGrid | None:
+        return None if self.tiles is None else TileGrid(self._training.sizes[self.training_images], self.tiles)
+
     def _labels(self, file: AnnotationFile) -> NDArray[np.int64]:
         """Label that the model has for each class of a file."""
         model = self.root / self.val_annotations if self._given_class_names is None else "the model"
@@ -221,8 +245,8 @@ class COCO(VisionDataModule):
 
     def train_dataset(self) -> Dataset[Sample]:
         """The training split, augmented."""
-        transforms, images = self.pipeline.training(), self.training_images
-        return self._split(self.train_images, self._training, transforms, training=True, images=images)
+        folder, transforms, images = self.train_images, self.pipeline.training(), self.training_images
+        return self._split(folder, self._training, transforms, training=True, images=images, tiles=self.training_tiles)
 
     def val_dataset(self) -> Dataset[Sample]:
         """The validation split with its ground truth."""
@@ -241,6 +265,7 @@ class COCO(VisionDataModule):
         transforms: list[A.BasicTransform],
         training: bool,
         images: NDArray[np.intp] | None = None,
+        tiles: TileGrid | None = None,
     ) -> COCODataset:
         return COCODataset(
             self.root / folder,
@@ -252,8 +277,9 @@ class COCO(VisionDataModule):
             self.follow_links,
             self.masks,
             images,
-            self.read_image,
+            self.read_image if tiles is None else self.tile_reader(tiles),
             self.training_targets,
+            tiles,
         )
 
     def image_files(self, split: Split) -> ImageFiles:
@@ -282,6 +308,8 @@ class COCO(VisionDataModule):
         if not (self.masks and (training or self.training_targets)):
             return of_image
         objects = self._training.objects()[self.training_images]
+        if training and self.tile_views is not None:
+            objects = self.tile_views.kept
         images = max(1, self.batch_size * self.num_workers * PREFETCHED)
         return of_image * (1 + (objects.mean() + 3 * objects.std() / images**0.5) / self.bytes_per_pixel)
 
@@ -289,7 +317,7 @@ class COCO(VisionDataModule):
         """0 for landscape, 1 for portrait images, if they shall be kept apart."""
         if not self.group_by_orientation:
             return None
-        sizes = self._training.sizes[self.training_images]
+        sizes = self._training.sizes[self.training_images] if self.training_tiles is None else self.training_tiles.sizes
         return [int(portrait) for portrait in sizes[:, 0] > sizes[:, 1]]
 
     def predict_dataloader(self) -> DataLoader[Any]:
@@ -309,4 +337,5 @@ class COCO(VisionDataModule):
 
     def collate(self, samples: list[Sample], training: bool) -> dict[str, Any]:
         """Pads the images of a batch to one size."""
-        return collate_images(samples, self.pipeline.frame, multiple=32)
+        frame = self.pipeline.frame if training else self.pipeline.test_frame
+        return collate_images(samples, frame, multiple=32)

@@ -19,6 +19,7 @@ from datamodules.images import ReadImage, check_inside, read_image
 from datamodules.instances import draw_masks, encode_mask, stack_masks
 from datamodules.resampling import Window
 from datamodules.sampling import SampleKey, seed_transforms
+from datamodules.tiles import Tile, TileGrid
 
 Sample = dict[str, Any]
 
@@ -38,6 +39,7 @@ class COCODataset(Dataset[Sample]):
         images: Images of the file that are samples, by their place in it. Default: all.
         read: Decodes an image.
         training_targets: Give what only training needs in validation, too.
+        tiles: Cuts the images into tiles, each of them a sample.
     """
 
     def __init__(
@@ -53,26 +55,28 @@ class COCODataset(Dataset[Sample]):
         images: Sequence[int] | NDArray[np.intp] | None = None,
         read: ReadImage = read_image,
         training_targets: bool = False,
+        tiles: TileGrid | None = None,
     ) -> None:
         self.folder, self.annotations, self.labels = folder, annotations, labels
         self.seed, self.training, self.follow_links, self.masks = seed, training, follow_links, masks
         self.images, self.read = range(len(annotations)) if images is None else images, read
-        self.with_losses = training or training_targets
+        self.with_losses, self.tiles = training or training_targets, tiles
         self.geometry = _geometry(transforms)
         self.transforms = A.Compose(transforms, bbox_params=_box_params())
 
     def __len__(self) -> int:
-        """Number of images."""
-        return len(self.images)
+        """Number of images, or of their tiles."""
+        return len(self.images if self.tiles is None else self.tiles)
 
     @property
     def paths(self) -> list[Path]:
-        """Image files, in the order of the samples."""
+        """Image files, in the order of the images."""
         return [self.folder / self.annotations.file_names[image] for image in self.images]
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        """Reads and augments one image; the result depends on the seed and the key alone."""
-        file, image = self.annotations, int(self.images[key.index])
+        """Reads and augments one image or tile; the result depends on the seed and the key alone."""
+        place, tile = (key.index, None) if self.tiles is None else self.tiles[key.index]
+        file, image = self.annotations, int(self.images[place])
         path = self.folder / str(file.file_names[image])
         if not self.follow_links:
             check_inside(self.folder, path)
@@ -87,29 +91,38 @@ class COCODataset(Dataset[Sample]):
         where = file.of_image(image)
         corners, crowd = clipped_corners(file.boxes[where], file.sizes[image]), file.iscrowd[where]
         has_area = (corners[:, 2:] > corners[:, :2]).all(axis=1)
-        usable = np.flatnonzero(has_area & ~crowd)
+        objects, ignored = has_area & ~crowd, has_area & crowd
+        if tile is not None and self.tiles is not None:
+            pixels = np.ascontiguousarray(pixels[tile.part])
+            corners, visible = tile.see(corners)
+            enough = (visible > 0) & (visible >= self.tiles.tiles.least_visible)
+            objects, ignored = objects & enough, (visible > 0) & (ignored | objects & ~enough)
+        usable = np.flatnonzero(objects)
         seed_transforms(self.transforms, self.seed, key)
         augmented = self.transforms(image=pixels, bboxes=corners[usable], row=usable)
         target = {
             "image_id": int(file.image_ids[image]),
             "file_name": str(path),
-            "original_size": torch.tensor([height, width]),
-            **self._objects(image, augmented["bboxes"], augmented["row"]),
+            "original_size": torch.tensor(pixels.shape[:2]),
+            **self._objects(image, augmented["bboxes"], augmented["row"], tile),
         }
         if self.with_losses:
-            target["crowd"] = _moved_boxes(corners[has_area & crowd], self.geometry.window)
+            target["crowd"] = _moved_boxes(corners[ignored], self.geometry.window)
         if not self.training:
             target["ground_truth"] = self._ground_truth(image)
         return {"image": to_tensor(augmented["image"]), "target": target, "key": key}
 
-    def _objects(self, image: int, boxes: Any, rows: Any) -> dict[str, Tensor]:
+    def _objects(self, image: int, boxes: Any, rows: Any, tile: Tile | None) -> dict[str, Tensor]:
         """The objects that are left in the frame: boxes (N, 4) xyxy, and which annotations of the image they are."""
         file, where = self.annotations, self.annotations.of_image(image)
         boxes, rows = np.asarray(boxes, np.float32).reshape(-1, 4), np.asarray(rows, np.int64)
         masks = {}
         if self.masks and self.with_losses:
             window, size = self.geometry.window, tuple(file.sizes[image].tolist())
-            patches = draw_masks(map(file.segmentation, where.start + rows), size, window)
+            part = None
+            if tile is not None:
+                window, part = window._replace(top=window.top + tile.top, left=window.left + tile.left), tile.part
+            patches = draw_masks(map(file.segmentation, where.start + rows), size, window, part)
             seen = [place for place, patch in enumerate(patches) if patch.pixels.any()]
             boxes, rows = boxes[seen], rows[seen]
             masks["masks"] = torch.from_numpy(stack_masks([patches[place] for place in seen], window.size))

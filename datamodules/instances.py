@@ -63,21 +63,25 @@ def encode_mask(segmentation: Any, size: Size) -> RLE:
     return {"size": list(size), "counts": segmentation["counts"].encode()}
 
 
-def draw_masks(segmentations: Iterable[Any], size: Size, window: Window) -> list[Patch]:
+def draw_masks(
+    segmentations: Iterable[Any], size: Size, window: Window, part: tuple[slice, slice] | None = None
+) -> list[Patch]:
     """Draws the masks of annotations in the frame of an augmented image.
 
     Args:
         segmentations: Polygons or run-length codes as in the file, which are `is_usable`.
         size: Height and width of the image.
         window: How the image is augmented.
+        part: Rows and columns of the image that are seen at all. Default: all of them.
     """
     rows, columns = window.nearest()
-    image = _inside(rows, 0, size[0]), _inside(columns, 0, size[1])
+    part = part or (slice(0, size[0]), slice(0, size[1]))
+    seen = [_inside(near, side.start, side.stop - side.start) for near, side in zip((rows, columns), part, strict=True)]
 
     def draw(segmentation: Any) -> Patch:
         if isinstance(segmentation, list):
-            return _cut(_fill([window.move(corners) for corners in _usable(segmentation, size)], window.size), *image)
-        return _resample(encode_mask(segmentation, size), rows, columns)
+            return _cut(_fill([window.move(corners) for corners in _usable(segmentation, size)], window.size), *seen)
+        return _cut(_resample(encode_mask(segmentation, size), rows, columns), *seen)
 
     return [draw(segmentation) for segmentation in segmentations]
 
@@ -141,7 +145,7 @@ def _inside(nearest: NDArray[np.intp], start: int, length: int) -> slice:
 
 
 def _cut(patch: Patch, rows: slice, columns: slice) -> Patch:
-    """What of a patch lies in some rows and columns of the frame: a polygon may leave the image, a mask does not."""
+    """What of a patch lies in some rows and columns of the frame: a mask may leave the part that is seen."""
     top, left = max(patch.top, rows.start), max(patch.left, columns.start)
     below, behind = max(rows.stop - patch.top, 0), max(columns.stop - patch.left, 0)
     return Patch(top, left, patch.pixels[top - patch.top : below, left - patch.left : behind])

@@ -14,17 +14,22 @@ from datamodules.base import VisionDataModule
 from datamodules.class_lists import LIBRARY, Colour, published_colours, read_colours, read_names
 from datamodules.class_names import ClassList, match_classes, renumbering
 from datamodules.collate import collate_images, pad_images
+from datamodules.decoded import KeptDecoded
 from datamodules.errors import DataError
 from datamodules.image_dataset import ImageDataset
 from datamodules.images import MAX_PIXELS, Orientation
-from datamodules.label_mask_dataset import LabelMaskDataset, Sample, ignored_in
+from datamodules.label_mask_dataset import LabelMaskDataset, Sample, ignored_in, mask_reader
 from datamodules.mask_files import MaskFiles, pair_files
 from datamodules.mask_values import MaskValues, expanded, packed
 from datamodules.pipelines import RandomRatioCrop, SegmentationPipeline
+from datamodules.preflight.headers import read_header
+from datamodules.preflight.kept import each
 from datamodules.preflight.label_masks import look_through_masks
 from datamodules.preflight.report import Split, SplitReport
+from datamodules.preflight.tiles import look_at_tiles
 from datamodules.preflight.twins import ImageFiles
 from datamodules.rare_classes import RareClassDataset, RareClasses, class_pixels
+from datamodules.tiles import TileGrid, Tiles
 
 Values = dict[int, str | None] | list[int | str]
 
@@ -81,8 +86,10 @@ class LabelMasks(VisionDataModule):
         strict: Do not start where something of the data set is lost or doubtful, instead of saying so.
         on_corrupt: What a training image does that cannot be read: stop the run, or be left out, with a line for each,
             for another one that follows from the seed. Of validation it stops the run always: the score would lie.
-        rare_classes: Draw training images by the classes that they hold, rare ones oftener. Default: every image once
-            in an epoch.
+        rare_classes: Draw training images, or tiles, by the classes that they hold, rare ones oftener. Default: every
+            one once in an epoch.
+        tiles: Cut training images into tiles, each of them a sample, as for images far larger than the network's input.
+            Default: whole images.
     """
 
     bytes_per_pixel = 4  # and the mask
@@ -118,6 +125,7 @@ class LabelMasks(VisionDataModule):
         strict: bool = False,
         on_corrupt: Literal["stop", "skip"] = "stop",
         rare_classes: RareClasses | None = None,
+        tiles: Tiles | None = None,
     ) -> None:
         super().__init__(
             batch_size=batch_size,
@@ -143,7 +151,7 @@ class LabelMasks(VisionDataModule):
         self.train, self.val, self.test = train, val, test
         self.classes, self.first_value, self.values = classes, first_value, values
         self.colours, self.ignored, self.others = colours, ignored, others
-        self.pipeline, self.rare_classes = pipeline or RandomRatioCrop(), rare_classes
+        self.pipeline, self.rare_classes, self.tiles = pipeline or RandomRatioCrop(), rare_classes, tiles
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -256,11 +264,20 @@ class LabelMasks(VisionDataModule):
 
     def train_dataset(self) -> Dataset[Sample]:
         """The training split, augmented."""
-        dataset = self._split(self.train, self.pipeline.training(), training=True)
+        dataset = self._split(self.train, self.pipeline.training(), training=True, tiles=self.training_tiles)
         if self.rare_classes is None:
             return dataset
         pixels = class_pixels(dataset, len(self.class_names))
         return RareClassDataset(dataset, pixels, self.rare_classes, self.seed)
+
+    @cached_property
+    def training_tiles(self) -> TileGrid | None:
+        """The tiles of the training images, by the headers of their masks, which are as large."""
+        if self.tiles is None:
+            return None
+        _, masks = self._pairs(self.train)
+        headers = each(lambda place: read_header(masks[place]), range(len(masks)))
+        return TileGrid(np.array([header.size for header in headers], np.int64), self.tiles)
 
     def val_dataset(self) -> Dataset[Sample]:
         """The validation split with its masks at original resolution."""
@@ -280,7 +297,10 @@ class LabelMasks(VisionDataModule):
         dataset = self._split(self._files(split), [], training=False)
         broken = self.severity_of_broken(split)
         files = self.image_files(split)
-        return look_through_masks(dataset, files, split, self.class_names, self.orientation, broken, whole)
+        report = look_through_masks(dataset, files, split, self.class_names, self.orientation, broken, whole)
+        if split != "training" or self.training_tiles is None:
+            return report
+        return report.with_look(look_at_tiles(self.root, self.training_tiles, self.bytes_per_pixel, None))
 
     def _files(self, split: Split) -> MaskFiles:
         if split == "training":
@@ -300,8 +320,12 @@ class LabelMasks(VisionDataModule):
         own = {"train": self.train, "val": self.val, "classes": self.class_names, "colours": self.class_colours}
         return super().prediction_options() | own
 
-    def _split(self, files: MaskFiles, transforms: list[A.BasicTransform], training: bool) -> LabelMaskDataset:
+    def _split(
+        self, files: MaskFiles, transforms: list[A.BasicTransform], training: bool, tiles: TileGrid | None = None
+    ) -> LabelMaskDataset:
         paths, masks = self._pairs(files)
+        kept = tiles is not None and tiles.tiles.keep_decoded
+        read_mask = mask_reader(self.mask_values)
         return LabelMaskDataset(
             paths,
             masks,
@@ -310,9 +334,11 @@ class LabelMasks(VisionDataModule):
             self.seed,
             training,
             self.follow_links,
-            self.read_image,
+            self.read_image if tiles is None else self.tile_reader(tiles),
             self.max_pixels,
             self.pipeline.views(),
+            tiles,
+            KeptDecoded(read_mask, f"mask {self.mask_values.coloured}") if kept else read_mask,
         )
 
     @property

@@ -22,11 +22,17 @@ class Pipeline(ABC):
 
     Attributes:
         image_size: Height and width of a typical network input.
-        frame: Height and width that every image of a batch is padded to, or None to pad to the largest of the batch.
+        frame: Height and width that every training image is padded to, or None to pad to the largest of the batch.
+        test_frame: The same in evaluation.
     """
 
     image_size: Size
     frame: Size | None = None
+
+    @property
+    def test_frame(self) -> Size | None:
+        """No frame, unless a pipeline says otherwise."""
+        return None
 
     @abstractmethod
     def training(self) -> list[A.BasicTransform]:
@@ -42,7 +48,22 @@ class DetectionPipeline(Pipeline):
 
     Of its transforms exactly one moves pixels, a `datamodules.geometry.ResizeAndCrop`: crowd regions and masks follow
     its window. Others may change colours.
+
+    Attributes:
+        test_scale: Evaluation resizes an image to so many times its own size, however large that is, for detectors that
+            look at it in windows (`--model.windows`); 1 keeps its size. None: to the size of the input.
     """
+
+    test_scale: float | None = None
+
+    @property
+    def test_frame(self) -> Size | None:
+        """That of training, or none where images keep their sizes."""
+        return self.frame if self.test_scale is None else None
+
+    def resize_for_test(self, to_input: A.BasicTransform) -> list[A.BasicTransform]:
+        """The resize of evaluation: the given one to the size of the input, or by `test_scale`."""
+        return [to_input if self.test_scale is None else ResizeByRatio(self.test_scale)]
 
 
 class SegmentationPipeline(Pipeline):
@@ -64,15 +85,23 @@ class ShorterSide(DetectionPipeline):
         longest: Limit of the longer side in pixels.
         flip: Probability of a horizontal flip in training.
         photometric: Distort brightness, contrast and colour in training.
+        test_scale: Evaluation resizes an image to so many times its own size instead, for detectors that look at it in
+            windows (`--model.windows`); 1 keeps its size.
     """
 
     def __init__(
-        self, shorter: tuple[int, ...] = (800,), longest: int = 1333, flip: float = 0.5, photometric: bool = False
+        self,
+        shorter: tuple[int, ...] = (800,),
+        longest: int = 1333,
+        flip: float = 0.5,
+        photometric: bool = False,
+        test_scale: float | None = None,
     ) -> None:
         if not shorter:
             raise DataError("shorter is (), expected at least one length in pixels")
         _check_positive(shorter=min(shorter), longest=longest)
         _check_share("flip", flip)
+        self.test_scale = _checked_scale(test_scale)
         self.shorter, self.longest, self.flip, self.photometric = list(shorter), longest, flip, photometric
         self.image_size = (max(shorter), longest)
 
@@ -82,7 +111,7 @@ class ShorterSide(DetectionPipeline):
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Resize."""
-        return [ResizeShorterSide([max(self.shorter)], self.longest)]
+        return self.resize_for_test(ResizeShorterSide([max(self.shorter)], self.longest))
 
 
 class MultiScaleCrop(DetectionPipeline):
@@ -98,6 +127,8 @@ class MultiScaleCrop(DetectionPipeline):
         crop: Least and greatest side of the crop in pixels; each side is drawn by itself.
         flip: Probability of a horizontal flip in training.
         photometric: Distort brightness, contrast and colour in training.
+        test_scale: Evaluation resizes an image to so many times its own size instead, for detectors that look at it in
+            windows (`--model.windows`); 1 keeps its size.
     """
 
     def __init__(
@@ -108,6 +139,7 @@ class MultiScaleCrop(DetectionPipeline):
         crop: tuple[int, int] = (384, 600),
         flip: float = 0.5,
         photometric: bool = False,
+        test_scale: float | None = None,
     ) -> None:
         for name, lengths in (("shorter", shorter), ("before_crop", before_crop)):
             if not lengths:
@@ -115,6 +147,7 @@ class MultiScaleCrop(DetectionPipeline):
         _check_positive(shorter=min(shorter), longest=longest, before_crop=min(before_crop), crop=min(crop))
         _check_range("crop", crop)
         _check_share("flip", flip)
+        self.test_scale = _checked_scale(test_scale)
         self.shorter, self.longest, self.before_crop, self.crop = list(shorter), longest, list(before_crop), crop
         self.flip, self.photometric = flip, photometric
         self.image_size = (max(shorter), longest)
@@ -126,7 +159,7 @@ class MultiScaleCrop(DetectionPipeline):
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Resize."""
-        return [ResizeShorterSide([max(self.shorter)], self.longest)]
+        return self.resize_for_test(ResizeShorterSide([max(self.shorter)], self.longest))
 
 
 class FixedSize(DetectionPipeline):
@@ -142,6 +175,8 @@ class FixedSize(DetectionPipeline):
         keep_ratio: Keep the aspect ratio of the image.
         flip: Probability of a horizontal flip in training.
         photometric: Distort brightness, contrast and colour in training.
+        test_scale: Evaluation resizes an image to so many times its own size instead, for detectors that look at it in
+            windows (`--model.windows`); 1 keeps its size.
     """
 
     def __init__(
@@ -152,10 +187,12 @@ class FixedSize(DetectionPipeline):
         keep_ratio: bool = True,
         flip: float = 0.5,
         photometric: bool = False,
+        test_scale: float | None = None,
     ) -> None:
         _check_positive(height=height, width=width)
         _check_range("scale", scale)
         _check_share("flip", flip)
+        self.test_scale = _checked_scale(test_scale)
         self.height, self.width = self.frame = self.image_size = (height, width)
         self.scale, self.keep_ratio, self.flip, self.photometric = scale, keep_ratio, flip, photometric
 
@@ -165,7 +202,7 @@ class FixedSize(DetectionPipeline):
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Fit into the frame."""
-        return [ScaleJitterCrop(self.image_size, (1.0, 1.0), self.keep_ratio)]
+        return self.resize_for_test(ScaleJitterCrop(self.image_size, (1.0, 1.0), self.keep_ratio))
 
 
 class SSDCrop(DetectionPipeline):
@@ -180,6 +217,8 @@ class SSDCrop(DetectionPipeline):
             with ImageNet's mean colour.
         flip: Probability of a horizontal flip in training.
         photometric: Distort brightness, contrast and colour in training.
+        test_scale: Evaluation resizes an image to so many times its own size instead, for detectors that look at it in
+            windows (`--model.windows`); 1 keeps its size.
     """
 
     def __init__(
@@ -189,10 +228,12 @@ class SSDCrop(DetectionPipeline):
         zoom_out: float = 0.0,
         flip: float = 0.5,
         photometric: bool = False,
+        test_scale: float | None = None,
     ) -> None:
         _check_positive(height=height, width=width)
         _check_share("zoom_out", zoom_out)
         _check_share("flip", flip)
+        self.test_scale = _checked_scale(test_scale)
         self.height, self.width = self.frame = self.image_size = (height, width)
         self.zoom_out, self.flip, self.photometric = zoom_out, flip, photometric
 
@@ -202,7 +243,7 @@ class SSDCrop(DetectionPipeline):
 
     def evaluation(self) -> list[A.BasicTransform]:
         """Stretch to the frame."""
-        return [ScaleJitterCrop(self.image_size, (1.0, 1.0), keep_ratio=False)]
+        return self.resize_for_test(ScaleJitterCrop(self.image_size, (1.0, 1.0), keep_ratio=False))
 
 
 class RandomRatioCrop(SegmentationPipeline):
@@ -280,6 +321,12 @@ def _check_positive(**lengths: int) -> None:
 def _check_range(name: str, values: tuple[float, float]) -> None:
     if not 0 < values[0] <= values[1] < float("inf"):
         raise DataError(f"{name} is {values}, expected 0 < first <= second, both finite")
+
+
+def _checked_scale(test_scale: float | None) -> float | None:
+    if test_scale is not None and not 0 < test_scale < float("inf"):
+        raise DataError(f"test_scale is {test_scale}, expected a positive number, such as 1 for an image's own size")
+    return test_scale
 
 
 def _check_share(name: str, value: float) -> None:

@@ -102,14 +102,15 @@ def _images_of(pixels: NDArray[np.int64], least: int) -> NDArray[np.int64]:
 
 
 def class_pixels(dataset: LabelMaskDataset, num_classes: int) -> NDArray[np.int64]:
-    """(I, K) pixels of each class in each mask of a split; those of a mask that cannot be read are 0.
+    """(I, K) pixels of each class in each mask, or tile, of a split; those of a mask that cannot be read are 0.
 
     All masks are read, once: the numbers are remembered for as long as the files stay as they are.
     """
-    about = (dataset.values.key, num_classes, *dataset.mask_paths)
+    cut = () if dataset.tiles is None else (dataset.tiles.tiles.sides, dataset.tiles.tiles.overlaps)
+    about = (dataset.values.key, num_classes, *cut, *dataset.mask_paths)
     key = xxhash.xxh3_128_hexdigest("\0".join(map(str, about)).encode(errors="surrogateescape"))
     entry = cache_folder() / "pixels" / f"{key}.npz"
-    now = stamps(lambda place: [dataset.mask_paths[place]], range(len(dataset)))
+    now = stamps(lambda place: [dataset.mask_paths[dataset.place(place)[0]]], range(len(dataset)))
     if (kept := _recall(entry, now)) is not None:
         return kept
     pixels = np.array(list(each(lambda place: _count(dataset, place, num_classes), range(len(dataset)))), np.int64)

@@ -103,7 +103,7 @@ def resample_image(
         part = recolour(part)
     if window[:4] == (0, 0, height, width):
         part, mirrored = cv2.flip(part, 1) if mirrored else part, False
-        part = cv2.resize(part, size[::-1], interpolation=interpolation)
+        part = part if size == (height, width) else cv2.resize(part, size[::-1], interpolation=interpolation)
     else:
         part = _scale(part, down, across, interpolation)
         part = part[rows.skip : rows.skip + rows.kept, columns.skip : columns.skip + columns.kept]

@@ -80,7 +80,7 @@ def write_shapes(root: Path, seed: NonNegativeInt = 0, train: PositiveInt = 640,
     unfinished = root / _UNFINISHED  # an interrupted call leaves only this folder, which the next call replaces
     shutil.rmtree(unfinished, ignore_errors=True)
     presences = [_write_split(unfinished, seed, *pair) for pair in zip(SPLITS, (train, val), strict=True)]
-    _write_classes(unfinished / "ade20k", presences)
+    write_classes(unfinished / "ade20k", presences)
     for layout in ("coco", "ade20k"):
         (unfinished / layout).rename(root / layout)
     (root / MARKER).write_text(_json(parameters) + "\n", encoding="utf-8", newline="\n")
@@ -131,14 +131,14 @@ def _write_split(root: Path, seed: int, split: Split, count: int) -> Presence:
         jpeg = _jpeg(scene.image)
         (photos / f"{image_id:012d}.jpg").write_bytes(jpeg)
         (pictures / f"{split.prefix}_{image_id:08d}.jpg").write_bytes(jpeg)
-        (labels / f"{split.prefix}_{image_id:08d}.png").write_bytes(_png(scene.labels))
-        images.append(_image_entry(scene, image_id))
+        (labels / f"{split.prefix}_{image_id:08d}.png").write_bytes(png(scene.labels))
+        images.append(image_entry(scene, image_id))
         for instance in scene.instances:
-            annotations.append(_annotation(instance, len(annotations) + 1, image_id))
+            annotations.append(annotation(instance, len(annotations) + 1, image_id))
         pixels = np.bincount(scene.labels.ravel(), minlength=len(NAMES) + 1)
         presence.pixels[:] += pixels
         presence.images[:] += pixels > 0
-    _write_instances(coco / "annotations" / f"instances_{split.coco}.json", images, annotations)
+    write_instances(coco / "annotations" / f"instances_{split.coco}.json", images, annotations)
     return presence
 
 
@@ -149,7 +149,7 @@ def _jpeg(image: Pixels) -> bytes:
     return file.getvalue()
 
 
-def _png(labels: Pixels) -> bytes:
+def png(labels: Pixels) -> bytes:
     """Encode (H, W) labels as one channel of 8 bits."""
     file = io.BytesIO()
     # Run-length matches only: zlib's and zlib-ng's other match finders may give other bytes on another processor.
@@ -162,7 +162,7 @@ def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
 
-def _write_instances(path: Path, images: list[dict[str, Any]], annotations: list[Annotation]) -> None:
+def write_instances(path: Path, images: list[dict[str, Any]], annotations: list[Annotation]) -> None:
     """Write COCO's file of instances."""
     instances = {
         "info": {"description": "Shapes drawn by datamodules.shapes", "version": str(VERSION)},
@@ -176,13 +176,13 @@ def _write_instances(path: Path, images: list[dict[str, Any]], annotations: list
     path.write_text(_json(instances), encoding="utf-8", newline="\n")
 
 
-def _image_entry(scene: Scene, image_id: int) -> dict[str, Any]:
+def image_entry(scene: Scene, image_id: int) -> dict[str, Any]:
     """An entry of COCO's list of images."""
     height, width = scene.labels.shape
     return {"id": image_id, "file_name": f"{image_id:012d}.jpg", "height": height, "width": width, "license": 1}
 
 
-def _annotation(instance: Instance, annotation_id: int, image_id: int) -> Annotation:
+def annotation(instance: Instance, annotation_id: int, image_id: int) -> Annotation:
     """An entry of COCO's list of annotations: box (xywh, px), area (px) and region of the visible part."""
     y, x = np.nonzero(instance.mask)
     left, top = int(x.min()), int(y.min())
@@ -223,7 +223,7 @@ def polygons(mask: Mask) -> list[list[float]]:
     return [(outline.reshape(-1) / 2).tolist() for outline in outlines]
 
 
-def _write_classes(folder: Path, presences: list[Presence]) -> None:
+def write_classes(folder: Path, presences: list[Presence]) -> None:
     """Write ADE20K's list of classes: share of the pixels, training and validation images, whether stuff, name."""
     train, val = presences
     pixels = train.pixels + val.pixels

@@ -25,6 +25,7 @@ from tasks.same_network import require_same_network
 from tasks.task_options import TaskOptions, build_options, saved_options
 from tasks.validation_loss import ValidationLosses
 from tasks.weights import DATA_KEY, FORMAT, FORMAT_KEY, arguments_without_weights, load_model_weights, read_checkpoint
+from tasks.windows import OverWindows
 
 Predictions = list[Any]
 
@@ -141,8 +142,17 @@ class VisionTask(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Predictions:
         """Predictions, one per image."""
-        predictions: Predictions = self.model(batch)
-        return predictions
+        return self.predictions(batch)
+
+    def predictions(self, batch: Batch) -> Predictions:
+        """What the model, in evaluation mode, finds in each image, in original pixels."""
+        found: Predictions = self.model(batch)
+        return found
+
+    @property
+    def over_windows(self) -> OverWindows | None:
+        """What covers an image by windows and tells how far it is, if anything does."""
+        return None
 
     def on_validation_epoch_end(self) -> None:
         """Scores the split."""
@@ -165,7 +175,7 @@ class VisionTask(pl.LightningModule):
         self.evaluation = None
 
     def _evaluate(self, batch: Batch) -> Predictions:
-        predictions: Predictions = self.model(batch)
+        predictions = self.predictions(batch)
         found, expected = self.metric_inputs(batch, predictions)
         counted = [position for position, repeated in enumerate(batch["repeated"].tolist()) if not repeated]
         images = [(batch["targets"][place]["image_id"], batch["targets"][place]["file_name"]) for place in counted]

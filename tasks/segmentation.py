@@ -17,6 +17,7 @@ from tasks.schedules import Polynomial, ScheduleBuilder
 from tasks.segmentors import SegmentorBuilder
 from tasks.segmentors.base import LabelMaps, Segmentor
 from tasks.task_options import TaskOptions
+from tasks.windows import OverWindows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +71,11 @@ class SegmentationTask(VisionTask):
         return SegmentationEvaluation.of(
             self.options.class_names, self.metrics.gathered_images(), pixels.image_areas(), pixels.total_confusion()
         )
+
+    @property
+    def over_windows(self) -> OverWindows | None:
+        """The segmentor's way over an image, where it has one."""
+        return getattr(self.model, "inference", None)
 
     def describe_head(self) -> tuple[str, str]:
         """The decode heads of the segmentor, where it has some."""

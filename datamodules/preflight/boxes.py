@@ -14,6 +14,7 @@ from datamodules.findings import EXAMPLES, Finding, Severity
 from datamodules.geometry import ResizeAndCrop
 from datamodules.preflight.box_flags import SIZES, Doubt, count_objects, load_flags
 from datamodules.preflight.report import Looked, Split
+from datamodules.resampling import Size
 
 COUNTED = 100
 """Detections of an image that COCO's metric counts."""
@@ -25,7 +26,12 @@ _CORNERS = "boxes are x, y, width, height, from corners: x1, y1, x2 - x1, y2 - y
 
 
 def look_at_boxes(
-    file: AnnotationFile, split: Split, transforms: Sequence[A.BasicTransform], whole_file: bool, drops_empty: bool
+    file: AnnotationFile,
+    split: Split,
+    transforms: Sequence[A.BasicTransform],
+    whole_file: bool,
+    drops_empty: bool,
+    part: Size | None = None,
 ) -> Looked:
     """Looks through the columns of a file: no image is read.
 
@@ -35,8 +41,9 @@ def look_at_boxes(
         transforms: What is done to a validation image, which says how large the input is.
         whole_file: No images of the file are left out by `max_images`.
         drops_empty: Training leaves images without objects out.
+        part: Height and width of the tiles that images are cut into, if they are.
     """
-    return _Boxes(file, split, transforms, whole_file, drops_empty).look()
+    return _Boxes(file, split, transforms, whole_file, drops_empty, part).look()
 
 
 class _Boxes:
@@ -49,9 +56,10 @@ class _Boxes:
         transforms: Sequence[A.BasicTransform],
         whole_file: bool,
         drops_empty: bool,
+        part: Size | None,
     ) -> None:
         self.file, self.split, self.transforms = file, split, transforms
-        self.whole_file, self.drops_empty = whole_file, drops_empty
+        self.whole_file, self.drops_empty, self.part = whole_file, drops_empty, part
         columns = load_flags(file.path)
         self.flags = columns["flags"][: len(file.boxes)]
         self.thinnest = columns["thinnest"][: len(file)]
@@ -189,7 +197,8 @@ class _Boxes:
     def _scale(self) -> NDArray[np.float64]:
         """(I, 2) factors by which height and width of each image are resized for validation."""
         geometry = next(transform for transform in self.transforms if isinstance(transform, ResizeAndCrop))
-        sizes, image = np.unique(self.file.sizes[:, 0] << 32 | self.file.sizes[:, 1], return_inverse=True)
+        resized = self.file.sizes if self.part is None else np.minimum(self.file.sizes, self.part)
+        sizes, image = np.unique(resized[:, 0] << 32 | resized[:, 1], return_inverse=True)
         windows = [geometry.draw_window(divmod(size, 1 << 32), None, _NO_BOXES) for size in sizes.tolist()]
         return np.array([(window.size[0] / window.height, window.size[1] / window.width) for window in windows])[image]
 

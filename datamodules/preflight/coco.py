@@ -11,6 +11,7 @@ from datamodules.preflight.headers import look_at_headers
 from datamodules.preflight.kept import look_into
 from datamodules.preflight.names import look_at_names
 from datamodules.preflight.report import Split, SplitReport
+from datamodules.preflight.tiles import look_at_tiles
 
 if TYPE_CHECKING:
     from datamodules.coco import COCO
@@ -25,7 +26,9 @@ def look_through_coco(data: "COCO", split: Split, file: AnnotationFile, whole: b
         file: Its annotations.
         whole: Read the headers of all images.
     """
-    boxes = look_at_boxes(file, split, data.pipeline.evaluation(), data.max_images is None, data.empty_images == "drop")
+    part = data.tiles.sides if split == "training" and data.tiles is not None else None
+    transforms, drops_empty = data.pipeline.evaluation(), data.empty_images == "drop"
+    boxes = look_at_boxes(file, split, transforms, data.max_images is None, drops_empty, part)
     files, source = data.image_files(split), str(file.path)
     broken = data.severity_of_broken(split)
     sizes = file.sizes[data.training_images] if split == "training" else file.sizes
@@ -48,4 +51,7 @@ def look_through_coco(data: "COCO", split: Split, file: AnnotationFile, whole: b
         whole,
         lambda places: look_at_headers(files.path, annotated, source, broken, data.orientation, places),
     )
-    return SplitReport.of(split, boxes, look_at_names(files.folder, files.names, source, broken), headers)
+    looks = [boxes, look_at_names(files.folder, files.names, source, broken), headers]
+    if split == "training" and data.training_tiles is not None:
+        looks.append(look_at_tiles(file.path, data.training_tiles, data.bytes_per_pixel, data.tile_views))
+    return SplitReport.of(split, *looks)

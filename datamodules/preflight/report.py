@@ -50,6 +50,10 @@ class SplitReport:
             [words for look in looks for words in look.words],
         )
 
+    def with_look(self, look: Looked) -> "SplitReport":
+        """What another look has found besides."""
+        return SplitReport.of(self.split, Looked(self.facts, self.findings, self.words), look)
+
     def lines(self, told: Collection[Severity]) -> list[str]:
         """One line on the split, and one for each finding of the severities that are to be told."""
         shown = [finding for finding in self.findings if finding.severity in told]

@@ -1,6 +1,5 @@
-"""What `predict` writes of a segmentor: label maps, pictures, probabilities; and how far it is in a large image."""
+"""What `predict` writes of a segmentor: label maps, pictures, probabilities."""
 
-import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,18 +11,14 @@ from tasks.base import VisionTask
 from tasks.batch import Batch, ignored_label
 from tasks.callbacks.prediction_writer import PredictionWriter
 from tasks.callbacks.probability_file import ProbabilityFile
-from tasks.callbacks.progress import format_seconds
 from tasks.segmentation import SegmentationTask
-
-SECONDS = 10.0
-"""Between two lines on the windows of one image."""
 
 
 class LabelMapWriter(PredictionWriter):
     """Writes `label_maps/<name of the image>.png` in ADE20K's convention: class k is stored as k + 1.
 
     The files have 8 bits, and 16 where the model has more than 254 classes. Pictures have the colours of the data set
-    where it has some. Where an image takes long, a line says every ten seconds how many of its windows are done.
+    where it has some.
 
     Args:
         pictures: Draw the predictions on the images.
@@ -46,15 +41,6 @@ class LabelMapWriter(PredictionWriter):
         self._task, self._folder = pl_module, Path(trainer.default_root_dir) / "predictions"
         if self.probability_bits is not None:
             pl_module.see = self._see
-
-    def on_predict_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Begins to watch the windows of the batch."""
-        bar, inference = trainer.progress_bar_callback, getattr(pl_module.model, "inference", None)
-        if bar is not None and inference is not None:
-            files = [Path(target["file_name"]).name for target in batch["targets"]]
-            inference.progress = WindowProgress(", ".join(files), bar.print)
 
     def write(self, task: VisionTask, prediction: Any, target: dict[str, Any], folder: Path, name: str) -> None:
         """Writes one label map at original resolution."""
@@ -81,29 +67,3 @@ class LabelMapWriter(PredictionWriter):
         return ProbabilityFile(
             path, tuple(target["original_size"].tolist()), self._task.class_names, self.probability_bits
         )
-
-
-class WindowProgress:
-    """Prints a line now and then while an image is seen window by window.
-
-    Args:
-        name: Of the image.
-        show: Prints a line.
-        every: Seconds between lines.
-    """
-
-    def __init__(self, name: str, show: Any, every: float = SECONDS) -> None:
-        self.name, self.show, self.every = name, show, every
-        self._started = self._shown = time.monotonic()
-        self._before = 0
-
-    def __call__(self, done: int, windows: int) -> None:
-        """Takes how many windows are done, of how many; it starts anew for every look at the image."""
-        now = time.monotonic()
-        if done < self._before:
-            self._started = now
-        self._before = done
-        if now - self._shown >= self.every:
-            self._shown = now
-            left = (now - self._started) / done * (windows - done)
-            self.show(f"{self.name}: {done} of {windows} windows, {format_seconds(left)} left")

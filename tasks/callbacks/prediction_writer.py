@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from tasks.base import VisionTask
 from tasks.callbacks.pictures import Palette, draw_prediction, original_image, palette_of, save_picture
 from tasks.callbacks.prediction_names import prediction_names
+from tasks.callbacks.window_progress import WindowProgress
 from tasks.detection import DetectionTask
 from tasks.errors import TaskError
 from tasks.run.files import write_text
@@ -25,7 +26,8 @@ class PredictionWriter(BasePredictionWriter):
     """Writes predictions into `predictions/` of the run folder, with a picture of each image unless told not to.
 
     Files are called as `prediction_names` says: `pictures/cam1/0001.png` for `.../cam1/0001.jpg`. Images that could
-    not be read have no predictions: once all others have theirs, the command ends with their number.
+    not be read have no predictions: once all others have theirs, the command ends with their number. Where an image
+    takes long, a line says every ten seconds how many of its windows are done.
 
     Args:
         pictures: Draw the predictions on the images.
@@ -42,6 +44,16 @@ class PredictionWriter(BasePredictionWriter):
         """Names all predictions, or stops before the first one is made."""
         self._names = prediction_names(trainer.predict_dataloaders.dataset.paths)
         self.palette = palette_of(trainer) if self.pictures else None
+
+    def on_predict_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Begins to watch the windows of the batch."""
+        assert isinstance(pl_module, VisionTask)
+        bar, windows = trainer.progress_bar_callback, pl_module.over_windows
+        if bar is not None and windows is not None:
+            files = [Path(target["file_name"]).name for target in batch["targets"]]
+            windows.progress = WindowProgress(", ".join(files), bar.print)
 
     def write_on_batch_end(
         self,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import expand_boxes
 
 from tasks.detectors.two_stage.convention import ConventionName
-from tasks.metrics.rle import RLE, encode_changes
+from tasks.metrics.rle import RLE, encode_changes, without_empty_runs
 
 PIXELS_AT_ONCE = 1 << 23
 """Pixels of boxes that are encoded together, at two bytes each; a box with more is encoded alone."""
@@ -73,7 +73,7 @@ def encode_masks(
     groups = np.split(np.arange(count), breaks)
     parts = [_changes(maps.numpy(), columns, rows, group, size[0], reaches) for group in groups]
     place, owner = (np.concatenate(part) for part in zip(*parts, strict=True))
-    place, owner = _without_empty_runs(place, owner, size[0] * size[1])
+    place, owner = without_empty_runs(place, owner, size[0] * size[1])
     return cast(list[RLE], encode_changes(place, np.bincount(owner, minlength=count), size))
 
 
@@ -144,14 +144,3 @@ def _changes(
     column, row = np.divmod(change - np.append(1, ends[:-1])[which], sides[which])
     owner = boxes[which]
     return (columns.first[owner] + column) * height + rows.first[owner] + row, owner
-
-
-def _without_empty_runs(
-    place: NDArray[np.int64], owner: NDArray[np.int64], pixels: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where a mask fills the end of a column and the begin of the next it does not change, nor at the image's end."""
-    kept = place < pixels
-    goes_on = (place[1:] == place[:-1]) & (owner[1:] == owner[:-1])
-    kept[1:] &= ~goes_on
-    kept[:-1] &= ~goes_on
-    return place[kept], owner[kept]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch.distributed as dist
 
-from tasks.metrics.coco_backends import COCO_NUMBERS, IoUType, choose_backend, evaluate, summarize
+from tasks.metrics.coco_backends import COUNTED, IoUType, choose_backend, coco_numbers, evaluate, summarize
 from tasks.metrics.coco_transport import join, split
 from tasks.metrics.packed_images import GroundTruth, ImageRecord, Prediction, check_annotated_masks, pack
 from tasks.metrics.rle import RLE
@@ -36,6 +36,8 @@ class COCODetectionMetric:
             `mask_` in front of their names.
         backend: "hotcoco", "faster_coco_eval", "pycocotools", or "auto" for the first of them that can be imported.
         prefix: Put in front of the name of every number.
+        detections: Detections of each class in an image that count, those of highest score. COCO's number is 100,
+            which `AR100` and its like bear in their names.
 
     Attributes:
         scores: Names of the 12 numbers of each kind, and "images", the number of distinct images.
@@ -53,6 +55,7 @@ class COCODetectionMetric:
         iou_type: Literal["bbox", "segm", "both"] = "bbox",
         backend: Literal["auto", "hotcoco", "faster_coco_eval", "pycocotools"] = "auto",
         prefix: str = "",
+        detections: int = COUNTED,
     ) -> None:
         self.class_names = tuple(class_names)
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
@@ -60,8 +63,13 @@ class COCODetectionMetric:
         if iou_type not in _KINDS:
             raise ValueError(f"iou_type must be 'bbox', 'segm' or 'both', got {iou_type!r}")
         self.kinds: dict[str, IoUType] = {f"{prefix}{kind}": overlap for kind, overlap in _KINDS[iou_type].items()}
-        self.prefix = prefix
-        self.scores = [*(f"{kind}{name}" for kind in self.kinds for name in COCO_NUMBERS), f"{prefix}images"]
+        if detections <= 10:
+            raise ValueError(f"detections is {detections}, expected more than 10, for which AR10 is")
+        self.prefix, self.detections = prefix, detections
+        self.scores = [
+            *(f"{kind}{name}" for kind in self.kinds for name in coco_numbers(detections)),
+            f"{prefix}images",
+        ]
         self.class_scores = [f"{kind}AP/{name}" for kind in self.kinds for name in self.class_names]
         self.backend = choose_backend(backend)
         self._records: dict[int, ImageRecord] = {}
@@ -133,8 +141,9 @@ class COCODetectionMetric:
         self.scored = tuple(in_order)
         numbers: dict[str, float] = {}
         for kind, overlap in self.kinds.items():
-            curves = evaluate(in_order, len(self.class_names), overlap, self.backend)
-            numbers |= {f"{kind}{name}": value for name, value in summarize(curves, self.class_names).items()}
+            curves = evaluate(in_order, len(self.class_names), overlap, self.backend, self.detections)
+            scores = summarize(curves, self.class_names, self.detections)
+            numbers |= {f"{kind}{name}": value for name, value in scores.items()}
         return numbers | {f"{self.prefix}images": float(len(images))}
 
 

@@ -36,6 +36,8 @@ COCO_NUMBERS = (
     *("AR1", "AR10", "AR100", "AR_small", "AR_medium", "AR_large"),
 )
 """Names of COCOeval's numbers, in its order."""
+COUNTED = 100
+"""Detections of an image and class that count in COCO's numbers; AR is also given at 1 and at 10 of them."""
 DETECTIONS_AT_ONCE = 125_000  # about 60 MB with boxes, 120 MB with masks
 MATCHES_AT_ONCE = 32_000  # about 150 MB as Python's objects
 
@@ -45,7 +47,7 @@ class Curves:
     """What COCOeval accumulates; -1 where there is no ground truth.
 
     Axes: T = 10 IoU thresholds 0.50:0.05:0.95, R = 101 recall levels, K classes, A = areas (all, small, medium,
-    large), M = (1, 10, 100) detections per image and class.
+    large), M = (1, 10, 100) detections per image and class, or another number than 100.
 
     Attributes:
         precision: (T, R, K, A, M).
@@ -78,7 +80,14 @@ def choose_backend(wanted: Literal["auto", "hotcoco", "faster_coco_eval", "pycoc
     raise RuntimeError(f"no COCO evaluation backend ({'; '.join(reasons)}); pip install {missing}")
 
 
-def evaluate(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName) -> Curves:
+def coco_numbers(counted: int) -> list[str]:
+    """Names of COCOeval's numbers where so many detections of an image and class count: `AR500` for `AR100`."""
+    return [f"AR{counted}" if name == f"AR{COUNTED}" else name for name in COCO_NUMBERS]
+
+
+def evaluate(
+    records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName, counted: int = COUNTED
+) -> Curves:
     """Matches detections to ground truth and accumulates precision and recall.
 
     Args:
@@ -86,6 +95,7 @@ def evaluate(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType
         num_classes: K.
         iou_type: Overlap of boxes or of masks.
         backend: Which package does it.
+        counted: Detections of an image and class that count, those of highest score.
 
     Returns:
         Tables that are -1 throughout when there is no ground truth.
@@ -94,19 +104,19 @@ def evaluate(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType
         return Curves(np.full((10, 101, num_classes, 4, 3), -1.0), np.full((10, num_classes, 4, 3), -1.0))
     with _without_collector():
         if backend == "hotcoco":
-            tables = _evaluate_with_hotcoco(records, num_classes, iou_type)
+            tables = _evaluate_with_hotcoco(records, num_classes, iou_type, counted)
         else:
-            tables = _evaluate_with_dicts(records, num_classes, iou_type, backend)
+            tables = _evaluate_with_dicts(records, num_classes, iou_type, backend, counted)
     return Curves(np.asarray(tables["precision"]), np.asarray(tables["recall"]))
 
 
 def matched_images(
-    records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName
+    records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName, counted: int = COUNTED
 ) -> Iterator[dict[str, Any]]:
     """How detections were matched in each image and class that has some or has ground truth.
 
-    The same matching as in `evaluate`, of all areas and with 100 detections per image and class. faster-coco-eval does
-    not show its own; where it is the backend, that is pycocotools' matching.
+    The same matching as in `evaluate`, of all areas and with `counted` detections per image and class.
+    faster-coco-eval does not show its own; where it is the backend, that is pycocotools' matching.
 
     Returns:
         The dicts of COCOeval's `evalImgs`: `image_id` and `category_id`, both from 1, `dtScores` from the highest on,
@@ -120,21 +130,22 @@ def matched_images(
             for labels in _groups(detections, num_classes, MATCHES_AT_ONCE):
                 chosen = [objects.of_labels(labels[0], labels[-1]) for objects in (truths, detections)]
                 if len(chosen[0][1]):  # nothing matches where there is no ground truth
-                    yield from _matches_of(_prepare_group(images, labels, *chosen))
+                    yield from _matches_of(_prepare_group(images, labels, *chosen), counted)
         elif any(len(record.ground_truths) for record in records):
             with contextlib.redirect_stdout(io.StringIO()):
                 evaluation = _prepare_dicts(records, num_classes, iou_type, "pycocotools")
-                found = _matches_of(evaluation)
+                found = _matches_of(evaluation, counted)
             yield from found
 
 
-def _matches_of(evaluation: Any) -> list[dict[str, Any]]:
+def _matches_of(evaluation: Any, counted: int) -> list[dict[str, Any]]:
+    evaluation.params.maxDets = [1, 10, counted]
     evaluation.params.areaRng, evaluation.params.areaRngLbl = evaluation.params.areaRng[:1], ["all"]
     evaluation.evaluate()
     return [image for image in evaluation.evalImgs if image is not None]
 
 
-def summarize(curves: Curves, class_names: Sequence[str]) -> dict[str, float]:
+def summarize(curves: Curves, class_names: Sequence[str], counted: int = COUNTED) -> dict[str, float]:
     """COCO's twelve numbers and one AP per class, in 0..1; nan where there is no ground truth to define them."""
     precision, recall = curves.precision, curves.recall
     small, medium, large = 1, 2, 3
@@ -142,7 +153,7 @@ def summarize(curves: Curves, class_names: Sequence[str]) -> dict[str, float]:
     tables += [precision[..., area, 2] for area in (small, medium, large)]
     tables += [recall[..., 0, limit] for limit in range(3)]
     tables += [recall[..., area, 2] for area in (small, medium, large)]
-    numbers = dict(zip(COCO_NUMBERS, tables, strict=True))
+    numbers = dict(zip(coco_numbers(counted), tables, strict=True))
     numbers |= {f"AP/{name}": precision[:, :, k, 0, 2] for k, name in enumerate(class_names)}
     return {name: _mean_of_defined(values) for name, values in numbers.items()}
 
@@ -181,7 +192,9 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _evaluate_with_hotcoco(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType) -> dict[str, Any]:
+def _evaluate_with_hotcoco(
+    records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, counted: int
+) -> dict[str, Any]:
     """Classes in groups, which do not know of each other: a quarter of the detections needs a quarter of the memory."""
     truths = _Objects(records, "ground_truths", iou_type)
     detections = _Objects(records, "detections", iou_type)
@@ -189,7 +202,7 @@ def _evaluate_with_hotcoco(records: Sequence[ImageRecord], num_classes: int, iou
     tables = []
     for labels in _groups(detections, num_classes, DETECTIONS_AT_ONCE):
         some_truths, some_detections = (objects.of_labels(labels[0], labels[-1]) for objects in (truths, detections))
-        tables.append(_evaluate_group(images, labels, some_truths, some_detections))
+        tables.append(_evaluate_group(images, labels, some_truths, some_detections, counted))
     return {
         "precision": np.concatenate([precision for precision, _ in tables], axis=2),
         "recall": np.concatenate([recall for _, recall in tables], axis=1),
@@ -232,12 +245,17 @@ def _groups(detections: _Objects, num_classes: int, at_once: int) -> list[NDArra
 
 
 def _evaluate_group(
-    images: list[dict[str, Any]], labels: NDArray[np.int64], some_truths: _Chosen, some_detections: _Chosen
+    images: list[dict[str, Any]],
+    labels: NDArray[np.int64],
+    some_truths: _Chosen,
+    some_detections: _Chosen,
+    counted: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision and recall of some classes."""
     if not len(some_truths[1]):
         return np.full((10, 101, len(labels), 4, 3), -1.0), np.full((10, len(labels), 4, 3), -1.0)
     evaluation = _prepare_group(images, labels, some_truths, some_detections)
+    evaluation.params.maxDets = [1, 10, counted]
     evaluation.evaluate()
     evaluation.accumulate()
     assert evaluation.eval is not None  # filled by accumulate
@@ -272,10 +290,11 @@ def _prepare_group(
 
 
 def _evaluate_with_dicts(
-    records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName
+    records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName, counted: int
 ) -> dict[str, Any]:
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = _prepare_dicts(records, num_classes, iou_type, backend)
+        evaluation.params.maxDets = [1, 10, counted]
         evaluation.evaluate()
         evaluation.accumulate()
     tables: dict[str, Any] = evaluation.eval

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.metrics.coco_backends import BackendName, IoUType, matched_images
+from tasks.metrics.coco_backends import COUNTED, BackendName, IoUType, matched_images
 from tasks.metrics.packed_images import ImageRecord
 
 IOUS = 10
@@ -17,8 +17,8 @@ IOUS = 10
 class Matches:
     """Matched detections of K classes in I images, class by class, by falling score.
 
-    They are COCOeval's, for objects of all areas and 100 detections per image and class. Equal scores stand in the
-    order of the images. Classes without counted ground truth have no AP, and their detections are left out.
+    They are COCOeval's, for objects of all areas and as many detections per image and class as count. Equal scores
+    stand in the order of the images. Classes without counted ground truth have no AP; their detections are left out.
 
     Attributes:
         starts: (K + 1,) int64, where the detections of each class begin, and where those of the last one end.
@@ -41,7 +41,9 @@ class Matches:
     truth_counts: NDArray[np.int64]
 
 
-def match(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName) -> Matches:
+def match(
+    records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, backend: BackendName, counted: int = COUNTED
+) -> Matches:
     """Matches the detections of some images.
 
     Args:
@@ -49,12 +51,13 @@ def match(records: Sequence[ImageRecord], num_classes: int, iou_type: IoUType, b
         num_classes: K.
         iou_type: Overlap of boxes or of masks.
         backend: Which package does it.
+        counted: Detections of an image and class that count.
     """
     scores: list[float] = []
     matched: list[list[int]] = [[] for _ in range(IOUS)]
     ignored: list[list[bool]] = [[] for _ in range(IOUS)]
     pairs: list[tuple[int, int, int, int]] = []  # image, label, detections, counted ground truths
-    for found in matched_images(records, num_classes, iou_type, backend):
+    for found in matched_images(records, num_classes, iou_type, backend, counted):
         scores += found["dtScores"]
         for place in range(IOUS):
             matched[place].extend(found["dtMatches"][place])

@@ -90,6 +90,17 @@ def encode_changes(changes: NDArray[np.int64], per_mask: NDArray[np.int64], size
     ]
 
 
+def without_empty_runs(
+    place: NDArray[np.int64], owner: NDArray[np.int64], pixels: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where a mask fills the end of a column and the begin of the next it does not change, nor at the image's end."""
+    kept = place < pixels
+    goes_on = (place[1:] == place[:-1]) & (owner[1:] == owner[:-1])
+    kept[1:] &= ~goes_on
+    kept[:-1] &= ~goes_on
+    return place[kept], owner[kept]
+
+
 def mask_areas(coded: Sequence[bytes], pixels: int | NDArray[np.int64]) -> NDArray[np.int64] | None:
     """Areas of compressed RLEs, or None unless each decodes to non-negative runs with the sum `pixels`.
 

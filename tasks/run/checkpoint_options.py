@@ -10,6 +10,8 @@ AT_INFERENCE = (
     "detector.init_args.score_threshold",
     "detector.init_args.nms_threshold",
     "detector.init_args.max_detections",
+    "windows",
+    "scored_detections",
     "segmentor.init_args.inference",
 )
 """Options that change no weight: given explicitly, they take effect with every checkpoint."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.metrics.coco_backends import BackendName, IoUType
+from tasks.metrics.coco_backends import COUNTED, BackendName, IoUType
 from tasks.metrics.matches import Matches, match
 from tasks.metrics.packed_images import ImageRecord
 from tasks.run.evaluation_file import FORMAT, below_common_folder, hash_of, reading
@@ -78,6 +78,7 @@ class ScoredDetections:
         files: The file of each.
         kinds: What is scored.
         backend: What matches.
+        counted: Detections of an image and class that count.
     """
 
     class_names: tuple[str, ...]
@@ -85,11 +86,12 @@ class ScoredDetections:
     files: Sequence[str]
     kinds: Sequence[IoUType]
     backend: BackendName
+    counted: int = COUNTED
 
     def matched(self) -> DetectionEvaluation:
         """Matches all detections, which takes some seconds for half a million."""
         num_classes = len(self.class_names)
-        matches = {kind: match(self.records, num_classes, kind, self.backend) for kind in self.kinds}
+        matches = {kind: match(self.records, num_classes, kind, self.backend, self.counted) for kind in self.kinds}
         image_ids = tuple(record.image_id for record in self.records)
         return DetectionEvaluation(self.class_names, below_common_folder(self.files), image_ids, matches)
 

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from tasks.segmentors.upsampling import first_of_largest, resized_bands
+from tasks.windows import Size, spans
 
-Size = tuple[int, int]
-"""Height and width."""
 Logits = Callable[[Tensor], Tensor]
 """Maps images (B, 3, H, W) to logits (B, K, H, W)."""
 _ROWS = 64
@@ -134,17 +133,21 @@ class WholeInference(Inference):
 
 
 class SlideInference(Inference):
-    """Overlapping windows, whose logits are averaged, as in MMSegmentation.
+    """Overlapping windows, whose logits are averaged, as in MMSegmentation, or blended.
 
     The last window of a row or column is moved inwards so that it stays inside the image; an image smaller than the
     window is taken as it is. Logits exist for one row of windows at a time: `window` x W x K numbers, whatever the
     height of the image.
+
+    A window sees least of what surrounds a pixel at its borders. With `blend` its logits count least there: their
+    weight falls linearly along both sides from the middle to the border, where it is half a pixel's step above 0.
 
     Args:
         window: Height and width of the window in pixels of the resized image; one number for a square.
         stride: Distance between windows in pixels down and across, at most the window's sides; one number for both.
         windows_at_once: Windows of a row that the network sees in one batch.
         flip: Look at the mirrored image, too, and average the probabilities, as "ms + flip" scores do.
+        blend: Weight logits by the distance to the window's border, instead of evenly.
     """
 
     def __init__(
@@ -153,8 +156,10 @@ class SlideInference(Inference):
         stride: int | tuple[int, int] = 341,
         windows_at_once: int = 4,
         flip: bool = False,
+        blend: bool = False,
     ) -> None:
         super().__init__(flip)
+        self.blend = blend
         self.window, self.stride = ((side, side) if isinstance(side, int) else side for side in (window, stride))
         for step, side in zip(self.stride, self.window, strict=True):
             if not 1 <= step <= side:
@@ -167,13 +172,15 @@ class SlideInference(Inference):
         """Logits (B, K, n, W) of images (B, 3, H, W): the rows that no further window covers."""
         height, width = image.shape[-2:]
         down, across = self.spans(height, 0), self.spans(width, 1)
-        by_row, by_column = _cover(down, height)[:, None].to(image.device), _cover(across, width).to(image.device)
+        by_row, by_column = (
+            self._cover(windows, side).to(image.device) for windows, side in ((down, height), (across, width))
+        )
         total: Tensor | None = None
         for place, span in enumerate(down):
             for columns, found in self._row(image[..., span, :], across, logits):
                 if total is None:
                     total = found.new_zeros(*found.shape[:2], span.stop - span.start, width)
-                total[..., columns] += found
+                total[..., columns] += found * self._weights(span, columns, found) if self.blend else found
                 del found
             assert total is not None
             if self.progress is not None:
@@ -182,7 +189,8 @@ class SlideInference(Inference):
             done = following - span.start  # rows that no further window covers
             for start in range(0, done, _ROWS):
                 stop = min(start + _ROWS, done)
-                windows = by_row[span.start + start : span.start + stop] * by_column  # that see each pixel
+                # Windows that see each pixel, or the sum of their weights, which is a product as the weights are.
+                windows = by_row[span.start + start : span.start + stop, None] * by_column
                 yield total[..., start:stop, :] / windows
             rest = total.shape[2] - done
             for start in range(0, rest, done):  # rows move up, over rows that have moved before
@@ -204,15 +212,22 @@ class SlideInference(Inference):
 
     def spans(self, length: int, axis: int) -> list[slice]:
         """Windows along one side of the image, 0 down and 1 across."""
-        window, stride = self.window[axis], self.stride[axis]
-        steps = max(-(-(length - window) // stride), 0) + 1
-        ends = [min(step * stride + window, length) for step in range(steps)]
-        return [slice(max(end - window, 0), end) for end in ends]
+        return spans(length, self.window[axis], self.stride[axis])
+
+    def _cover(self, windows: list[slice], length: int) -> Tensor:
+        """How many windows see each place along a side, or the sum of their weights."""
+        count = torch.zeros(length)
+        for span in windows:
+            count[span] += _falling(span.stop - span.start) if self.blend else 1
+        return count
+
+    def _weights(self, rows: slice, columns: slice, logits: Tensor) -> Tensor:
+        """The weight (h, w) of each place of a window."""
+        down, across = (_falling(side.stop - side.start).to(logits) for side in (rows, columns))
+        return down[:, None] * across
 
 
-def _cover(spans: list[slice], length: int) -> Tensor:
-    """How many windows see each place along a side."""
-    count = torch.zeros(length)
-    for span in spans:
-        count[span] += 1
-    return count
+def _falling(length: int) -> Tensor:
+    """Weights along a side: 1 in the middle, falling linearly to both borders."""
+    distance = torch.arange(length) + 0.5
+    return torch.minimum(distance, length - distance) / (length / 2)

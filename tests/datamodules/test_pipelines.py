@@ -6,7 +6,7 @@ import albumentations as A
 import numpy as np
 import pytest
 
-from datamodules import DataError, FixedSize, RandomRatioCrop, ShorterSide, SSDCrop
+from datamodules import DataError, FixedSize, MultiScaleCrop, RandomRatioCrop, ShorterSide, SSDCrop
 from datamodules.photometric import PhotoMetricDistortion
 from datamodules.pipelines import Pipeline
 from datamodules.sampling import SampleKey, seed_transforms
@@ -36,6 +36,24 @@ def test_evaluation_draws_nothing_and_takes_the_largest_size(pipeline: Pipeline,
     outputs = [run(pipeline.evaluation(), index) for index in range(8)]
     assert outputs[0].shape == (*size, 3)
     assert all((output == outputs[0]).all() for output in outputs)
+
+
+@pytest.mark.parametrize("make", [FixedSize, ShorterSide, MultiScaleCrop, SSDCrop])
+@pytest.mark.parametrize(("scale", "size"), [(1.0, IMAGE.shape[:2]), (0.5, (30, 45)), (1.7, (102, 153))])
+def test_evaluation_for_windows_keeps_the_size_or_scales_it(
+    make: Callable[..., Pipeline], scale: float, size: tuple[int, int]
+) -> None:
+    pipeline = make(test_scale=scale)
+    seen = run(pipeline.evaluation(), 0)
+    assert seen.shape == (*size, 3) and pipeline.test_frame is None
+    assert (seen == IMAGE).all() if scale == 1 else True
+    assert pipeline.frame == make().frame == make().test_frame  # training is as before
+
+
+def test_scales_that_have_no_meaning_are_refused() -> None:
+    for scale in (0.0, -1.0, float("inf")):
+        with pytest.raises(DataError, match=r"test_scale is .*, expected a positive number"):
+            FixedSize(test_scale=scale)
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,8 @@ class TestFormats:
         assert {"_instantiator": FORMAT_1["_instantiator"], **options} == FORMAT_1 | {
             "headline": None,
             "validation_loss": False,
+            "windows": None,
+            "scored_detections": 100,
             "parameter_rules": FORMAT_1["parameter_rules"] | {"decay_biases": False},
         }
         old = tmp_path / "old.ckpt"
@@ -203,6 +205,8 @@ class TestFormats:
             "compile_backbone": False,
             "headline": None,
             "validation_loss": False,
+            "windows": None,
+            "scored_detections": 100,
         }
         other = DetectionTask.load_from_checkpoint(tmp_path / "a.ckpt", options=task().options)
         state = other.state_dict()

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from tasks.callbacks import DetectionWriter, LabelMapWriter
-from tasks.callbacks.label_map_writer import WindowProgress
 from tasks.callbacks.probability_file import ProbabilityFile
+from tasks.callbacks.window_progress import WindowProgress
 from tasks.detection import DetectionTask
 
 

@@ -21,6 +21,7 @@ import tasks.metrics.coco_backends as coco_backends
 import tasks.metrics.packed_images as packed_images
 from tasks.metrics import COCODetectionMetric
 from tasks.metrics.coco_transport import join, split
+from tasks.metrics.matches import match
 from tasks.metrics.packed_images import pack
 from tasks.metrics.rle import EncodedMask, mask_areas
 
@@ -268,6 +269,33 @@ def test_predictions_equal_to_ground_truth_are_perfect(shared_data, split, iou_t
             expected = 1.0 if category["id"] in present else np.nan
             assert numbers[f"AP/{category['name']}"] == pytest.approx(expected, abs=1e-12, nan_ok=True)
         assert numbers["images"] == len(ground_truth["images"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_more_detections_of_an_image_count_where_it_is_large(backend):
+    """An image of 130 objects of each class, all found: 100 of them count, or 200."""
+    corners = np.array([(x, y) for x in range(0, 260, 20) for y in range(0, 200, 20)], np.float64)
+    boxes = np.concatenate([corners, np.full((130, 2), 12.0)], axis=1)
+    labels = np.repeat([0, 1], 130)
+    target = {
+        "image_id": 1,
+        "original_size": (400, 600),
+        "boxes": np.concatenate([boxes, np.add(boxes, [0, 200, 0, 0])]),
+        "labels": labels,
+        "area": np.full(260, 144.0),
+        "iscrowd": torch.zeros(260, dtype=torch.bool),
+    }
+    for counted, expected in ((100, 100 / 130), (200, 1.0)):
+        metric = COCODetectionMetric(["a", "b"], backend=backend, detections=counted)
+        metric.update(perfect([target]), [target])
+        numbers = metric.compute()
+        assert set(metric.scores) == {*TWELVE, "images"} - {"AR100"} | {f"AR{counted}"}
+        assert numbers[f"AR{counted}"] == pytest.approx(expected, abs=1e-12)
+        assert numbers["mAP"] == pytest.approx(expected, abs=0.01)
+        matches = match(metric.scored, 2, "bbox", backend, counted)
+        assert len(matches.scores) == 2 * min(counted, 130)
+    with pytest.raises(ValueError, match="detections is 10, expected more than 10"):
+        COCODetectionMetric(["a"], backend=backend, detections=10)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

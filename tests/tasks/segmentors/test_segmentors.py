@@ -217,11 +217,34 @@ class TestSlideInference:
         down, across = (len(inference.spans(length, axis)) for axis, length in enumerate((height, width)))
         assert done == [(row * across, down * across) for row in range(1, down + 1)]
 
-    def test_pixelwise_logits_are_not_changed(self) -> None:
+    @pytest.mark.parametrize("blend", [False, True])
+    def test_pixelwise_logits_are_not_changed(self, blend: bool) -> None:
         image = torch.randn(1, 3, 70, 45)
         torch.testing.assert_close(
-            SlideInference(32, 20)(image, lambda x: x * 2), WholeInference()(image, lambda x: x * 2)
+            SlideInference(32, 20, blend=blend)(image, lambda x: x * 2), WholeInference()(image, lambda x: x * 2)
         )
+
+    @pytest.mark.parametrize(
+        ("window", "stride", "height", "width"), [((24, 31), (11, 20), 65, 90), (40, 40, 81, 33), (64, 17, 30, 70)]
+    )
+    def test_blended_logits_equal_the_slow_ones(
+        self, window: int | tuple[int, int], stride: int | tuple[int, int], height: int, width: int
+    ) -> None:
+        """Pixel by pixel: the mean over windows, weighted by the distances to their borders."""
+        torch.manual_seed(0)
+        network, image = nn.Conv2d(3, K, 5, padding=2), torch.randn(1, 3, height, width)
+        inference = SlideInference(window, stride, blend=True)
+        total, weights = torch.zeros(1, K, height, width), torch.zeros(height, width)
+        with torch.no_grad():
+            for rows, columns in inference.windows(height, width):
+                weight = torch.empty(rows.stop - rows.start, columns.stop - columns.start)
+                high, wide = weight.shape
+                for y in range(high):
+                    for x in range(wide):
+                        weight[y, x] = min(y + 0.5, high - y - 0.5) * min(x + 0.5, wide - x - 0.5) / (high * wide / 4)
+                total[..., rows, columns] += network(image[..., rows, columns]) * weight
+                weights[rows, columns] += weight
+            torch.testing.assert_close(inference(image, network), total / weights, rtol=1e-4, atol=1e-5)
 
     def test_windows_in_batches_and_rows_change_nothing(self) -> None:
         """Labels of bands equal those of all logits; a network that sees where it is, so that windows matter."""
