@@ -211,8 +211,8 @@ def _built_task(content: dict[str, Any], path: str | Path) -> VisionTask:
         )
     saved = saved_options(content, path, kind.options_class)
     plain = saved | arguments_without_weights(saved) | {"compile_backbone": False, "headline": None}
-    options: Any = build_options(kind.options_class, plain)
-    return kind(options)
+    built: Any = build_options(kind.options_class, plain)
+    return kind(built)
 
 
 def _main(kind: type[VisionTask]) -> str:
