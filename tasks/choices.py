@@ -39,8 +39,10 @@ def choices(hint: Any) -> list[Choice]:
         Classes in the order of their packages, then functions; nothing for a type that names no class. A tensor
         is a number.
     """
-    paths = [path for path in get_all_subclass_paths(hint) if not issubclass(_imported(path), Tensor)]
-    found = [Choice(path.rpartition(".")[2], _imported(path)) for path in paths]
+    classes = {path: _imported(path) for path in get_all_subclass_paths(hint)}
+    # What a program makes while it runs, such as Lightning's wrappers of optimisers, is in no module.
+    paths = [path for path, value in classes.items() if inspect.isclass(value) and not issubclass(value, Tensor)]
+    found = [Choice(path.rpartition(".")[2], classes[path]) for path in paths]
     for module in dict.fromkeys(path.rpartition(".")[0] for path in paths if path.count(".") == 1):
         for name, value in inspect.getmembers(import_module(module), inspect.isfunction):
             built = value.__annotations__.get("return")
@@ -58,7 +60,7 @@ def first_sentence(docstring: str | None) -> str:
 
 def _imported(path: str) -> Any:
     module, _, name = path.rpartition(".")
-    return getattr(import_module(module), name)
+    return getattr(import_module(module), name, None)
 
 
 def _is_open(function: Callable[..., Any]) -> bool:
