@@ -3,12 +3,14 @@
 import ast
 import sys
 import textwrap
+import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from configs.parts import recipe_names
 from configs.version import add_version
+from tasks.printed import show
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
@@ -64,10 +66,13 @@ def detectors() -> Rows:
 def heads() -> Rows:
     """--model.segmentor.decode_head.type NAME: MMSegmentation's, and ours."""
     from tasks.choices import first_sentence
-    from tasks.segmentors.overview import head_names
-    from tasks.segmentors.parts import find_class
 
-    return [(name, first_sentence(find_class(name).__doc__)) for name in head_names()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mmcv-lite's, about what no head of this list needs
+        from tasks.segmentors.overview import head_names
+        from tasks.segmentors.parts import find_class
+
+        return [(name, first_sentence(find_class(name).__doc__)) for name in head_names()]
 
 
 def schedules() -> Rows:
@@ -156,7 +161,7 @@ def main(args: list[str] | None = None) -> None:
     for name in names:
         if name not in (*kinds, "all"):
             sys.exit(f"error: {name} is no kind; known: {', '.join(kinds)}, all")
-    print(page(names))  # noqa: T201
+    show(page(names))
 
 
 if __name__ == "__main__":

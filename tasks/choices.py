@@ -41,7 +41,7 @@ def choices(hint: Any) -> list[Choice]:
     """
     classes = {path: _imported(path) for path in get_all_subclass_paths(hint)}
     # What a program makes while it runs, such as Lightning's wrappers of optimisers, is in no module.
-    paths = [path for path, value in classes.items() if inspect.isclass(value) and not issubclass(value, Tensor)]
+    paths = [path for path, value in classes.items() if _is_choice(value)]
     found = [Choice(path.rpartition(".")[2], classes[path]) for path in paths]
     for module in dict.fromkeys(path.rpartition(".")[0] for path in paths if path.count(".") == 1):
         for name, value in inspect.getmembers(import_module(module), inspect.isfunction):
@@ -61,6 +61,11 @@ def first_sentence(docstring: str | None) -> str:
 def _imported(path: str) -> Any:
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name, None)
+
+
+def _is_choice(value: object) -> bool:
+    """Whether it is a class that a user can name: no number, and no base that only its subclasses are built of."""
+    return inspect.isclass(value) and not issubclass(value, Tensor) and not (value.__doc__ or "").startswith("Base of")
 
 
 def _is_open(function: Callable[..., Any]) -> bool:

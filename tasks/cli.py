@@ -30,6 +30,7 @@ from tasks.help_pages import asked_help, help_page
 from tasks.host_options import HostOptions, complete_backbone
 from tasks.other_names import refuse_none
 from tasks.precision import refuse_precision
+from tasks.printed import show
 from tasks.recipe_parts import with_files
 from tasks.refused_options import OptionParser
 from tasks.run import exit_codes
@@ -229,7 +230,7 @@ class VisionCLI(LightningCLI):
             )
         else:
             return
-        print(answer)  # noqa: T201
+        show(answer)
         raise SystemExit(0)
 
     def _plain(self, config: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.version import add_version
 from tasks.errors import TaskError
+from tasks.printed import show
 from tasks.report import tables
 from tasks.report.baseline import Baseline
 from tasks.report.runs import ranked_by
@@ -177,7 +178,7 @@ def main(args: list[str] | None = None) -> None:
 
             print(write_wandb_report(sections, options.wandb_report, options.resamples))  # noqa: T201
             return
-        print(_table(sections, options.form, options.by, baseline))  # noqa: T201
+        show(_table(sections, options.form, options.by, baseline))
     except TaskError as error:
         sys.exit(f"error: {error}")
 

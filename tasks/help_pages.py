@@ -71,6 +71,13 @@ TRAINS_ONLY = (
     "wandb.mode",
 )
 PREDICTS_ONLY = ("data.images", "writer")
+COMMANDS = {
+    "fit": "Trains a model, and goes on where a run has stopped.",
+    "validate": "Scores a model on the validation images.",
+    "test": "Scores a model on the test images.",
+    "predict": "Finds what is in images, and draws it.",
+}
+"""What the commands do; Lightning tells it of its own methods."""
 
 
 def asked_help(arguments: Sequence[str]) -> bool:
@@ -110,7 +117,7 @@ def help_page(parser: ArgumentParser, module: str, arguments: Sequence[str], nam
 def commands_page(commands: Mapping[str, ArgumentParser], module: str) -> str:
     """The commands of a task."""
     task, recipes = module.rpartition(".")[2], f"configs/{module.rpartition('.')[2]}"
-    rows = [(name, first_sentence(parser.description)) for name, parser in commands.items()]
+    rows = [(name, COMMANDS[name]) for name in commands]
     command = f"python -m {module}"
     return "\n".join(
         [
@@ -139,7 +146,7 @@ def command_page(parser: ArgumentParser, module: str, command: str, named: Mappi
         [
             f"python -m {module} {command} --config FILE [OPTIONS]",
             "",
-            first_sentence(parser.description),
+            COMMANDS[command],
             "",
             *_table(rows),
             "",

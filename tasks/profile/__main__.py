@@ -1,4 +1,4 @@
-"""The command line: `python -m tasks.profile {attention,backbones,recipe,match,runs}`."""
+"""`python -m tasks.profile`: what operators, networks, recipes and finished runs cost, measured on this machine."""
 
 import json
 import sys

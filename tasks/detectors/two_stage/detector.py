@@ -33,7 +33,7 @@ STRIDES = [4, 8, 16, 32]
 
 
 class TwoStageDetector(Detector):
-    """Backbone, pyramid, region proposals, and one or several stages of heads.
+    """Base of detectors of two stages: backbone, pyramid, region proposals, and one or several stages of heads.
 
     Attributes:
         seed: Start of the random choice of anchors and proposals in training; the run sets it.
