@@ -97,8 +97,8 @@ def page() -> str:
         "",
         "Written by `python -m tasks.coverage --write docs/coverage.md` from `docs/coverage.yaml`.",
         f"Of {len(rows)} rows of ablations that concern architecture, {len(built)} are options of the library and",
-        f"{len(rows) - len(built)} are not, with the reason. A test builds each, in every value that it names. Parameters",
-        "are those of the backbone, or of the detector with 80 classes. What the sources leave open is in",
+        f"{len(rows) - len(built)} are not, with the reason. A test builds each, in every value that it names.",
+        "Parameters are those of the backbone, or of the detector with 80 classes. What the sources leave open is in",
         "[assumptions.md](assumptions.md).",
     ]
     for paper in dict.fromkeys(row.paper for row in rows):
