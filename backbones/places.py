@@ -140,5 +140,21 @@ def mix_depthwise(stages: Sequence[Sequence[nn.Module]], mixer: Mixers, numbers:
                 block.set_submodule(name, make(layer.in_channels, layer.out_channels, layer.stride[0]))
 
 
+def mix_expansions(stages: Sequence[Sequence[nn.Module]], mixer: Mixers, numbers: tuple[int, ...]) -> None:
+    """Puts mixers in the place of the 1x1 convolutions that inverted residuals begin with.
+
+    Args:
+        stages: The blocks that read the maps of the four stages; each begins with such a convolution.
+        mixer: Makes a mixer from (channels of the map, channels inside the block, 1).
+        numbers: Numbers of the stages.
+    """
+    check_stages(expansion_stages=numbers)
+    for stage, make in zip(stages, by_stage(mixer, numbers, "expansion_mixer"), strict=True):
+        for block in stage if make is not None else ():
+            name, layer = next((name, layer) for name, layer in block.named_modules() if isinstance(layer, nn.Conv2d))
+            assert make is not None and layer.kernel_size == (1, 1)
+            block.set_submodule(name, make(layer.in_channels, layer.out_channels, 1))
+
+
 def _is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
