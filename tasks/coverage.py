@@ -32,8 +32,9 @@ class Row:
         backbones: Name and options of a backbone for each of the values that the row compares, most often one; none
             where there is no such option.
         detector: Name and options of a detector on it.
-        published: Parameters with a classifier of 1000 classes, where they are known to the digit; of a row with one
-            backbone.
+        classifier: Name and options of a classification network on it, of 100 classes.
+        published: Parameters where they are known to the digit, of a row with one backbone: with a classifier of 1000
+            classes, or of the classification network.
         why: Why there is no such option.
     """
 
@@ -41,23 +42,20 @@ class Row:
     row: str
     backbones: tuple[str, ...] = ()
     detector: str = ""
+    classifier: str = ""
     published: int | None = None
     why: str = ""
 
     @property
     def options(self) -> list[str]:
-        """The options of the command line for each of the backbones."""
-        return [
-            " ".join(
-                " ".join(_arguments(name, spec))
-                for name, spec in (("--model.backbone", backbone), ("--model.detector", self.detector))
-                if spec
-            )
-            for backbone in self.backbones
-        ]
+        """The options of the command line for each of the backbones; of a classification network, a call in Python."""
+        if self.classifier:
+            return [_call(self.classifier, _call(backbone)) for backbone in self.backbones]
+        on_it = _arguments("--model.detector", self.detector) if self.detector else []
+        return [" ".join(_arguments("--model.backbone", backbone) + on_it) for backbone in self.backbones]
 
     def build(self) -> list[nn.Module]:
-        """Each backbone, or the detector on it, on PyTorch's device `meta`.
+        """Each backbone, or the detector or classification network on it, on PyTorch's device `meta`.
 
         Raises:
             SystemExit: The options are none.
@@ -67,9 +65,11 @@ class Row:
     def _build(self, spec: str) -> nn.Module:
         with torch.device("meta"):
             backbone = _built(Backbone, spec)
-            if not self.detector:
-                return backbone
-            return _built(Callable[[Backbone, int], Detector], self.detector)(backbone, CLASSES)
+            if self.classifier:
+                return _built(Callable[[Backbone], nn.Module], f"backbones.{self.classifier}")(backbone)
+            if self.detector:
+                return _built(Callable[[Backbone, int], Detector], self.detector)(backbone, CLASSES)
+            return backbone
 
 
 def read_rows(path: Path = ROWS) -> list[Row]:
@@ -83,9 +83,14 @@ def _read(paper: str, row: str, backbone: str | list[str] = "", **rest: Any) -> 
     return Row(paper, row, tuple(spec for spec in specs if spec), **rest)
 
 
+def parameters(network: nn.Module) -> int:
+    """Parameters of a network."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def classifier_parameters(backbone: Backbone) -> int:
     """Parameters of a network with a linear classifier of 1000 classes on its last map."""
-    return _parameters(backbone) + (backbone.channels[-1] + 1) * 1000
+    return parameters(backbone) + (backbone.channels[-1] + 1) * 1000
 
 
 def page() -> str:
@@ -98,8 +103,8 @@ def page() -> str:
         "Written by `python -m tasks.coverage --write docs/coverage.md` from `docs/coverage.yaml`.",
         f"Of {len(rows)} rows of ablations that concern architecture, {len(built)} are options of the library and",
         f"{len(rows) - len(built)} are not, with the reason. A test builds each, in every value that it names.",
-        "Parameters are those of the backbone, or of the detector with 80 classes. What the sources leave open is in",
-        "[assumptions.md](assumptions.md).",
+        "Parameters are those of the backbone, of the detector with 80 classes, or of the classification network with",
+        "100. What the sources leave open is in [assumptions.md](assumptions.md).",
     ]
     for paper in dict.fromkeys(row.paper for row in rows):
         lines += ["", f"## {paper}", "", "| row | options | parameters |", "| --- | --- | --- |"]
@@ -107,7 +112,7 @@ def page() -> str:
             if row.why:
                 lines.append(f"| {row.row} | not here: {row.why} | |")
                 continue
-            counts = [f"{_parameters(network):,}" for network in row.build()]
+            counts = [f"{parameters(network):,}" for network in row.build()]
             lines.append(f"| {row.row} | {cell(row.options)} | {'<br>'.join(counts)} |")
     return "\n".join(lines) + "\n"
 
@@ -117,14 +122,17 @@ def cell(options: Sequence[str]) -> str:
     return "<br>".join(f"`{each}`" for each in options)
 
 
-def _parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
 def _arguments(option: str, spec: str) -> list[str]:
     """A name and its options, `ResNet depth=18`, as parts of a command line."""
     name, *options = _words(spec)
     return [f"{option} {name}", *(f"{option}.{word}" for word in options)]
+
+
+def _call(spec: str, *positional: str) -> str:
+    """A name and its options as a call in Python."""
+    name, *options = _words(spec)
+    pairs = (option.split("=", 1) for option in options)
+    return f"{name}({', '.join([*positional, *(f'{option}={yaml.safe_load(value)!r}' for option, value in pairs)])})"
 
 
 def _words(spec: str) -> list[str]:
