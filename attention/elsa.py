@@ -1,6 +1,5 @@
 """ELSA, enhanced local self-attention (Zhou et al., arXiv 2112.12786; IJCV 2023)."""
 
-from contextlib import nullcontext
 from typing import Literal, get_args
 
 import torch
@@ -143,12 +142,17 @@ class ELSA(Mixer):
         """What the two layers make of the product of query and key (B, C_qk, H, W), (B, heads k k, H', W').
 
         Nothing scales the product, which leaves float16's range where its factors are 256 or more: there it is computed
-        in float32. bfloat16 has the range.
+        in float32, and so are the layers, whatever they are kept in. bfloat16 has the range.
         """
-        wide = self.post_proj.weight.dtype if query.dtype == torch.float16 else query.dtype  # that of all parameters
-        with autocast_off(query.device) if wide != query.dtype else nullcontext():
-            scores: Tensor = self.attn(query.to(wide) * key.to(wide) * self.scale)
-        return scores
+        if query.dtype != torch.float16:
+            scores: Tensor = self.attn(query * key * self.scale)
+            return scores
+        with autocast_off(query.device):
+            product = query.float() * key.float() * self.scale
+            if self.post_proj.weight.dtype != torch.float16:
+                return self.attn(product)
+            widened = {name: parameter.float() for name, parameter in self.attn.named_parameters()}
+            return torch.func.functional_call(self.attn, widened, (product,))
 
     def _mix(self, weights: Tensor, value: Tensor) -> Tensor:
         """Sum of the values (B, C_out, H, W) around every query by its weights and the ghost kernels, channels last."""

@@ -15,6 +15,7 @@ from attention.base import Mixer, Refine, check_at_least, check_choice
 from attention.halo import HaloAttention, Positions
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
+from backbones.places import STAGES, Blocks, Refinements, check_stages, place_between, places
 from backbones.weights import load_weights
 
 Activation = Literal["silu", "relu"]
@@ -23,7 +24,10 @@ _ACTIVATIONS = {"silu": F.silu, "relu": F.relu}
 
 
 class _Block(nn.Module):
-    """A bottleneck: 1x1 convolution, halo attention or 3x3 convolution, 1x1 convolution, and a shortcut around them."""
+    """A bottleneck: 1x1 convolution, halo attention or 3x3 convolution, 1x1 convolution, and a shortcut around them.
+
+    `HaloNet` sets `attention`.
+    """
 
     def __init__(
         self,
@@ -34,7 +38,6 @@ class _Block(nn.Module):
         spatial_channels: int,
         stride: int,
         projects: bool,
-        attention: Callable[[int], Refine] | None,
         drop_path: float,
         activation: Activation,
     ) -> None:
@@ -47,7 +50,7 @@ class _Block(nn.Module):
         self.conv3 = _convolution(spatial_channels, out_channels)
         self.bn3 = nn.BatchNorm2d(out_channels)
         nn.init.constant_(self.bn3.weight, 0.02)
-        self.attention = nn.Identity() if attention is None else attention(out_channels)
+        self.attention: nn.Module = nn.Identity()
         self.stochastic_depth = StochasticDepth(drop_path, "row")
         self.downsample = None
         if projects:
@@ -102,8 +105,13 @@ class HaloNet(Backbone):
         final_channels: Channels of a 1x1 convolution behind stage 4; none leaves it out. The last feature map then has
             this number of channels.
         conv_stages: Stages that have 3x3 convolutions in place of the attention, numbers from 1 to 4.
-        attention: Operator at the end of every residual branch of `attention_stages`, made from its number of channels.
+        attention: Operator at the end of residual branches, made from their number of channels, or a list with one for
+            each of the four stages; none leaves them as published.
         attention_stages: Stages that receive `attention`, numbers from 1 to 4.
+        attention_blocks: Blocks of these stages that do: `every`, the `last`, a number n for every n-th, or a list of
+            numbers from 1.
+        attention_between: Operator behind the last block of stages, made from their channels.
+        between_stages: Stages that have one, numbers from 1 to 4.
         activation: The function f: `silu` (H0 to H7), or `relu` as in the paper's ResNet-50 comparison.
         drop_path: Probability of skipping the last block's branch in training; it rises linearly from 0 at the first
             block.
@@ -127,8 +135,11 @@ class HaloNet(Backbone):
         width: int = 64,
         final_channels: int | None = None,
         conv_stages: tuple[int, ...] = (),
-        attention: Callable[[int], Refine] | None = None,
-        attention_stages: tuple[int, ...] = (1, 2, 3, 4),
+        attention: Refinements = None,
+        attention_stages: tuple[int, ...] = STAGES,
+        attention_blocks: Blocks = "every",
+        attention_between: Callable[[int], Refine] | None = None,
+        between_stages: tuple[int, ...] = (1, 2, 3),
         activation: Activation = "silu",
         drop_path: float = 0.0,
         frozen_stages: int = 0,
@@ -146,9 +157,7 @@ class HaloNet(Backbone):
                 raise ValueError(
                     f"{name}={ratio} gives {ratio * width:g} channels of width={width}; give e.g. {name}=1.0"
                 )
-        for name, numbers in (("conv_stages", conv_stages), ("attention_stages", attention_stages)):
-            if not set(numbers) <= {1, 2, 3, 4}:
-                raise ValueError(f"{name}={tuple(numbers)} has no such stages; choose from 1, 2, 3, 4")
+        check_stages(conv_stages=conv_stages)
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path={drop_path} is no probability below 1; give one such as 0.1")
         if final_channels is not None:
@@ -160,9 +169,10 @@ class HaloNet(Backbone):
 
         channels = [int(bottleneck_ratio * width) * 2**index for index in range(4)]
         in_channels, number, last = width, 0, max(1, sum(depths) - 1)
-        stages = []
+        stages: list[list[_Block]] = []
         for index, (depth, out_channels) in enumerate(zip(depths, channels, strict=True)):
-            d, blocks = width * 2**index, []
+            d = width * 2**index
+            blocks: list[_Block] = []
             for position in range(depth):
                 stride = 2 if index and position == 0 else 1
                 if index + 1 in conv_stages:
@@ -180,14 +190,16 @@ class HaloNet(Backbone):
                         mixed_channels,
                         stride,
                         position == 0 and (stride > 1 or in_channels != out_channels),
-                        attention if index + 1 in attention_stages else None,
                         drop_path * number / last,
                         activation,
                     )
                 )
                 in_channels, number = out_channels, number + 1
-            stages.append(nn.Sequential(*blocks))
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+            stages.append(blocks)
+        self.layer1, self.layer2, self.layer3, self.layer4 = (nn.Sequential(*blocks) for blocks in stages)
+        for bottleneck, refine in places(stages, attention, attention_stages, attention_blocks):
+            bottleneck.attention = refine(bottleneck.bn3.num_features)
+        place_between([stage[-1] for stage in stages], channels, attention_between, between_stages)
         self.final_conv = None
         if final_channels is not None:
             self.final_conv = nn.Sequential(_convolution(in_channels, final_channels), nn.BatchNorm2d(final_channels))

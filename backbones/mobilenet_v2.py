@@ -24,13 +24,24 @@ from backbones.conversions.mobile import (
     with_linear_head,
 )
 from backbones.dilation import Dilation, dilate_stages, set_rate
-from backbones.places import STAGES, Blocks, Mixers, Refinements, mix_depthwise, place_between, places, refined_behind
+from backbones.places import (
+    STAGES,
+    Blocks,
+    Mixers,
+    Refinements,
+    mix_depthwise,
+    mix_expansions,
+    place_between,
+    places,
+    refined_behind,
+)
 from backbones.weights import load_weights
 
 OutputStride = Literal[8, 16, 32]
 
 _ENDS = (3, 6, 13, 17)  # last block at strides 4, 8, 16 and 32
 _ROWS = (1, 2, 4, 7, 11, 14, 17)  # first block of each row of the paper's table
+_READERS = ((3, 5), (5, 8), (8, 15), (15, 18))  # blocks that read the maps of strides 4, 8, 16 and 32
 _TAPPED = 14  # the block whose expansion torchvision's SSDLite reads
 
 
@@ -98,6 +109,11 @@ class MobileNetV2(Backbone):
         mixer: Operator in place of the depthwise convolutions, made from channels, channels and stride, or a list with
             one for each of the four stages; none keeps the convolutions.
         mixer_stages: Stages that receive mixers, numbers from 1 to 4.
+        expansion_mixer: Operator in place of the 1x1 convolutions that expand, made from channels, hidden channels and
+            1, or a list with one for each of the four stages; none keeps the convolutions. Attention augmented
+            convolutions (arXiv 1904.09925) stand here in mobile networks (assumption A59).
+        expansion_stages: Stages whose maps such operators read, numbers from 1 to 4; of a stage these are the blocks
+            behind its first one and the first one of the next stage.
         output_stride: Stride of the last feature map in pixels: 32, or 16 or 8 with dilation in place of later strides.
         dilation: `a_trous`: all that lies behind a removed stride dilates, so that dense maps agree with strided ones
             on their grid; `mmsegmentation`: as in MMSegmentation's network, for weights that were trained in it.
@@ -125,6 +141,8 @@ class MobileNetV2(Backbone):
         between_stages: tuple[int, ...] = (1, 2, 3),
         mixer: Mixers = None,
         mixer_stages: tuple[int, ...] = STAGES,
+        expansion_mixer: Mixers = None,
+        expansion_stages: tuple[int, ...] = (2, 3, 4),
         output_stride: OutputStride = 32,
         dilation: Dilation = "a_trous",
         last_conv: bool = False,
@@ -160,6 +178,7 @@ class MobileNetV2(Backbone):
             self._dilate_first_blocks()
         # After the host's own initialisation, which would overwrite that of the operators.
         mix_depthwise(stages, mixer, mixer_stages)
+        mix_expansions([self.features[start:end] for start, end in _READERS], expansion_mixer, expansion_stages)
         for block in self.features[1 : _ENDS[-1] + 1]:
             block.attention = nn.Identity()
         expanding = [[block for block in stage if block.expands] for stage in stages]

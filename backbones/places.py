@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attention.base import Mixer, Refine
 
 Refinements = Callable[[int], Refine] | list[Callable[[int], Refine] | None] | None
-"""One operator for all chosen stages, or a list with one for each of the four stages, none where it has null."""
+"""One operator for all chosen stages, or a list with one for each stage of the host, none where it has null."""
 
 Mixers = Callable[[int, int, int], Mixer] | list[Callable[[int, int, int], Mixer] | None] | None
 """The same for mixers."""
@@ -24,24 +24,28 @@ T = TypeVar("T")
 B = TypeVar("B")
 
 
-def check_stages(**chosen: tuple[int, ...]) -> None:
-    """Raises `ValueError` naming the first of `chosen` with numbers of stages that there are not."""
+def check_stages(there: tuple[int, ...] = STAGES, **chosen: tuple[int, ...]) -> None:
+    """Raises `ValueError` naming the first of `chosen` with numbers of stages that are not `there`."""
     for name, numbers in chosen.items():
-        if not set(numbers) <= set(STAGES):
-            raise ValueError(f"{name}={tuple(numbers)} has no such stages; choose from 1, 2, 3, 4")
+        if not set(numbers) <= set(there):
+            raise ValueError(f"{name}={tuple(numbers)} has no such stages; choose from {', '.join(map(str, there))}")
 
 
-def by_stage(operators: T | list[T | None] | None, stages: tuple[int, ...], name: str) -> list[T | None]:
-    """The operator of each of the four stages; none in those that are not among `stages`.
+def by_stage(
+    operators: T | list[T | None] | None, stages: tuple[int, ...], name: str, there: tuple[int, ...] = STAGES
+) -> list[T | None]:
+    """The operator of each of the stages that are `there`; none in those that are not among `stages`.
 
     Raises:
-        ValueError: A list has not four entries; `name` is what the option is called.
+        ValueError: A list has not one entry for each; `name` is what the option is called.
     """
     if isinstance(operators, list):
-        if len(operators) != len(STAGES):
-            raise ValueError(f"{name} has {len(operators)} entries; give one for each of the 4 stages, null for none")
-        return [operator if number in stages else None for number, operator in zip(STAGES, operators, strict=True)]
-    return [operators if number in stages else None for number in STAGES]
+        if len(operators) != len(there):
+            raise ValueError(
+                f"{name} has {len(operators)} entries; give one for each of the {len(there)} stages, null for none"
+            )
+        return [operator if number in stages else None for number, operator in zip(there, operators, strict=True)]
+    return [operators if number in stages else None for number in there]
 
 
 def chosen(blocks: Sequence[T], choice: Blocks, name: str) -> list[T]:
@@ -69,9 +73,10 @@ def places(
     blocks: Blocks,
     name: str = "attention",
 ) -> Iterator[tuple[B, T]]:
-    """Every chosen block of the four stages with the operator that goes there; `name` is what its option is called."""
-    check_stages(**{f"{name}_stages": numbers})
-    for stage, operator in zip(stages, by_stage(operators, numbers, name), strict=True):
+    """Every chosen block of the stages with the operator that goes there; `name` is what its option is called."""
+    there = tuple(range(1, len(stages) + 1))
+    check_stages(there, **{f"{name}_stages": numbers})
+    for stage, operator in zip(stages, by_stage(operators, numbers, name, there), strict=True):
         picked = chosen(stage, blocks, f"{name}_blocks")
         if operator is not None:
             yield from ((block, operator) for block in picked)
@@ -133,6 +138,22 @@ def mix_depthwise(stages: Sequence[Sequence[nn.Module]], mixer: Mixers, numbers:
             for name, layer in found:
                 assert isinstance(layer, nn.Conv2d) and make is not None
                 block.set_submodule(name, make(layer.in_channels, layer.out_channels, layer.stride[0]))
+
+
+def mix_expansions(stages: Sequence[Sequence[nn.Module]], mixer: Mixers, numbers: tuple[int, ...]) -> None:
+    """Puts mixers in the place of the 1x1 convolutions that inverted residuals begin with.
+
+    Args:
+        stages: The blocks that read the maps of the four stages; each begins with such a convolution.
+        mixer: Makes a mixer from (channels of the map, channels inside the block, 1).
+        numbers: Numbers of the stages.
+    """
+    check_stages(expansion_stages=numbers)
+    for stage, make in zip(stages, by_stage(mixer, numbers, "expansion_mixer"), strict=True):
+        for block in stage if make is not None else ():
+            name, layer = next((name, layer) for name, layer in block.named_modules() if isinstance(layer, nn.Conv2d))
+            assert make is not None and layer.kernel_size == (1, 1)
+            block.set_submodule(name, make(layer.in_channels, layer.out_channels, 1))
 
 
 def _is_depthwise(layer: nn.Module) -> bool:

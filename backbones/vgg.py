@@ -14,6 +14,7 @@ from attention.base import Refine, check_choice
 from attention.learn_to_pay import Aggregation, Compatibility, LearnToPayClassifier, Projection
 from backbones.base import Backbone, Norms
 from backbones.checkpointing import checkpointed
+from backbones.places import Blocks, Refinements, check_stages, places
 from backbones.weights import load_weights
 
 # Channels of every convolution by block, and stride of the block's map; pooling layers are where the stride changes.
@@ -26,6 +27,7 @@ _BLOCKS = (
     ((512,), 8),
     ((512,), 16),
 )
+_STAGES = tuple(range(1, len(_BLOCKS) + 1))
 _CHANNELS = {1: 256, 2: 512, 4: 512, 8: 512, 16: 512, 32: 512}  # of the finished map of each stride
 
 
@@ -43,16 +45,26 @@ class VGG(Backbone):
     A pixel of the image costs 3.7 million multiply-accumulates, of which 1.7 million are in the maps at stride 1; those
     have 256 values per pixel.
 
+    Where operators go is said as in other hosts: its seven stages have 2, 2, 3, 3, 3, 1 and 1 convolutions, which are
+    what other hosts have blocks for.
+
     Parameters without classifier: 19,444,800, plus those of the inserted attention.
 
     Args:
-        attention: Operator behind the last convolution of every block, made from the number of channels it refines;
-            none gives the published network, whose attention is in its classifier, `LearnToPayNetwork`.
-        attention_blocks: Numbers of the blocks of convolutions that receive attention, from 1 to 7.
+        attention: Operator behind the ReLU of convolutions, made from the number of channels it refines, or a list with
+            one for each of the seven stages; none gives the published network, whose attention is in its classifier,
+            `LearnToPayNetwork`.
+        attention_stages: Stages that receive attention, numbers from 1 to 7.
+        attention_blocks: Convolutions of these stages that do: `every`, the `last`, a number n for every n-th, or a
+            list of numbers from 1.
+        attention_between: Operator behind the last convolution of stages, and behind its attention, made from their
+            channels; what it makes is pooled.
+        between_stages: Stages that have one, numbers from 1 to 7; as usual those with a pooling layer between them and
+            the next one.
         out_strides: Strides of the features, an ascending choice of 1, 2, 4, 8, 16 and 32 that ends with 16 or 32, so
             that every convolution is in use.
         dropout: Probabilities of dropping a value behind the first convolution and behind the others, below 1.
-        frozen_stages: Stages without training: 0 none, 1 the first block of convolutions, up to 7, everything.
+        frozen_stages: Stages without training: 0 none, 1 the first one, up to 7, everything.
         norms: What the host's batch normalisations learn: `train` statistics and affine parameters, `eval` affine
             parameters only, `frozen` nothing. Those of the inserted attention always learn.
         checkpointing: Whether blocks are computed again in the backward pass instead of kept, to save memory.
@@ -61,8 +73,11 @@ class VGG(Backbone):
 
     def __init__(
         self,
-        attention: Callable[[int], Refine] | None = None,
-        attention_blocks: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7),
+        attention: Refinements = None,
+        attention_stages: tuple[int, ...] = _STAGES,
+        attention_blocks: Blocks = "last",
+        attention_between: Callable[[int], Refine] | None = None,
+        between_stages: tuple[int, ...] = (3, 4, 5, 6),
         out_strides: tuple[int, ...] = (4, 8, 16, 32),
         dropout: tuple[float, float] = (0.3, 0.4),
         frozen_stages: int = 0,
@@ -81,24 +96,28 @@ class VGG(Backbone):
                 f"dropout={tuple(dropout)} is no pair of probabilities below 1; give one such as (0.3, 0.4)"
             )
         check_choice("norms", norms, get_args(Norms))
-        if not set(attention_blocks) <= set(range(1, len(_BLOCKS) + 1)):
-            raise ValueError(f"attention_blocks={tuple(attention_blocks)} has no such blocks; choose from 1 to 7")
+        check_stages(_STAGES, between_stages=between_stages)
         self.strides = self.out_strides = tuple(out_strides)
         self.channels = tuple(_CHANNELS[stride] for stride in out_strides)
         self.checkpointing = checkpointing
         self.dropout = nn.Dropout(dropout[1])
         self.blocks = nn.ModuleList()
         before = 3
-        for number, (widths, _) in enumerate(_BLOCKS, start=1):
+        for widths, _ in _BLOCKS:
             layers: list[nn.Module] = []
             for channels in widths:
                 if layers:
                     layers.append(nn.Dropout(dropout[0 if before == 64 and len(self.blocks) == 0 else 1]))
                 layers.append(_layer(before, channels))
                 before = channels
-            if attention is not None and number in attention_blocks:
-                layers.append(attention(before))
             self.blocks.append(nn.Sequential(*layers))
+        convolutions = [[layer for layer in stage if isinstance(layer, nn.Sequential)] for stage in self.stages()]
+        for layer, refine in places(convolutions, attention, attention_stages, attention_blocks):
+            layer.append(refine(cast(nn.Conv2d, layer[0]).out_channels))
+        if attention_between is not None:
+            for number in between_stages:
+                widths, _ = _BLOCKS[number - 1]
+                cast(nn.Sequential, self.blocks[number - 1]).append(attention_between(widths[-1]))
         if weights is not None:
             load_weights(self, weights)
         self.norms = norms

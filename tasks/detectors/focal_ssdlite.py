@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
 from torchvision.models.detection.ssd import SSDScoringHead
 
-from attention.base import check_choice
+from attention.base import Refine, check_choice
 from backbones import Backbone, MobileNeXt
 from tasks.class_tensors import ClassRows
 from tasks.detectors.dense import Assignment, Outputs
 from tasks.detectors.focal import focal_loss
+from tasks.detectors.head_operators import Mixing, place_in_predictors
 from tasks.detectors.selection import Selection
-from tasks.detectors.ssdlite import Pixels, SSDLite
+from tasks.detectors.ssdlite import Pixels, SSDLite, predictors_of
 from tasks.reduction import reduce_mean
 
 ExtraBlocks = Literal["inverted_residual", "sandglass"]
@@ -45,6 +46,10 @@ class FocalSSDLite320(SSDLite):
         num_classes: K.
         extra_blocks: Kind of the extra blocks, which have no attention (assumption A33): `inverted_residual`, with 64
             channels at the end, or `sandglass`, with 128. None for the authors' choice: the second for MobileNeXt.
+        head_mixer: Operator in place of the 3x3 depthwise convolutions of the heads, made from input channels, output
+            channels and stride, for every map and for classes and boxes anew; none keeps them.
+        head_attention: Refinement of what the 1x1 convolutions of the heads read, made from its channels, likewise; the
+            last map has none of either.
         pixels: How grey levels are scaled: `imagenet` by ImageNet's mean and deviation, `half` to -1..1, `mean` by the
             mean (123, 117, 104) alone (assumption A32).
         ignore_crowds: Whether default boxes that have half of their area or more in a crowd region take no part in
@@ -59,6 +64,8 @@ class FocalSSDLite320(SSDLite):
         backbone: Backbone,
         num_classes: int,
         extra_blocks: ExtraBlocks | None = None,
+        head_mixer: Mixing | None = None,
+        head_attention: Callable[[int], Refine] | None = None,
         pixels: Pixels = "mean",
         ignore_crowds: bool = False,
         score_threshold: float = 0.05,
@@ -83,6 +90,7 @@ class FocalSSDLite320(SSDLite):
         boxes = self.anchor_generator.num_anchors_per_location()
         channels = [*backbone.channels[:2], *extra_channels]
         self.head = _Head(channels, boxes, num_classes + 1)
+        place_in_predictors(predictors_of(self.head), head_mixer, head_attention)
 
     def losses(self, outputs: Outputs, assigned: Assignment) -> dict[str, Tensor]:
         """Focal loss of the classes, and the distance of the boxes."""

@@ -74,6 +74,32 @@ def place_in_heads(
             tower.append(attention(channels))
 
 
+def place_in_predictors(
+    predictors: Iterable[nn.Module], mixer: Mixing | None, attention: Callable[[int], Refine] | None
+) -> None:
+    """Inserts what a detector's `head_mixer` and `head_attention` ask for into the separable convolutions that predict.
+
+    Every map has predictors of its own, and so operators of its own: a mixer takes the place of the 3x3 convolution,
+    attention refines what the 1x1 convolution reads. Names of parameters stay; a plain 1x1 convolution is left alone.
+
+    Args:
+        predictors: A 3x3 depthwise convolution, its normalisation, ReLU6 and a 1x1 convolution, or this alone.
+        mixer: Makes a mixer from input channels, output channels and stride.
+        attention: Makes the refinement from its channels.
+    """
+    for predictor in predictors:
+        if not isinstance(predictor, nn.Sequential):
+            continue
+        (activation,) = (name for name, layer in predictor.named_modules() if isinstance(layer, nn.ReLU6))
+        if mixer is not None:
+            mix_convolutions(predictor, mixer)
+        if attention is not None:
+            last = predictor[-1]
+            assert isinstance(last, nn.Conv2d)
+            refined = nn.Sequential(predictor.get_submodule(activation), attention(last.in_channels))
+            predictor.set_submodule(activation, refined)
+
+
 def _narrowed(predictor: nn.Conv2d) -> nn.Conv2d:
     """A 1x1 convolution that starts as torchvision's 3x3 one does."""
     narrow = nn.Conv2d(predictor.in_channels, predictor.out_channels, 1)

@@ -1,5 +1,6 @@
 """SSDLite320 on any backbone, in torchvision's form; and what its forms share."""
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import pairwise
 from typing import Literal, get_args
@@ -9,14 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.detection._utils import BoxCoder, SSDMatcher
 from torchvision.models.detection.anchor_utils import DefaultBoxGenerator
+from torchvision.models.detection.ssd import SSDScoringHead
 from torchvision.models.detection.ssdlite import SSDLiteHead, _extra_block, _normal_init
 from torchvision.ops import box_iou
 
-from attention.base import check_choice
+from attention.base import Refine, check_choice
 from backbones import Backbone
 from tasks.class_tensors import ClassRows
 from tasks.detectors.dense import Assignment, DenseDetector, Outputs
 from tasks.detectors.focal import BACKGROUND
+from tasks.detectors.head_operators import Mixing, place_in_predictors
 from tasks.detectors.selection import Selection
 from tasks.normalization import IMAGENET_MEAN, IMAGENET_STD, Normalization
 from tasks.reduction import reduce_mean
@@ -82,6 +85,13 @@ class SSDLite(DenseDetector):
         return self.box_coder.decode_single(codes, anchors)
 
 
+def predictors_of(head: nn.Module) -> Iterator[nn.Module]:
+    """What predicts classes and boxes of every map in a head of torchvision's form."""
+    for part in head.children():
+        assert isinstance(part, SSDScoringHead)
+        yield from part.module_list
+
+
 class SSDLite320(SSDLite):
     """SSDLite for 320 x 320 inputs (Sandler et al., CVPR 2018, arXiv 1801.04381), from torchvision's parts.
 
@@ -95,6 +105,9 @@ class SSDLite320(SSDLite):
             torchvision's composition, with maps of 576 and 1280 channels.
         num_classes: K, without background.
         extra_channels: Output channels of the extra blocks.
+        head_mixer: Operator in place of the 3x3 depthwise convolutions of the heads, made from input channels, output
+            channels and stride, for every map and for classes and boxes anew; none keeps them.
+        head_attention: Refinement of what the 1x1 convolutions of the heads read, made from its channels, likewise.
         pixels: How grey levels are scaled: `imagenet` by ImageNet's mean and deviation, `half` to -1..1 as in
             torchvision's recipe, `mean` by the mean (123, 117, 104) alone.
         ignore_crowds: Whether default boxes that have half of their area or more in a crowd region take no part in
@@ -109,6 +122,8 @@ class SSDLite320(SSDLite):
         backbone: Backbone,
         num_classes: int,
         extra_channels: tuple[int, ...] = (512, 256, 256, 128),
+        head_mixer: Mixing | None = None,
+        head_attention: Callable[[int], Refine] | None = None,
         pixels: Pixels = "imagenet",
         ignore_crowds: bool = False,
         score_threshold: float = 0.001,
@@ -126,6 +141,7 @@ class SSDLite320(SSDLite):
         per_location = self.anchor_generator.num_anchors_per_location()
         # The optimiser in checkpoints has the parameters in this order.
         self.head = SSDLiteHead(channels, per_location, num_classes + 1, norm_layer)
+        place_in_predictors(predictors_of(self.head), head_mixer, head_attention)
         self.extras = extras
 
     def losses(self, outputs: Outputs, assigned: Assignment) -> dict[str, Tensor]:

@@ -16,7 +16,13 @@ from backbones.resnet import Depth
 from tasks.errors import TaskError
 from tasks.profile import costs
 
-SLOTS: Mapping[str, str | None] = {"attention": None, "attention_between": None, "mixer": None, "stem": "conv"}
+SLOTS: Mapping[str, str | None] = {
+    "attention": None,
+    "attention_between": None,
+    "mixer": None,
+    "expansion_mixer": None,
+    "stem": "conv",
+}
 """Options of hosts that put attention into them, and their values without."""
 SIZES = ("depth", "variant", "groups", "width_per_group", "width")
 """Options of hosts that say how large they are, and their attributes."""

@@ -1,5 +1,7 @@
 """MobileNetV2: torchvision's network without attention, and the inverted residual's equation with it."""
 
+from functools import partial
+
 import pytest
 import timm
 import torch
@@ -8,10 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from attention import CoordinateAttention, SqueezeExcitation
+from attention import AttentionAugmentedConv2d, CoordinateAttention, DepthwiseConvolution, SqueezeExcitation
 from backbones import MobileNetV2
+from backbones.places import mix_expansions
 from backbones.zoo.registry import classifier
 from tests.selection import mostly_slow
+
+AUGMENTED = partial(
+    AttentionAugmentedConv2d, kernel_size=1, heads=4, kappa=0.1, upsilon=0.05, min_key_channels=1
+)  # of the mobile networks of arXiv 1904.09925
+GRIDS = [partial(AUGMENTED, pooled=True), partial(AUGMENTED, pooled=True), AUGMENTED, partial(AUGMENTED, grid=(7, 7))]
 
 
 def body(state):
@@ -332,3 +340,52 @@ def test_checkpointing_keeps_less():
 def test_wrong_arguments_are_named_with_a_remedy(options, message):
     with torch.device("meta"), pytest.raises(ValueError, match=message):
         MobileNetV2(**options)
+
+
+def test_expansions_belong_to_the_stage_whose_map_they_read():
+    with torch.device("meta"):
+        host = MobileNetV2(expansion_mixer=GRIDS, last_conv=True, mixer=DepthwiseConvolution)
+        first = MobileNetV2(expansion_mixer=GRIDS, expansion_stages=(1,))
+    augmented = {
+        index: (mixer.in_channels, mixer.out_channels, mixer.pooled, len(mixer.relative.height_rel))
+        for index, block in enumerate(host.features)
+        for mixer in block.modules()
+        if isinstance(mixer, AttentionAugmentedConv2d)
+    }
+    of_stage_2 = {index: (32, 192, True, 27) for index in (5, 6, 7)}
+    of_stage_3 = {index: (64, 384, False, 27) for index in (8, 9, 10, 11)}
+    of_stage_3 |= {index: (96, 576, False, 27) for index in (12, 13, 14)}
+    assert augmented == of_stage_2 | of_stage_3 | {index: (160, 960, False, 13) for index in (15, 16, 17)}
+    assert all(isinstance(host.features[i].depthwise, DepthwiseConvolution) for i in range(1, 18))
+    found = [
+        i for i, b in enumerate(first.features) if any(isinstance(m, AttentionAugmentedConv2d) for m in b.modules())
+    ]
+    assert found == [3, 4]
+    with torch.device("meta"), pytest.raises(ValueError, match=r"expansion_stages=\(0,\) has no such stages"):
+        MobileNetV2(expansion_stages=(0,))
+
+
+def test_augmented_expansions_widen_the_map_and_learn():
+    torch.manual_seed(0)
+    backbone = MobileNetV2(0.5, expansion_mixer=GRIDS, expansion_stages=(1, 2, 3, 4), tap_expansion=True)
+    block = backbone.features[5].eval()
+    x = torch.randn(2, 16, 9, 14)
+    (mixer, norm, activation), depthwise, projection, last_norm = block.conv
+    expected = x + last_norm(projection(depthwise(activation(norm(mixer(x))))))
+    assert isinstance(mixer, AttentionAugmentedConv2d) and mixer.conv.kernel_size == (1, 1)
+    torch.testing.assert_close(block(x), expected)
+    features = backbone.train()(torch.randn(2, 3, 75, 61))
+    assert [f.shape[1:] for f in features] == [(16, 19, 16), (16, 10, 8), (288, 5, 4), (160, 3, 2)]
+    sum(feature.square().mean() for feature in features).backward()
+    assert [n for n, p in backbone.named_parameters() if p.grad is None] == []
+
+
+@pytest.mark.parametrize(("width", "parameters", "printed"), [(0.75, 3_018_320, 3.02), (1.0, 4_063_214, 4.06)])
+def test_mnasnet_with_augmented_expansions_has_the_published_size(width, parameters, printed):
+    """In the last 13 of its blocks (arXiv 1904.09925), without a least number of key channels (assumption A59)."""
+    with torch.device("meta"):
+        network = timm.create_model({0.75: "semnasnet_075", 1.0: "semnasnet_100"}[width])
+        blocks = [block for stage in network.blocks for block in stage][-13:]
+        mix_expansions([blocks[:1], blocks[1:4], blocks[4:10], blocks[10:]], GRIDS, (1, 2, 3, 4))
+    assert sum(value.numel() for value in network.parameters()) == parameters
+    assert round(parameters / 1e6, 2) == printed

@@ -16,7 +16,7 @@ from attention import (
     SqueezeExcitation,
     StaticGate,
 )
-from backbones import VGG, EfficientNet, MobileNetV1, MobileNetV2, MobileNeXt, ResNet, Swin
+from backbones import VGG, EfficientNet, HaloNet, MobileNetV1, MobileNetV2, MobileNeXt, ResNet, Swin
 from backbones.places import by_stage, chosen
 
 HOSTS = {
@@ -26,6 +26,7 @@ HOSTS = {
     "mobilenext": partial(MobileNeXt, 0.35, attention_position="output"),
     "efficientnet": partial(EfficientNet, stochastic_depth=0.0),
     "swin": partial(Swin, 32, (2, 2, 3, 1), drop_path=0.0),
+    "halonet": partial(HaloNet, 4, 1, depths=(2, 1, 3, 1), width=16, heads=(1, 2, 2, 2), final_channels=32),
 }
 # Blocks of the four stages that can have attention: MobileNetV2's first block does not expand.
 BLOCKS = {
@@ -35,6 +36,7 @@ BLOCKS = {
     "mobilenext": (2, 3, 7, 8),
     "efficientnet": (3, 2, 6, 5),
     "swin": (2, 2, 3, 1),
+    "halonet": (2, 1, 3, 1),
 }
 every_host = pytest.mark.parametrize("name", HOSTS)
 
@@ -157,14 +159,49 @@ def test_positions_in_swin():
     torch.testing.assert_close(other(x), mixed + other.mlp(other.norm2(mixed)))
 
 
-def test_blocks_of_vgg():
+def vgg_counts(host):
+    return [sum(isinstance(m, StaticGate) for m in block.modules()) for block in host.blocks]
+
+
+def test_stages_of_vgg_are_its_seven_blocks_of_convolutions():
     with torch.device("meta"):
-        host = VGG(StaticGate, (3, 5))
-    assert [sum(isinstance(m, StaticGate) for m in block.modules()) for block in host.blocks] == [0, 0, 1, 0, 1, 0, 0]
+        assert vgg_counts(VGG(StaticGate)) == [1] * 7
+        assert vgg_counts(VGG(StaticGate, (3, 5))) == [0, 0, 1, 0, 1, 0, 0]
+        assert vgg_counts(VGG(StaticGate, attention_blocks="every")) == [2, 2, 3, 3, 3, 1, 1]
+        assert vgg_counts(VGG(StaticGate, (1, 4, 7), 2)) == [1, 0, 0, 1, 0, 0, 0]
+        assert vgg_counts(VGG(StaticGate, attention_blocks=(1, 3))) == [1, 1, 2, 2, 2, 1, 1]
+        assert vgg_counts(VGG(attention_between=StaticGate)) == [0, 0, 1, 1, 1, 1, 0]
+        assert vgg_counts(VGG(StaticGate, attention_between=StaticGate, between_stages=(1, 7))) == [2, 1, 1, 1, 1, 1, 2]
+        listed = VGG([StaticGate, None, None, StaticGate, CoordinateAttention, None, None], attention_blocks="every")
+        assert vgg_counts(listed) == [2, 0, 0, 3, 0, 0, 0]
+        assert sum(isinstance(m, CoordinateAttention) for m in listed.blocks[4].modules()) == 3
+        with pytest.raises(ValueError, match="attention has 4 entries; give one for each of the 7 stages"):
+            VGG([StaticGate] * 4)
+        for option in ("attention_stages", "between_stages"):
+            with pytest.raises(ValueError, match=rf"{option}=\(8,\) has no such stages; choose from 1, .*, 6, 7$"):
+                VGG(**{option: (8,)})
+
+
+def test_refinements_of_vgg_act_behind_convolutions_and_in_front_of_pooling():
+    torch.manual_seed(0)
+    host = VGG(StaticGate, (2,), (1,), StaticGate, (3,), out_strides=(1, 2, 16)).eval()
+    plain = VGG(out_strides=(1, 2, 16)).eval()
+    gates = [m for m in host.modules() if isinstance(m, StaticGate)]
+    assert [gate.channels for gate in gates] == [128, 256]
+    for gate in gates:
+        nn.init.normal_(gate.scores)
+    inner, between = (torch.sigmoid(gate.scores)[:, None, None] for gate in gates)
+    inserted = [name for name in host.state_dict() if name.startswith(host.inserted_prefixes())]
+    plain.load_state_dict({name: value for name, value in host.state_dict().items() if name not in inserted})
+    with torch.no_grad():
+        plain.blocks[1][0].register_forward_hook(lambda _layer, _inputs, out: out * inner)
+        plain.blocks[2].register_forward_hook(lambda _block, _inputs, out: out * between)
+        x = torch.randn(1, 3, 21, 34)
+        torch.testing.assert_close(host(x), plain(x))
 
 
 @every_host
 def test_stages_that_are_not_there_are_named(name):
-    for option in ("attention_stages", "between_stages", "mixer_stages"):
+    for option in ("attention_stages", "between_stages", "conv_stages" if name == "halonet" else "mixer_stages"):
         with torch.device("meta"), pytest.raises(ValueError, match=rf"{option}=\(5,\) has no such stages"):
             HOSTS[name](**{option: (5,)})

@@ -91,7 +91,8 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
             "--model.backbone.depht=1",
             "--model.backbone.depht is no option of backbones.MobileNetV2; known: width, attention, "
             "attention_stages, attention_blocks, attention_between, between_stages, mixer, mixer_stages, "
-            "output_stride, dilation, last_conv, tap_expansion, frozen_stages, norms, checkpointing, weights",
+            "expansion_mixer, expansion_stages, output_stride, dilation, last_conv, tap_expansion, frozen_stages, "
+            "norms, checkpointing, weights",
         ),
         ("--model.backbone=RestNet", "--model.backbone RestNet cannot be found; did you mean ResNet?"),
         (

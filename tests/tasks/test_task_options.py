@@ -120,6 +120,7 @@ class TestFormats:
         found["extra_levels"] = 0
         places = {"attention_stages": [1, 2, 3, 4], "attention_blocks": "every", "attention_between": None}
         places |= {"between_stages": [1, 2, 3], "mixer": None, "mixer_stages": [1, 2, 3, 4], "dilation": "a_trous"}
+        places |= {"expansion_mixer": None, "expansion_stages": [2, 3, 4]}
         of_backbone = options["backbone"]["init_args"]
         assert {name: of_backbone.pop(name) for name in places} == places
         assert {"_instantiator": FORMAT_1["_instantiator"], **options} == FORMAT_1 | {

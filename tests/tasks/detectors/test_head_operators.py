@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection.ssd import SSDScoringHead
 
 from attention import CoordinateAttention, Mixer, StandAloneSelfAttention, StaticGate
-from backbones import ResNet, sasa_resnet50
-from tasks.detectors import FCOS, RetinaNet
+from backbones import MobileNetV2, ResNet, sasa_resnet50
+from tasks.detectors import FCOS, FocalSSDLite320, RetinaNet, SSDLite320
 from tasks.detectors.dense import DenseDetector
 from tasks.profile.counting import count_macs
 
@@ -75,18 +76,81 @@ def test_no_convolution_larger_than_one_cell_is_left_in_the_heads(build: Callabl
 def test_every_operator_learns(build: Callable[..., DenseDetector], options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     detector = build(ResNet(18), 3, 32, **options).train()
-    targets = [{"boxes": torch.tensor([[10.0, 20.0, 50.0, 60.0]]), "labels": torch.tensor([1])} for _ in range(2)]
-    targets = [{**target, "crowd_boxes": torch.zeros(0, 4)} for target in targets]
-    batch = {"image": torch.randint(0, 255, (2, 3, 96, 128), dtype=torch.uint8), "targets": targets}
-    batch["size"] = torch.tensor([[96, 128], [96, 128]])
-    losses = detector(batch)
-    torch.stack([loss for loss in losses.values() if isinstance(loss, Tensor)]).sum().backward()
-    without = [n for n, p in detector.named_parameters() if p.requires_grad and p.grad is None]
-    assert without == []
+    batch = two_images(96, 128)
+    check_all_learn(detector, batch)
     inserted = [m for m in detector.modules() if isinstance(m, CoordinateAttention | StaticGate)]
     if "head_attention" in options:
         assert [type(m).__name__ for m in inserted].count("StaticGate") == 5  # one a level
         assert [type(m).__name__ for m in inserted].count("CoordinateAttention") == 2  # one a tower, shared by levels
+
+
+def two_images(height: int, width: int) -> dict[str, Any]:
+    """A batch with an object in each image."""
+    targets = [{"boxes": torch.tensor([[10.0, 20.0, 50.0, 60.0]]), "labels": torch.tensor([1])} for _ in range(2)]
+    batch: dict[str, Any] = {"image": torch.randint(0, 255, (2, 3, height, width), dtype=torch.uint8)}
+    batch["targets"] = [{**target, "crowd_boxes": torch.zeros(0, 4)} for target in targets]
+    batch["size"] = torch.tensor([[height, width]] * 2)
+    return batch
+
+
+def check_all_learn(detector: DenseDetector, batch: dict[str, Any]) -> None:
+    losses = detector(batch)
+    torch.stack([loss for loss in losses.values() if isinstance(loss, Tensor)]).sum().backward()
+    without = [n for n, p in detector.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+def ssdlite(build: Callable[..., DenseDetector], **options: Any) -> DenseDetector:
+    torch.manual_seed(0)
+    return build(MobileNetV2(0.25, last_conv=True), 3, **options)
+
+
+SSDLITES = pytest.mark.parametrize(("build", "separable"), [(SSDLite320, 6), (FocalSSDLite320, 5)])
+
+
+@SSDLITES
+@pytest.mark.parametrize("options", [{"head_mixer": SMALL}, {"head_attention": CoordinateAttention}])
+def test_operators_stand_in_the_predictors_of_ssdlite(
+    build: Callable[..., DenseDetector], separable: int, options: dict[str, Any]
+) -> None:
+    """For classes and for boxes one in each separable predictor, of the channels of its map; all of them learn."""
+    detector = ssdlite(build, **options).train()
+    kind = StandAloneSelfAttention if "head_mixer" in options else CoordinateAttention
+    for part in detector.head.children():
+        assert isinstance(part, SSDScoringHead)
+        placed = [m for m in part.modules() if isinstance(m, kind)]
+        predictors = [p for p in part.module_list if isinstance(p, nn.Sequential)]
+        assert len(placed) == separable
+        assert [m.in_channels if isinstance(m, Mixer) else m.channels for m in placed] == [
+            predictor[-1].in_channels for predictor in predictors
+        ]
+        three = [c for c in part.modules() if isinstance(c, nn.Conv2d) and c.kernel_size == (3, 3)]
+        assert len(three) == (0 if "head_mixer" in options else separable)
+    check_all_learn(detector, two_images(320, 320))
+
+
+@SSDLITES
+def test_refinements_of_ssdlite_act_in_front_of_what_predicts(
+    build: Callable[..., DenseDetector], separable: int
+) -> None:
+    """Weights of the plain detector load under their names, and a gate scales what the 1x1 convolutions read."""
+    plain, refined = ssdlite(build).eval(), ssdlite(build, head_attention=StaticGate).eval()
+    missing, unexpected = refined.load_state_dict(plain.state_dict(), strict=False)
+    assert unexpected == [] and len(missing) == 2 * separable and all(n.endswith("scores") for n in missing)
+    for module in refined.modules():
+        if isinstance(module, StaticGate):
+            nn.init.constant_(module.scores, -1.0)
+    maps = plain.neck(plain.backbone(torch.rand(1, 3, 320, 320)))
+    with torch.no_grad():
+        for ours, theirs in zip(refined.head.children(), plain.head.children(), strict=True):
+            assert isinstance(ours, SSDScoringHead) and isinstance(theirs, SSDScoringHead)
+            for x, predictor, unrefined in zip(maps, ours.module_list, theirs.module_list, strict=True):
+                expected = unrefined(x)
+                if isinstance(unrefined, nn.Sequential):
+                    bias = unrefined.get_parameter(f"{len(unrefined) - 1}.bias")[:, None, None]
+                    expected = (expected - bias) * torch.sigmoid(torch.tensor(-1.0)) + bias
+                torch.testing.assert_close(predictor(x), expected)
+    assert refined.class_tensors().keys() == plain.class_tensors().keys() <= refined.state_dict().keys()
 
 
 def test_two_scales_an_octave_are_six_anchors_a_cell() -> None:
