@@ -6,7 +6,7 @@ lines, this is where data modules and models meet.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from datamodules.given_images import GivenImage, GivenImages, is_one
 from datamodules.sampling import SampleKey
 from tasks.base import VisionTask
 from tasks.batch import Batch
+from tasks.changed_options import changed, require_changeable
 from tasks.command_line import helpful_output, without_subnormals
 from tasks.detection import DetectionTask
 from tasks.errors import TaskError
@@ -166,6 +167,7 @@ def load(
     batch_size: int | None = None,
     precision: str = "32-true",
     probabilities: bool = False,
+    options: Mapping[str, object] | None = None,
 ) -> Any:
     """Loads a trained model, from its checkpoint alone.
 
@@ -180,17 +182,23 @@ def load(
         precision: `--trainer.precision` of the command line.
         probabilities: Of a segmentor: give probabilities, too. As with `--writer.probability_bits`, labels are then
             read off them, where two classes may be equal that differ before the softmax.
+        options: Options of the command line that change no weight, by their names: windows for images far larger than
+            the network, `{"model.windows.size": 640, "data.pipeline.test_scale": 1}`, thresholds, sliding inference,
+            and all of data.
 
     Returns:
         A `DetectionPredictor` or a `SegmentationPredictor`.
 
     Raises:
-        TaskError: The file is no checkpoint, is damaged, or lacks what `task` or `data` is for.
+        TaskError: The file is no checkpoint, is damaged, or lacks what `task` or `data` is for; an option cannot be
+            chosen for a trained model.
     """
-    content = verify_checkpoint(checkpoint)
+    content, options = verify_checkpoint(checkpoint), options or {}
+    require_changeable(options)
     with helpful_output():
-        task = task or _built_task(content, checkpoint)
-        data = data or build_data(saved_data(content, checkpoint), checkpoint, task.class_names)
+        task = task or _built_task(content, checkpoint, options)
+        if data is None:
+            data = build_data(changed(saved_data(content, checkpoint), options, "data"), checkpoint, task.class_names)
     require_same_network(task, content, continues=False)
     task.load_state_dict(content["state_dict"])
     if isinstance(task, DetectionTask):
@@ -200,7 +208,7 @@ def load(
     return predictor
 
 
-def _built_task(content: dict[str, Any], path: str | Path) -> VisionTask:
+def _built_task(content: dict[str, Any], path: str | Path, changes: Mapping[str, object]) -> VisionTask:
     """The task of a checkpoint, as its run has built it, but not compiled, and whatever metric its headline was of."""
     options = content.get("hyper_parameters", {})
     kind = next((kind for kind in (DetectionTask, SegmentationTask) if _main(kind) in options), None)
@@ -210,6 +218,7 @@ def _built_task(content: dict[str, Any], path: str | Path) -> VisionTask:
             "tasks.load(checkpoint, task=...)"
         )
     saved = saved_options(content, path, kind.options_class)
+    saved = changed(saved, changes, "model")
     plain = saved | arguments_without_weights(saved) | {"compile_backbone": False, "headline": None}
     built: Any = build_options(kind.options_class, plain)
     return kind(built)

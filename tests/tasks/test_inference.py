@@ -84,6 +84,25 @@ def test_detections_are_those_of_the_command_line(
     require_written(model, paths, Path("runs/detect/run/predictions"))
 
 
+def test_options_of_the_moment_are_those_of_the_command_line(alone: Callable[[str], Path], shapes: Path) -> None:
+    """Windows over images in their own size, and a threshold; others keep what was trained."""
+    checkpoint, paths = alone("detect"), sorted((shapes / IMAGES["detect"]).glob("*[12].jpg"))
+    options = {"model.windows.size": 96, "model.windows.overlap": 32, "data.pipeline.test_scale": 1.5}
+    options["model.detector.score_threshold"] = 0.02
+    words = [f"--{name}={value}" for name, value in options.items()]
+    images = f"--data.images={shapes / IMAGES['detect']}/*[12].jpg"
+    MAINS["detect"](["predict", f"--ckpt_path={checkpoint}", images, "--trainer.accelerator=cpu", *words])
+    model = tasks.load(checkpoint, device="cpu", options=options)
+    require_written(model, paths, Path("runs/detect/run/predictions"))
+    assert min(image.scores.min().item() for image in model.predict(paths)) >= 0.02
+    with pytest.raises(
+        TaskError, match=r"model\.windws\.size is no option that a checkpoint leaves open.*expected model"
+    ):
+        tasks.load(checkpoint, options={"model.windws.size": 96})
+    with pytest.raises(TaskError, match=r"model\.backbone is no option that a checkpoint leaves open"):
+        tasks.load(checkpoint, options={"model.backbone": "VGG"})
+
+
 def test_masks_are_those_of_the_command_line(
     trained_masks: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
