@@ -88,9 +88,12 @@ def largest_batch(built: Built, mode: Literal["power", "binsearch"], first: int,
     Args:
         built: What the recipe's command has built.
         mode: `power` doubles the batch; `binsearch` then looks between the last that fits and the first that does not.
-        first: The first batch.
+        first: The first batch; half of it follows where nothing fits.
         most: The largest batch that is tried, at most the number of images.
         steps: Optimiser steps of each trial.
+
+    Raises:
+        TaskError: Not even one image fits.
     """
     doublings = int(math.log2(most / first)) + 1  # one more would be larger than the split
     built.data.batch_size = first
@@ -107,7 +110,9 @@ def largest_batch(built: Built, mode: Literal["power", "binsearch"], first: int,
             margin=0,
             max_val=most + 1 if mode == "power" else most,
         )
-    return loop.trials
+    if loop.trials.fitting or first == 1:
+        return loop.trials
+    return largest_batch(built, mode, first // 2, most, steps)
 
 
 def search(
@@ -148,12 +153,7 @@ def report(trials: Trials, mode: str, built: Built, recipe: int) -> str:
         mode: The search.
         built: What the recipe's command has built.
         recipe: The recipe's batch.
-
-    Raises:
-        TaskError: No batch fits.
     """
-    if not trials.fitting:
-        raise TaskError(f"no batch fits: {min(trials.too_large)} images are too many; give a smaller --first")
     fits = max(trials.fitting)
     batch = max(1, int(fits * (1 - MARGIN))) if mode == "binsearch" else fits
     end = f"{min(trials.too_large)} do not" if trials.too_large else "more were not tried (--most, or all images)"

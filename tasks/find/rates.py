@@ -8,7 +8,8 @@ rates stand to each other as `model.parameter_rules` say, and a rate of the curv
 import csv
 import math
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,11 +25,12 @@ from tasks.base import VisionTask
 from tasks.built import Built
 from tasks.errors import TaskError
 from tasks.find.search import search_trainer
+from tasks.losses import sum_losses
 from tasks.run.length import images_per_step
 from tasks.schedules import Constant, RunLength
 
 SMOOTHING = 0.98
-"""Share of the mean that stays in each step of Lightning's running mean of losses."""
+"""Share of the running mean of losses that stays in each step, as in Lightning."""
 UNSETTLED = 10
 """First points, of which none is suggested, as in Lightning: their means are of few losses."""
 
@@ -39,23 +41,31 @@ class Curve:
 
     Attributes:
         rates: Learning rates, rising exponentially.
-        losses: Running means of the loss; not finite from where training has diverged.
+        losses: Loss of each step; not finite where training has diverged.
     """
 
     rates: list[float]
     losses: list[float]
 
+    @cached_property
+    def means(self) -> list[float]:
+        """Running means of the loss."""
+        weights = 1 - SMOOTHING ** np.arange(1, len(self.losses) + 1)
+        sums = accumulate(self.losses, lambda before, loss: SMOOTHING * before + (1 - SMOOTHING) * loss, initial=0.0)
+        return list(np.array(list(sums)[1:]) / weights)
+
+    @cached_property
     def steepest(self) -> int | None:
-        """Number of the point where the loss falls fastest over the logarithm of the rate; none where it never falls.
+        """Number of the point where the mean falls fastest over the logarithm of the rate; none where it never falls.
 
         Lightning's own suggestion takes the slope over the rate itself, which noise of the smallest rates decides: a
         step from 1e-6 to 2e-6 counts a thousand times as much as one from 1e-3 to 2e-3.
         """
-        usable = [number for number in range(UNSETTLED, len(self.rates) - 1) if math.isfinite(self.losses[number])]
+        usable = [number for number in range(UNSETTLED, len(self.rates) - 1) if math.isfinite(self.means[number])]
         if len(usable) < 2:
             return None
         logarithms = np.log([self.rates[number] for number in usable])
-        slopes = np.gradient([self.losses[number] for number in usable], logarithms)
+        slopes = np.gradient([self.means[number] for number in usable], logarithms)
         return usable[int(slopes.argmin())] if slopes.min() < 0 else None
 
     def write(self, file: Path) -> Path:
@@ -66,17 +76,57 @@ class Curve:
         """
         with file.open("w", newline="") as lines:
             table = csv.writer(lines)
-            table.writerow(("lr", "loss"))
-            table.writerows(zip(self.rates, self.losses, strict=True))
+            table.writerow(("lr", "loss", "mean"))
+            table.writerows(zip(self.rates, self.losses, self.means, strict=True))
         figure = Figure(figsize=(5, 3.5), layout="constrained")
         axes = figure.subplots()
-        axes.semilogx(self.rates, self.losses)
+        axes.semilogx(self.rates, self.means)
         axes.set(xlabel="--model.optimizer.lr", ylabel="loss, running mean")
-        if (place := self.steepest()) is not None:
-            axes.plot(self.rates[place], self.losses[place], "o")
+        if self.steepest is not None:
+            axes.plot(self.rates[self.steepest], self.means[self.steepest], "o")
         picture = file.with_suffix(".png")
         figure.savefig(picture, dpi=150)
         return picture
+
+
+class Recorder:
+    """Stands in for the schedule of a task: steps are taken with each group's multiple of the finder's rate, and noted.
+
+    What Lightning (2.6.6) notes itself is no mean: it divides the sum of n losses by the weights of n + 1, so that the
+    first one counts half, and it takes losses divided by the batches of a step.
+
+    Args:
+        task: The task that is trained; the test ends at its first loss that is not finite.
+
+    Attributes:
+        points: Rate and loss by the number of the step. An optimiser that calls the step of its base class asks twice.
+    """
+
+    def __init__(self, task: VisionTask) -> None:
+        self.task = task
+        self.points: dict[int, tuple[float, float]] = {}
+
+    def __call__(self, optimizer: Optimizer, length: RunLength) -> Constant:
+        """Watches an optimiser whose groups have the rates that the rules give them."""
+        rate = option_rate(self.task)
+        self.multiples = [float(group["lr"]) / rate for group in optimizer.param_groups]
+        optimizer.register_step_pre_hook(self._before_step)
+        optimizer.register_step_post_hook(self._after_step)
+        return Constant(optimizer, length)
+
+    @property
+    def _rates(self) -> list[float]:
+        return list(self.task.lr_schedulers().get_last_lr())  # Lightning's, by now: one rate for all groups
+
+    def _before_step(self, optimizer: Optimizer, *_: Any) -> None:
+        for group, rate, multiple in zip(optimizer.param_groups, self._rates, self.multiples, strict=True):
+            group["lr"] = rate * multiple
+
+    def _after_step(self, *_: Any) -> None:
+        loss = float(sum_losses(self.task.loss_parts))
+        self.points[self.task.global_step] = self._rates[0], loss
+        if not math.isfinite(loss):
+            self.task.trainer.should_stop = True
 
 
 def range_test(built: Built, steps: int, least: float, most: float) -> Curve:
@@ -92,63 +142,24 @@ def range_test(built: Built, steps: int, least: float, most: float) -> Curve:
         TaskError: The recipe's rate is 0: there is nothing that the rates of groups are multiples of.
     """
     task, before = built.task, built.task.options
-    rate = option_rate(task)
-    if rate == 0:
+    if option_rate(task) == 0:
         raise TaskError("--model.optimizer.lr is 0, expected more: rates of parameter groups are multiples of it")
+    recorder = Recorder(task)
     with TemporaryDirectory() as folder:
-        trainer = search_trainer(built, folder, steps)
-        task.options = replace(before, lr_schedule=partial(keep_ratios, rate, task))
+        task.options = replace(before, lr_schedule=recorder)
         try:
-            finder = Tuner(trainer).lr_find(
+            Tuner(search_trainer(built, folder, steps)).lr_find(
                 task, datamodule=built.data, min_lr=least, max_lr=most, num_training=steps, update_attr=False
             )
         finally:
             task.options = before
-    return settled_curve(finder, trainer.accumulate_grad_batches)
+    rates, losses = zip(*recorder.points.values(), strict=True)
+    return Curve(list(rates), list(losses))
 
 
 def option_rate(task: VisionTask) -> float:
     """What `--model.optimizer.lr` is, or the optimiser's own default."""
     return float(task.options.optimizer([nn.Parameter(torch.zeros(1))]).param_groups[0]["lr"])
-
-
-def keep_ratios(rate: float, task: VisionTask, optimizer: Optimizer, length: RunLength) -> Constant:
-    """Stands in for the schedule of a task: each step is taken with the group's own multiple of the finder's rate.
-
-    Args:
-        rate: The optimiser's rate as an option, of which the groups have multiples.
-        task: The task that is trained; the test ends at the first loss that is not finite.
-        optimizer: Holds the rate that the rules have given to each group.
-        length: Length of the run.
-    """
-    multiples = [float(group["lr"]) / rate for group in optimizer.param_groups]
-
-    def multiply(optimizer: Optimizer, *_: Any) -> None:
-        for group, multiple in zip(optimizer.param_groups, multiples, strict=True):
-            group["lr"] *= multiple  # Lightning sets all of them anew after the step
-
-    def stop_if_lost(*_: Any) -> None:
-        if not all(bool(part.isfinite().all()) for part in task.loss_parts.values()):
-            task.trainer.should_stop = True
-
-    optimizer.register_step_pre_hook(multiply)
-    optimizer.register_step_post_hook(stop_if_lost)
-    return Constant(optimizer, length)
-
-
-def settled_curve(finder: Any, accumulated: int) -> Curve:
-    """The curve of a finder, with its means put right.
-
-    Lightning (2.6.6) divides a running mean of n losses by the weights of n + 1, which halves the first one and lets
-    the curve rise where the loss does not; and it takes a loss divided by the batches of a step.
-
-    Args:
-        finder: What `Tuner.lr_find` gives.
-        accumulated: Batches of a step.
-    """
-    rates, losses = finder.results["lr"], finder.results["loss"]
-    weights = 1 - SMOOTHING ** np.arange(1, len(losses) + 2)
-    return Curve(list(rates), list(accumulated * np.array(losses) * weights[1:] / weights[:-1]))
 
 
 def report(curve: Curve, built: Built) -> str:
@@ -157,7 +168,7 @@ def report(curve: Curve, built: Built) -> str:
     Raises:
         TaskError: Nothing can be suggested.
     """
-    place = curve.steepest()
+    place = curve.steepest
     if place is None:
         raise TaskError(
             f"no rate can be suggested: in {len(curve.rates)} steps, up to a rate of {curve.rates[-1]:.2g}, the loss "
@@ -167,7 +178,7 @@ def report(curve: Curve, built: Built) -> str:
     rate, recipe = curve.rates[place], option_rate(built.task)
     lines = [
         f"--model.optimizer.lr {rate:.2g}",
-        f"the loss falls fastest there, at {curve.losses[place]:.3g} (running mean); the recipe has {recipe:.2g}",
+        f"the loss falls fastest there, being {curve.means[place]:.3g} (running mean); the recipe has {recipe:.2g}",
         rate_holds_for(built, images_per_step(built.trainer)),
     ]
     return "\n".join(lines)

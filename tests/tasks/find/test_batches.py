@@ -1,0 +1,69 @@
+"""`python -m tasks.find batch_size`: the largest batch that fits, and memory as a limit that is run into."""
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tasks.find.__main__ import main
+from tasks.find.memory import free_memory, is_out_of_memory, limited_memory
+from tests.tasks.conftest import DATA, ROOT, SMALL_IMAGES
+
+TRIALS = {
+    ("power", 2): ("--data.batch_size 4", "4 images fit, 8 do not"),
+    ("power", 12): ("--data.batch_size 3", "3 images fit, 6 do not"),
+    ("binsearch", 2): ("--data.batch_size 4", "5 images fit, 6 do not"),  # 5 % less than 5
+}
+
+
+@pytest.mark.parametrize(("mode", "first"), TRIALS)
+def test_largest_batch(mode: str, first: int, shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(
+        [
+            "batch_size",
+            str(ROOT / "configs" / "segment" / "quickstart.yaml"),
+            f"--mode={mode}",
+            f"--first={first}",
+            "--steps=1",
+            f"--data.root={shapes / DATA['segment']}",
+            *SMALL_IMAGES["segment"],
+            "--data.num_workers=0",
+            "--model.backbone=tests.tasks.finder_parts.FivePlaces",
+            "--model.backbone.width=0.25",
+            f"--runs={tmp_path}",
+        ]
+    )
+    option, fits, change = capsys.readouterr().out.splitlines()
+    assert (option, fits) == TRIALS[mode, first] and not list(tmp_path.iterdir())
+    assert change == (
+        "the recipe has a batch of 8: model.parameter_rules scale its learning rate, which is for 8 images; lengths in "
+        "steps (--trainer.max_steps, warm-up) are for its batch"
+    )
+
+
+def test_all_images_fit(shapes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = [f"--data.root={shapes / DATA['detect']}", *SMALL_IMAGES["detect"], "--data.num_workers=0"]
+    own = ["--model.backbone.width=0.25", "--model.parameter_rules.base_batch_size=null", "--data.batch_size=4"]
+    recipe = str(ROOT / "configs" / "detect" / "quickstart.yaml")
+    main(["batch_size", recipe, "--first=3", "--steps=1", *small, *own])
+    option, fits, change = capsys.readouterr().out.splitlines()
+    assert option == "--data.batch_size 12" and fits == "12 images fit, more were not tried (--most, or all images)"
+    assert "in proportion it is --model.optimizer.lr 0.006;" in change
+
+
+def test_memory_is_a_limit() -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    with limited_memory(300 * 10**6):
+        held = torch.zeros(100 * 10**6, dtype=torch.uint8)
+        with pytest.raises(RuntimeError) as of_torch:
+            torch.zeros(250 * 10**6, dtype=torch.uint8)
+        with pytest.raises(MemoryError) as of_numpy:
+            np.zeros(250 * 10**6, dtype=np.uint8)
+    assert is_out_of_memory(of_torch.value) and is_out_of_memory(of_numpy.value)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert (
+        resource.getrlimit(resource.RLIMIT_DATA) == before and len(held) + len(torch.zeros(250 * 10**6)) == 350 * 10**6
+    )
+    assert 10**8 < free_memory() < 10**13
