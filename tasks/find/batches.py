@@ -141,6 +141,7 @@ def search(
         return largest_batch(built, mode, first, most, steps)
     growth = SHARE * free_memory() if memory is None else memory * 1e9
     rank_zero_info(f"trials may take {growth / 1e9:.2f} GB of this machine's memory (--memory)")
+    built.data.num_workers = 0  # a loader process that the limit hits leaves its parent waiting for ever
     with limited_memory(int(growth)):
         return largest_batch(built, mode, first, most, steps)
 
@@ -159,13 +160,12 @@ def report(trials: Trials, mode: str, built: Built, recipe: int) -> str:
     end = f"{min(trials.too_large)} do not" if trials.too_large else "more were not tried (--most, or all images)"
     base = built.task.options.parameter_rules.base_batch_size
     rate = (
-        f"model.parameter_rules scale its learning rate, which is for {base} images"
+        f"its learning rate is scaled to the batch (model.parameter_rules.base_batch_size {base})"
         if base is not None
-        else f"its learning rate is for that; in proportion it is --model.optimizer.lr "
-        f"{option_rate(built.task) * batch / recipe:.2g}"
+        else f"in proportion its learning rate is --model.optimizer.lr {option_rate(built.task) * batch / recipe:.2g}"
     )
     return (
         f"--data.batch_size {batch}\n"
         f"{fits} images fit, {end}\n"
-        f"the recipe has a batch of {recipe}: {rate}; lengths in steps (--trainer.max_steps, warm-up) are for its batch"
+        f"the recipe has a batch of {recipe}: {rate}; lengths in steps (--trainer.max_steps, warm-up) stay those for it"
     )

@@ -35,8 +35,7 @@ def free_memory() -> int:
 def limited_memory(growth: int) -> Iterator[None]:
     """Lets this process take no more memory than it has and so many bytes, while the context lasts.
 
-    What counts is what it has asked for (RLIMIT_DATA), which is at least what it uses. Loader processes count for
-    themselves.
+    What counts is what it has asked for (RLIMIT_DATA), which is at least what it uses.
 
     Args:
         growth: Bytes.

@@ -1,6 +1,10 @@
 """`python -m tasks.find batch_size`: the largest batch that fits, and memory as a limit that is run into."""
 
+import os
+import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +42,8 @@ def test_largest_batch(mode: str, first: int, shapes: Path, tmp_path: Path, caps
     option, fits, change = capsys.readouterr().out.splitlines()
     assert (option, fits) == TRIALS[mode, first] and not list(tmp_path.iterdir())
     assert change == (
-        "the recipe has a batch of 8: model.parameter_rules scale its learning rate, which is for 8 images; lengths in "
-        "steps (--trainer.max_steps, warm-up) are for its batch"
+        "the recipe has a batch of 8: its learning rate is scaled to the batch "
+        "(model.parameter_rules.base_batch_size 8); lengths in steps (--trainer.max_steps, warm-up) stay those for it"
     )
 
 
@@ -50,7 +54,26 @@ def test_all_images_fit(shapes: Path, capsys: pytest.CaptureFixture[str]) -> Non
     main(["batch_size", recipe, "--first=3", "--steps=1", *small, *own])
     option, fits, change = capsys.readouterr().out.splitlines()
     assert option == "--data.batch_size 12" and fits == "12 images fit, more were not tried (--most, or all images)"
-    assert "in proportion it is --model.optimizer.lr 0.006;" in change
+    assert "in proportion its learning rate is --model.optimizer.lr 0.006;" in change
+
+
+def test_a_limit_ends_a_trial_and_not_the_process(shapes: Path, tmp_path: Path) -> None:
+    recipe = str(ROOT / "configs" / "detect" / "quickstart.yaml")
+    root = f"--data.root={shapes / DATA['detect']}"
+    large = [root, "--data.pipeline.height=256", "--data.pipeline.width=256", "--data.num_workers=2"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "tasks.find", "batch_size", recipe, "--memory=0.8", "--steps=1", *large],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    found = re.fullmatch(r"--data.batch_size (\d+)\n(\d+) images fit, (\d+) do not\n.*\n", ended.stdout)
+    batch, fits, fails = map(int, found.groups())
+    assert batch == fits in (2, 4) and fails == 2 * fits
+    assert "trials may take 0.80 GB" in ended.stderr and not list(tmp_path.iterdir())
 
 
 def test_memory_is_a_limit() -> None:
