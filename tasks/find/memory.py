@@ -16,6 +16,8 @@ GROUPS = (
     (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
 )
 """Limit and use of the control group that a container shows as its own, in both versions."""
+LIBRARIES = r"could not create a (?:primitive|memory)|std::bad_alloc"
+"""What oneDNN and C++ say where the limit stops them; outside of a trial it may have other causes."""
 
 
 def free_memory() -> int:
@@ -54,7 +56,8 @@ def limited_memory(growth: int) -> Iterator[None]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that there is no memory left, on whatever device."""
     text = f"{type(error).__name__}: {error}"
-    return any(re.search(failure.pattern, text, re.DOTALL) for failure in MEMORY_FAILURES)
+    patterns = (LIBRARIES, *(failure.pattern for failure in MEMORY_FAILURES))
+    return any(re.search(pattern, text, re.DOTALL) for pattern in patterns)
 
 
 def _kilobytes(file: Path, name: str) -> int:

@@ -85,6 +85,7 @@ def test_memory_is_a_limit() -> None:
         with pytest.raises(MemoryError) as of_numpy:
             np.zeros(250 * 10**6, dtype=np.uint8)
     assert is_out_of_memory(of_torch.value) and is_out_of_memory(of_numpy.value)
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))  # oneDNN, in a backward pass
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert (
         resource.getrlimit(resource.RLIMIT_DATA) == before and len(held) + len(torch.zeros(250 * 10**6)) == 350 * 10**6
