@@ -20,6 +20,7 @@ COMMANDS = (
     "tasks.sweep",
     "tasks.analyse",
     "tasks.profile",
+    "tasks.find",
     "tasks.repeat",
     "datamodules.check",
     "datamodules.convert",

@@ -38,6 +38,7 @@ QUIET_LOG = (
     r"Seed set to \d+",  # of every process; the seed is in the configuration and in summary.json
     r"^Restoring states from the checkpoint path",  # the line after it says that they are restored
     r"^Loading `train_dataloader` to estimate number of stepping batches",
+    r"^`weights_only` was not set",  # of the file that a finder has just written and reads back
 )
 """The same for what they log."""
 

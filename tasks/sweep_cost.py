@@ -5,9 +5,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tasks.built import shown_config
 from tasks.errors import TaskError
 from tasks.near_names import instead
-from tasks.profile.recipes import build, shown_config
+from tasks.profile.recipes import build
 from tasks.run.record import read_record
 from tasks.run.summary_file import SUMMARY, read_summary
 from tasks.sweep_list import Sweep, SweepRun

@@ -1,41 +1,23 @@
 """The model of a recipe or of a run, by part."""
 
-import io
 import statistics
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from tasks import detect, segment
-from tasks.errors import TaskError
+from tasks import built
 from tasks.profile import costs
 from tasks.profile.counting import counted_macs
 from tasks.profile.parts import by_part, kept_bytes, parameters_by_part
 from tasks.profile.timing import PATIENCE, median_milliseconds, milliseconds
-from tasks.run.resume import SAVED_CONFIG, newest_good_checkpoint
+from tasks.run.resume import newest_good_checkpoint
 from tasks.weights import read_checkpoint
 
-MAINS = {"detector": detect.main, "segmentor": segment.main}
 WHOLE = "whole model"
-_built: list[LightningModule] = []
-
-
-class EndWhenBuilt(Callback):
-    """Keeps the task that a command has built, and ends the command before any image is read."""
-
-    reads_no_data = True
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Ends it."""
-        _built.append(pl_module)
-        raise SystemExit(0)
 
 
 def build(source: Path, more: Sequence[str], classes: int | None) -> Any:
@@ -51,54 +33,21 @@ def build(source: Path, more: Sequence[str], classes: int | None) -> Any:
         SystemExit: The command line has refused an option, in its own words.
     """
     is_run = source.is_dir()
-    config = source / SAVED_CONFIG if is_run else source
-    if not config.is_file():
-        raise TaskError(f"there is no {config}; give a recipe, or the folder of a run, such as runs/detect/NAME")
-    content = yaml.safe_load(config.read_text())
-    kind = next((kind for kind in MAINS if kind in (content.get("model") or {})), None)
-    if kind is None:
-        raise TaskError(f"{config} is no recipe: its model has neither {' nor '.join(MAINS)}")
+    config, content, kind = built.read_source(source)
     checkpoint = newest_good_checkpoint(source) if classes is None and is_run else None
     if checkpoint is not None:
         classes = len(read_checkpoint(checkpoint.path)["hyper_parameters"]["class_names"])
     arguments = ["fit", f"--config={config}", *more, *_without_training(kind, classes)]
-    shown = content if is_run and not more else shown_config(kind, arguments)  # a run's config is whole
+    shown = content if is_run and not more else built.shown_config(kind, arguments)  # a run's config is whole
     own = (shown["model"]["backbone"].get("init_args") or {}).get("weights")
     if own is not None or (shown.get("host") or {}).get("weights") is not None:
         arguments.append("--model.backbone.weights=null")
-    _built.clear()
-    _run(kind, [*arguments, "--model.weights=null", f"--trainer.callbacks+={__name__}.{EndWhenBuilt.__name__}"])
-    return _built.pop()
-
-
-def shown_config(kind: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The whole configuration of a command, as its `--print_config` shows it.
-
-    Args:
-        kind: What the model has: a `detector` or a `segmentor`.
-        arguments: Arguments of the command.
-
-    Raises:
-        SystemExit: The command line has refused an option, in its own words.
-    """
-    with redirect_stdout(io.StringIO()) as printed:
-        _run(kind, [*arguments, "--print_config"])
-    shown: dict[str, Any] = yaml.safe_load(printed.getvalue())
-    return shown
-
-
-def _run(kind: str, arguments: list[str]) -> None:
-    try:
-        MAINS[kind](arguments)
-    except SystemExit as end:
-        if end.code:
-            raise
+    return built.build(kind, [*arguments, "--model.weights=null"]).task
 
 
 def _without_training(kind: str, classes: int | None) -> list[str]:
-    """Options that build on this machine and touch no run folder; with a number of classes also no data set."""
-    options = [f"--trainer.{each}" for each in ("fast_dev_run=1", "accelerator=cpu", "devices=1", "num_nodes=1")]
-    options += ["--trainer.strategy=auto", "--trainer.precision=32-true"]
+    """Options that build on any machine; with a number of classes also without a data set."""
+    options = ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
     if classes is not None:
         options += ["--data.root=none", f"--data.class_names={[f'class {number}' for number in range(classes)]}"]
         if kind == "detector":

@@ -27,7 +27,7 @@ class KnownFailure:
 
 SMALLER = "lower --data.batch_size (--trainer.accumulate_grad_batches keeps the step as large) or the image size"
 
-KNOWN_FAILURES = (
+MEMORY_FAILURES = (
     KnownFailure(
         r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED",
         f"the GPU's memory is full: {SMALLER}, or try --trainer.precision bf16-mixed or --model.backbone.checkpointing "
@@ -37,6 +37,10 @@ KNOWN_FAILURES = (
         r"^[\w.]*MemoryError|DefaultCPUAllocator: (?:can't allocate|not enough) memory|Errno 12\]",
         f"the machine's memory is full: lower --data.num_workers, {SMALLER}, or ask the cluster for more",
     ),
+)
+
+KNOWN_FAILURES = (
+    *MEMORY_FAILURES,
     KnownFailure(
         r"DataLoader worker.*signal: Bus error|unable to (?:write to file|mmap|open shared memory)|/dev/shm",
         "a loader process found no room in shared memory (/dev/shm): lower --data.num_workers or --data.batch_size, or "

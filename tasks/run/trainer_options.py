@@ -15,9 +15,9 @@ REFUSED = {
 }
 FINDERS = {
     "LearningRateFinder": "sets one rate for all parameter groups, and the schedule takes it back at its next step; "
-    "try some rates instead, as variants of a sweep: --model.optimizer.lr",
-    "BatchSizeFinder": "changes the batch after rate, schedule and order of images were made for another; see what a "
-    "batch needs instead: python -m tasks.profile recipe CONFIG --batch N",
+    "look for a rate before the run: python -m tasks.find lr RECIPE",
+    "BatchSizeFinder": "changes the batch after rate, schedule and order of images were made for another; "
+    "look for a batch before the run: python -m tasks.find batch_size RECIPE",
 }
 """Callbacks of Lightning's that train within a run, and why they cannot here."""
 

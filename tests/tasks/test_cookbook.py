@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tasks import sweep
+from tasks.find.__main__ import main as find
 from tests.tasks.conftest import MAINS, SMALL_IMAGES
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,13 @@ def test_command(
     if task == "sweep":
         sweep.main(words)
         assert "--model.backbone.attention=SqueezeExcitation" in capsys.readouterr().out
+        return
+    if task == "find":
+        steps = ["--steps=20"] if words[0] == "lr" else ["--steps=1"]
+        find([*words, *steps, *small("detect", words)])
+        option = {"lr": r"--model\.optimizer\.lr \S+", "batch_size": r"--data\.batch_size \d+"}[words[0]]
+        assert re.search(rf"^{option}$", capsys.readouterr().out, re.MULTILINE)
+        assert (folder / "curve.csv").is_file() == ("--write" in words)
         return
     if "MLFlowLogger" in words and not find_spec("mlflow"):
         pytest.skip("the extra mlflow is not installed")

@@ -191,11 +191,11 @@ MISTAKES = {
     ),
     f"{FIT} --trainer.callbacks+=LearningRateFinder": (
         "error: --trainer.callbacks LearningRateFinder sets one rate for all parameter groups, and the schedule takes "
-        "it back at its next step; try some rates instead, as variants of a sweep: --model.optimizer.lr"
+        "it back at its next step; look for a rate before the run: python -m tasks.find lr RECIPE"
     ),
     f"{FIT} --trainer.callbacks+=BatchSizeFinder": (
         "error: --trainer.callbacks BatchSizeFinder changes the batch after rate, schedule and order of images were "
-        "made for another; see what a batch needs instead: python -m tasks.profile recipe CONFIG --batch N"
+        "made for another; look for a batch before the run: python -m tasks.find batch_size RECIPE"
     ),
     # watched scores
     f"{FIT} --trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/map": (
