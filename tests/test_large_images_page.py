@@ -51,6 +51,7 @@ def train_and_val(scene: Path, detection: Path, segmentation: Path) -> None:
     shutil.copy(detection / "val2017" / "1.png", segmentation / "photo.png")
 
 
+@pytest.mark.slow  # in every run: tests/tasks/test_large_scene.py, tests/tasks/detectors/test_windows.py
 def test_commands_run_as_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ATTNDENSE_CACHE", str(tmp_path / "cache"))

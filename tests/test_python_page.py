@@ -90,7 +90,17 @@ EXPECTED = {
 }
 
 
-@pytest.mark.parametrize("words", COMMANDS[:3], ids=EXPECTED)
+IN_EVERY_RUN = "own"
+"""Of a backbone, a head and a data module; the attention and the detector alone are among the slow tests."""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(words, id=name, marks=() if name == IN_EVERY_RUN else pytest.mark.slow)
+        for words, name in zip(COMMANDS[:3], EXPECTED, strict=True)
+    ],
+)
 def test_the_commands_run_with_the_files_of_the_page(words: list[str], workplace: Path) -> None:
     name, task = words[words.index("--name") + 1], words[2].removeprefix("tasks.")
     arguments = [word.replace("data/shapes", str(workplace / "data/shapes")) for word in words[3:]]

@@ -109,7 +109,7 @@ def test_classes_come_from_the_validation_file(root: Path) -> None:
 def test_given_classes_need_no_data_set(tmp_path: Path) -> None:
     coco = COCO(tmp_path / "none", class_names=["a"], category_ids=[5], images=str(tmp_path), num_workers=0)
     assert coco.class_names == ["a"] and coco.category_ids == [5] and coco.class_mapping() is None
-    with pytest.raises(DataError, match="no COCO annotation file"):
+    with pytest.raises(DataError, match="no such folder; give that of the data set"):
         _ = COCO(tmp_path / "none").class_names
     with pytest.raises(DataError, match="class_names has 1 entries, category_ids 2; expected an id for each"):
         COCO(tmp_path / "none", class_names=["a"], category_ids=[5, 6])

@@ -25,7 +25,7 @@ def test_a_run_with_an_operator_for_each_stage_is_saved_and_read_back(command: C
     assert of_backbone["attention"][0]["init_args"]["reduction"] == 4
     assert of_backbone["mixer"][3]["init_args"]["head_channels"] == 8
     summary = json.loads((folder / "summary.json").read_text())
-    command("detect", "validate", f"--config={folder / 'config.fit.yaml'}", "--ckpt_path=best")
+    command("detect", "validate", f"--config={folder / 'config.fit.yaml'}", "--ckpt_path=best", name="by-stage")
     validated = json.loads((folder / "summary.validate.json").read_text())
     scores = {name for name in summary if name.startswith("val/")}
     assert scores and {name: validated[name] for name in scores} == {name: summary[name] for name in scores}

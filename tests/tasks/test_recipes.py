@@ -24,7 +24,6 @@ SWIN = ("--model.backbone=backbones.Swin", *SMALL)
 IN_EVERY_RUN = {
     "retinanet_adamw_1x": (*SWIN, "--model.detector.channels=32"),
     "mask_rcnn_adamw_1x": SWIN,
-    "cascade_rcnn_1x": ("--model.backbone=mobilenet_v2_half_ca",),
     "ssdlite320": (),
     "upernet_adamw_160k": (
         "--model.backbone=backbones.ELSASwin",

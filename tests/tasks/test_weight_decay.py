@@ -17,6 +17,8 @@ OPERATORS = {
     "stand-alone-absolute": (),
     "stand-alone-coord-conv": (),
     "attention-stem": ("row_embedding", "column_embedding"),
+    "attention-stem-convolution": (),
+    "halo-absolute": (),
     "halo": ("pos_embed.height_rel", "pos_embed.width_rel"),
     "bottleneck": ("pos_embed.height_rel", "pos_embed.width_rel"),
     "attention-augmented": ("relative.height_rel", "relative.width_rel"),

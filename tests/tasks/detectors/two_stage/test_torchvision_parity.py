@@ -90,8 +90,9 @@ def compare_masks(peer: nn.Module, ours: Any, batch: dict, images: list[Tensor])
 @pytest.mark.parametrize(
     "name",
     [
-        "mask_v2",
-        pytest.param("mask", marks=pytest.mark.slow),  # in every run: test_published_weights.py
+        # In every run: test_published_weights.py.
+        pytest.param("mask_v2", marks=pytest.mark.slow),
+        pytest.param("mask", marks=pytest.mark.slow),
         pytest.param("faster", marks=pytest.mark.slow),
         pytest.param("faster_v2", marks=pytest.mark.slow),
     ],
