@@ -51,7 +51,8 @@ def small(task: str, arguments: list[str]) -> list[str]:
     said = {argument.partition("=")[0] for argument in arguments}
     sides = [] if any(name.startswith("--data.pipeline") for name in said) else SMALL_IMAGES[task]
     width = ["--model.backbone.width=0.25"] if "--model.weights" in said else []  # as the run that they are of
-    return [option for option in [*SMALL, *sides, *width] if option.partition("=")[0] not in said]
+    images = ["--data.max_images=12"] if "--data.batch_size" in said else []  # one batch
+    return [option for option in [*SMALL, *sides, *width, *images] if option.partition("=")[0] not in said]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
