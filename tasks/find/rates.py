@@ -178,7 +178,8 @@ def report(curve: Curve, built: Built) -> str:
     rate, recipe = curve.rates[place], option_rate(built.task)
     lines = [
         f"--model.optimizer.lr {rate:.2g}",
-        f"the loss falls fastest there, at a loss of {curve.means[place]:.3g} (running mean); the recipe has {recipe:.2g}",
+        f"the loss falls fastest there, at a loss of {curve.means[place]:.3g} (running mean); "
+        f"the recipe has {recipe:.2g}",
         rate_holds_for(built, images_per_step(built.trainer)),
     ]
     return "\n".join(lines)
