@@ -63,6 +63,8 @@ class TaskOptions:
 
 
 Options = TypeVar("Options", bound=TaskOptions)
+OWNERS = {"detector": "tasks.detect", "segmentor": "tasks.segment"}
+"""Commands by the option that only their tasks have."""
 
 
 def saved_options(checkpoint: Mapping[str, Any], path: object, options: type[TaskOptions]) -> dict[str, Any]:
@@ -79,7 +81,9 @@ def saved_options(checkpoint: Mapping[str, Any], path: object, options: type[Tas
     saved = {name: value for name, value in checkpoint.get("hyper_parameters", {}).items() if name[0] != "_"}
     foreign = sorted(saved.keys() - {field.name for field in fields(options)})
     if foreign:
-        raise TaskError(f"{path} is the checkpoint of another task: this one has no model option {foreign[0]!r}")
+        owner = next((command for option, command in OWNERS.items() if option in foreign), None)
+        whose = f"of {owner}: python -m {owner}" if owner else "of another task"
+        raise TaskError(f"{path} is the checkpoint {whose}; this one has no model option {foreign[0]!r}")
     return saved
 
 

@@ -244,7 +244,7 @@ def test_mistakes_are_one_line(alone: Callable[[str], Path], fails: Callable[...
     ("task", "options", "words"),
     [
         ("detect", [], "detect.ckpt alone says nothing of images; give --data.images, such as 'photos/*.jpg'"),
-        ("segment", ["--data.images=x.jpg"], "detect.ckpt is the checkpoint of another task"),
+        ("segment", ["--data.images=x.jpg"], "detect.ckpt is the checkpoint of tasks.detect: python -m tasks.detect; "),
     ],
 )
 def test_a_command_says_what_a_checkpoint_alone_lacks(

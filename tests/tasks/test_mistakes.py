@@ -231,5 +231,6 @@ def test_checkpoint_of_the_other_task(
         MAINS["detect"]([*command_arguments("detect", "validate", shapes, tmp_path, "other"), f"--ckpt_path={file}"])
     assert end.value.code == exit_codes.MISTAKE
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"error: {file} is the checkpoint of another task: this one has no model option 'boundary_width'"
+        f"error: {file} is the checkpoint of tasks.segment: python -m tasks.segment; this one has no model option "
+        "'boundary_width'"
     )
