@@ -128,12 +128,16 @@ def _parser() -> ArgumentParser:
         help="print how many seeds each of two methods needs so that this difference of their scores is found with a "
         "probability of 80 %% at a level of 5 %%, where runs of one method have this standard deviation",
     )
+    _add_forms(parser)
+    return parser
+
+
+def _add_forms(parser: ArgumentParser) -> None:
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_const", const="json", dest="form", help="print the summaries as JSON")
     form.add_argument("--csv", action="store_const", const="csv", dest="form", help="print all scores of every group")
     form.add_argument("--markdown", action="store_const", const="markdown", dest="form", help="print the usual table")
     form.add_argument("--latex", action="store_const", const="latex", dest="form", help="print the table for booktabs")
-    return parser
 
 
 def main(args: list[str] | None = None) -> None:
