@@ -20,6 +20,7 @@ import json
 import shutil
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -236,10 +237,19 @@ def write_classes(folder: Path, presences: list[Presence]) -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Run the command; `args` stand in for the command line's."""
+    run_writer(write_shapes, "datamodules.shapes", args)
+
+
+def run_writer(write: Callable[..., object], module: str, args: list[str] | None) -> None:
+    """Runs a function that writes a data set as the command of a module, its arguments being the options.
+
+    Args:
+        write: The function; what it returns is printed.
+        module: The module, as behind `python -m`.
+        args: Arguments; default: those of the process.
+    """
     try:
-        done = auto_cli(
-            write_shapes, args=args, as_positional=False, prog="python -m datamodules.shapes", version=version_line()
-        )
+        done = auto_cli(write, args=args, as_positional=False, prog=f"python -m {module}", version=version_line())
     except (DataError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

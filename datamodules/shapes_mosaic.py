@@ -14,19 +14,17 @@ Parts are numbered row by row. No object lies in two scenes, so what is true of 
 is done with large images (docs/large-images.md), and for its tests.
 """
 
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from PIL import Image
 
 from datamodules.errors import DataError
-from datamodules.shapes import Presence, png, polygons, write_classes, write_instances
+from datamodules.shapes import Presence, png, polygons, run_writer, write_classes, write_instances
 from datamodules.shapes_scene import LONG_SIDE, NAMES, SHORT_SIDE, Instance, Pixels, Scene, draw_scene
 
 HEIGHT, WIDTH = SHORT_SIDE[0], LONG_SIDE
@@ -149,12 +147,7 @@ def _annotation(instance: Instance, corner: tuple[int, int], annotation_id: int,
 
 def main(args: list[str] | None = None) -> None:
     """Run the command; `args` stand in for the command line's."""
-    try:
-        done = auto_cli(write_mosaic, args=args, as_positional=False, prog="python -m datamodules.shapes_mosaic")
-    except (DataError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
-    sys.stdout.write(f"{done}\n")
+    run_writer(write_mosaic, "datamodules.shapes_mosaic", args)
 
 
 if __name__ == "__main__":
