@@ -1,6 +1,7 @@
 """Decoded images on the disk, mapped into memory: of a large image only the part that is looked at is read."""
 
 import os
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,10 @@ from datamodules.annotation_store import cache_folder
 
 FORMAT = 1
 """Raised whenever the same file and options decode to other pixels."""
+
+
+_PARSES = threading.Lock()
+"""A header of NumPy is parsed as Python, which fails now and then in two threads at once (CPython's gh-106905)."""
 
 
 def decoded_folder() -> Path:
@@ -63,7 +68,8 @@ class KeptDecoded:
 
 def _mapped(copy: Path) -> NDArray[Any] | None:
     try:
-        pixels: NDArray[Any] = np.load(copy, mmap_mode="r", allow_pickle=False)
+        with _PARSES:
+            pixels: NDArray[Any] = np.load(copy, mmap_mode="r", allow_pickle=False)
         return pixels
     except (OSError, EOFError, ValueError):  # there is none, or it is damaged
         return None

@@ -3,8 +3,10 @@
 import json
 import os
 import pickle
+import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from pycocotools import mask as coco_mask
 from datamodules import ADE20K, COCO, DataError, FixedSize, RandomRatioCrop, Tiles
 from datamodules.decoded import KeptDecoded, decoded_folder
 from datamodules.images import read_image
+from datamodules.preflight.kept import each
 from datamodules.rare_classes import RareClassDataset, RareClasses, class_pixels
 from datamodules.sampling import SampleKey
 from datamodules.tiles import TileGrid
@@ -310,6 +313,22 @@ class TestKeptDecoded:
         monkeypatch.setattr("datamodules.decoded.np.save", full)
         assert KeptDecoded(read_image, "")(path).max() == 7
         assert list(decoded_folder().iterdir()) == []
+
+    def test_one_thread_at_a_time_parses_a_header(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        inside, most, load = [], [], np.load
+
+        def slow_load(*arguments: Any, **options: Any) -> np.ndarray:
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.01)
+            inside.pop()
+            return load(*arguments, **options)
+
+        monkeypatch.setattr(np, "load", slow_load)
+        Image.fromarray(np.full((5, 4, 3), 3, np.uint8)).save(tmp_path / "image.png")
+        read = KeptDecoded(read_image, "")
+        assert all(pixels.max() == 3 for pixels in each(lambda _: read(tmp_path / "image.png"), range(16)))
+        assert len(most) > 8 and max(most) == 1
 
     def test_a_broken_file_is_told_as_ever(self, tmp_path: Path) -> None:
         with pytest.raises(DataError, match="does not exist"):

@@ -314,7 +314,10 @@ class TestMistakes:
     def test_checkpoint_of_the_other_task(self, fails: Callable[..., str], tmp_path: Path) -> None:
         torch.save({"state_dict": {}, "hyper_parameters": {"detector": {}}}, tmp_path / "detect.ckpt")
         message = fails("segment", "validate", f"--ckpt_path={tmp_path}/detect.ckpt")
-        assert "another task" in message and "'detector'" in message
+        assert (
+            "detect.ckpt is the checkpoint of tasks.detect: python -m tasks.detect" in message
+            and "'detector'" in message
+        )
 
     def test_weights_without_a_network(self, fails: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object) -> None:

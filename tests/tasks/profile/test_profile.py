@@ -96,7 +96,7 @@ def test_mistakes_are_named(arguments: list[str], message: str, capsys: pytest.C
 def test_rows_hold_parameters_and_macs_also_of_a_class_of_ones_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "my_package.py").write_text(
+    (tmp_path / "own_gates.py").write_text(
         "import torch\n"
         "class MyGate(torch.nn.Conv2d):\n"
         "    def __init__(self, channels, kernel_size=1, **more):\n"
@@ -107,14 +107,14 @@ def test_rows_hold_parameters_and_macs_also_of_a_class_of_ones_own(
     in_fresh_process, peaks = costs.extra_memories, {name: fresh.Memory(1.0, 2.0) for name in ("forward", "training")}
 
     def of_the_new_class(*arguments: str) -> dict[str, fresh.Memory]:
-        return in_fresh_process(*arguments) if "my_package.MyGate" in arguments else peaks
+        return in_fresh_process(*arguments) if "own_gates.MyGate" in arguments else peaks
 
     monkeypatch.setattr(costs, "extra_memories", of_the_new_class)
-    run("--channels", "32", "--names", "SqueezeExcitation,my_package.MyGate", "--json")
+    run("--channels", "32", "--names", "SqueezeExcitation,own_gates.MyGate", "--json")
     result = json.loads(capsys.readouterr().out)
     assert result["skipped"] == [] and (result["size"], result["channels"], result["batch"]) == ("6x5", 32, 2)
     convolution, excitation, own = result["rows"]
-    assert [row["name"] for row in result["rows"]] == ["3x3 convolution", "SqueezeExcitation", "my_package.MyGate"]
+    assert [row["name"] for row in result["rows"]] == ["3x3 convolution", "SqueezeExcitation", "own_gates.MyGate"]
     assert convolution["parameters"] == 9 * 32 * 32 + 32
     assert convolution["MACs"] == 2 * 9 * 32 * 32 * 30
     assert (excitation["parameters"], excitation["MACs"]) == (2 * 32 * 2 + 2 + 32, 2 * 2 * 32 * 2)
@@ -122,8 +122,8 @@ def test_rows_hold_parameters_and_macs_also_of_a_class_of_ones_own(
     for row in result["rows"]:
         assert row["forward_ms"] > 0 and row["training_ms"] > 0 and math.isfinite(row["training_MB"])
     for name, message in (
-        ("my_package.NUMBER", "my_package.NUMBER is 3, expected a class derived from torch.nn.Module"),
-        ("my_package.YourGate", "my_package.YourGate is None, expected a class"),
+        ("own_gates.NUMBER", "own_gates.NUMBER is 3, expected a class derived from torch.nn.Module"),
+        ("own_gates.YourGate", "own_gates.YourGate is None, expected a class"),
         ("no_package.MyGate", "no_package.MyGate: No module named 'no_package'; run this from the folder"),
     ):
         with pytest.raises(SystemExit, match=message):
