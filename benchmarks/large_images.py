@@ -2,11 +2,12 @@
 
     python -m benchmarks.large_images [--scores] [--json] [--write docs/large-images.md]
 
-A scene of 8,000 x 6,000 pixels (`datamodules.shapes_mosaic`) and an image of 1,000 x 1,000 of it go through the command
-line's `predict`, pictures and all, each in a process of its own, by a detector and a segmentor. Their checkpoints are
-given, or the quickstart recipes are trained for it. The goal is memory: the scene may take no more than 1,500 MB above
-the small image, of which 144 MB are its pixels. With `--scores` the scene is also scored: its 100 parts as images of
-their own, the whole in windows that are these parts, which has to give the same, and in windows with overlap.
+A scene of 8,000 x 6,000 pixels (`datamodules.shapes_mosaic`) as JPEG, and an image of 2,200 x 2,200 of it, go through
+the command line's `predict`, with and without pictures, each in a process of its own, by a detector and a segmentor.
+Their checkpoints are given, or the quickstart recipes are trained for it. The goal is memory: without pictures the
+scene may take no more than 300 MB above the small image, of which 144 MB are its pixels, which lie in a file. With
+`--scores` the scene is also scored: its 100 parts as images of their own, the whole in windows that are these parts,
+which has to give the same, and in windows with overlap.
 """
 
 import os
@@ -32,16 +33,17 @@ from datamodules.shapes_mosaic import HEIGHT, WIDTH, write_mosaic
 
 ROWS, COLUMNS, PART = 50, 50, 5
 """Scenes of the large image each way, and of a part."""
-SMALL = 1000
-MOST = 1500.0
+SMALL = 2200
+"""Side of the small image, of which a row of windows is a batch of them, as in the large one."""
+MOST = 300.0
 """MB that the large image may take above the small one."""
 EQUAL = 1e-6
 """Difference of scores that are the same: they are written as 32 bits, and the order of sums changes the last ones."""
 WINDOW, OVERLAP = 640, 128
 DATA = {"detect": "coco", "segment": "ade20k"}
 OWN_SIZE = {
-    "detect": ["--data.pipeline.test_scale=1"],
-    "segment": ["--data.pipeline.test_resize=false"],
+    "detect": ["--data.pipeline.test_scale=1", "--data.max_pixels=4000000000"],
+    "segment": ["--data.pipeline.test_resize=false", "--data.max_pixels=4000000000"],
 }
 SCORE = {"detect": "val/mAP", "segment": "val/mIoU"}
 COLUMNS_OF_TABLE = ("task", "image", "seconds", "peak memory, MB", "above the small image, MB")
@@ -113,17 +115,20 @@ def train(task: str, folder: Path) -> Path:
     return folder / "runs" / task / "large" / "checkpoints" / "best.ckpt"
 
 
-def predictions(task: str, checkpoint: Path, folder: Path, scene: Path) -> tuple[Usage, Usage]:
-    """What the small and the large image take."""
-    small = folder / "small.png"
-    Image.fromarray(np.asarray(Image.open(scene))[:SMALL, :SMALL]).save(small)
+def predictions(task: str, checkpoint: Path, folder: Path, size: str) -> dict[str, Usage]:
+    """What the small image takes, the large one, and the large one with its picture."""
     options = [
         *OWN_SIZE[task], *windows(task, (WINDOW, WINDOW), OVERLAP), f"--data.root={folder}/scene/whole/{DATA[task]}"
     ]  # fmt: skip
-    usages = [
-        run(task, "predict", checkpoint, folder / "runs", *options, f"--data.images={one}") for one in (small, scene)
-    ]
-    return usages[0], usages[1]
+    looks = {
+        f"{SMALL:,} x {SMALL:,}": ("small", "--writer.pictures=false"),
+        size: ("scene", "--writer.pictures=false"),
+        f"{size}, drawn on": ("scene", "--writer.pictures=true"),
+    }
+    return {
+        look: run(task, "predict", checkpoint, folder / "runs", *options, f"--data.images={folder}/{name}.jpg", *more)
+        for look, (name, *more) in looks.items()
+    }
 
 
 def score(task: str, checkpoint: Path, folder: Path, split: str, *options: str) -> float:
@@ -155,10 +160,17 @@ def scores(task: str, checkpoint: Path, folder: Path) -> Iterator[Goal]:
         yield Goal(f"{task}, {name} in windows of {WINDOW} that overlap by {OVERLAP}{words}", value, None, "")
 
 
-def tile_goals(scene: Path, folder: Path) -> Iterator[Goal]:
-    """A tile of the scene as JPEG: the whole decoded for it, or read from the decoded copy."""
-    photograph = folder / "scene.jpg"
-    Image.fromarray(np.asarray(Image.open(scene))).save(photograph, quality=95)
+def write_photographs(folder: Path) -> Path:
+    """The scene and a part of it as JPEG; gives the first."""
+    Image.MAX_IMAGE_PIXELS = None
+    with Image.open(folder / "scene" / "whole" / "coco" / "val2017" / "000000000001.png") as scene:
+        scene.save(folder / "scene.jpg", quality=95)
+        scene.crop((0, 0, SMALL, SMALL)).save(folder / "small.jpg", quality=95)
+    return folder / "scene.jpg"
+
+
+def tile_goals(photograph: Path, folder: Path) -> Iterator[Goal]:
+    """A tile of the scene: the whole decoded for it, or read from the decoded copy."""
     os.environ["ATTNDENSE_CACHE"] = str(folder / "cache")
     kept = KeptDecoded(read_image, "")
     kept(photograph)
@@ -179,7 +191,7 @@ def table(usages: Mapping[tuple[str, str], Usage]) -> str:
     lines = [f"| {' | '.join(COLUMNS_OF_TABLE)} |", "|" + " --- |" * len(COLUMNS_OF_TABLE)]
     small: dict[str, Usage] = {}
     for (task, image), usage in usages.items():
-        above = f"{usage.megabytes - small[task].megabytes:,.0f}" if task in small else "-"
+        above = f"{round(usage.megabytes) - round(small[task].megabytes):,}" if task in small else "-"
         small.setdefault(task, usage)
         lines.append(f"| {task} | {image} | {usage.seconds:.0f} | {usage.megabytes:,.0f} | {above} |")
     return "\n".join([*lines, "", f"On {processor()}."])
@@ -191,14 +203,15 @@ def measure(options: Namespace) -> Iterator[Goal]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_mosaic(folder / "scene", options.rows, options.columns, PART, PART)
-        scene = folder / "scene" / "whole" / "coco" / "val2017" / "000000000001.png"
+        scene = write_photographs(folder)
         size = f"{options.columns * WIDTH:,} x {options.rows * HEIGHT:,}"
         yield from tile_goals(scene, folder)
         for task in options.tasks:
             given = getattr(options, task)
             checkpoint = train(task, folder) if given is None else given
-            small, large = predictions(task, checkpoint, folder, scene)
-            usages |= {(task, f"{SMALL:,} x {SMALL:,}"): small, (task, size): large}
+            looks = predictions(task, checkpoint, folder, size)
+            usages |= {(task, look): usage for look, usage in looks.items()}
+            small, large, _ = looks.values()
             yield Goal(f"{task}, {size}, time of predict", large.seconds, None, "s")
             yield Goal(f"{task}, {size}, peak memory", large.megabytes, None, "MB")
             above = large.megabytes - small.megabytes

@@ -20,9 +20,11 @@ from datamodules.findings import Severity
 from datamodules.images import MAX_PIXELS, Orientation, ReadImage, list_images, read_image
 from datamodules.loader import QuietLoader, ResumableLoader, StepSampler
 from datamodules.preflight.before_a_run import look_before
+from datamodules.preflight.headers import has_large
 from datamodules.preflight.report import Split, SplitReport
 from datamodules.preflight.twins import ImageFiles
 from datamodules.readable import ReadableOnly
+from datamodules.room import on_disk_if_large
 from datamodules.sampling import KeySampler, SampleKey
 from datamodules.shared_memory import check_shared_memory
 from datamodules.substitutes import Losses, Substituted
@@ -218,9 +220,16 @@ class VisionDataModule(pl.LightningDataModule, ABC):
         height, width = self.image_size
         return self.bytes_per_pixel * height * width
 
-    def tile_reader(self, grid: TileGrid) -> ReadImage:
-        """Decodes the images of tiles: with copies on the disk, unless they are not wanted."""
-        return KeptDecoded(self.read_image, self.decoding) if grid.tiles.keep_decoded else self.read_image
+    def _reader(self, training: bool, tiles: TileGrid | None) -> ReadImage:
+        """Decodes the images of a split; those of tiles with copies on the disk, unless they are not wanted."""
+        if not training:
+            return self.evaluation_reader
+        return KeptDecoded(self.read_image, self.decoding) if tiles and tiles.tiles.keep_decoded else self.read_image
+
+    @property
+    def evaluation_reader(self) -> ReadImage:
+        """Decodes the images of evaluation, which may keep their size: large ones into a file."""
+        return partial(self.read_image, room=on_disk_if_large)
 
     @property
     def decoding(self) -> str:
@@ -311,6 +320,9 @@ class VisionDataModule(pl.LightningDataModule, ABC):
     def _evaluation_loader(self, dataset: "Dataset[Any]") -> DataLoader[Any]:
         sampler = self._sampler(dataset, shuffled=False)
         options = self._loader_options(training=False)
+        if self.pipeline.keeps_size and has_large(dataset.paths):  # type: ignore[attr-defined]
+            # A worker would hand each over in shared memory, and the network is busy with its windows far longer.
+            options |= {"num_workers": 0, "persistent_workers": False}
         return QuietLoader(dataset, batch_size=self.val_batch_size, sampler=sampler, **options)
 
     def _loader_options(self, training: bool) -> dict[str, Any]:

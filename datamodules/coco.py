@@ -277,7 +277,7 @@ class COCO(VisionDataModule):
             self.follow_links,
             self.masks,
             images,
-            self.read_image if tiles is None else self.tile_reader(tiles),
+            self._reader(training, tiles),
             self.training_targets,
             tiles,
         )
@@ -333,9 +333,10 @@ class COCO(VisionDataModule):
         if self.test_images is not None and self.test_annotations is not None:
             splits.append((self.test_images, self.test_annotations))
         ids = find_image_ids(paths, [(self.root / images, self.root / file) for images, file in splits])
-        return ImageDataset(paths, self.pipeline.evaluation(), ids, self.read_image)
+        return ImageDataset(paths, self.pipeline.evaluation(), ids, self.evaluation_reader)
 
     def collate(self, samples: list[Sample], training: bool) -> dict[str, Any]:
         """Pads the images of a batch to one size."""
         frame = self.pipeline.frame if training else self.pipeline.test_frame
-        return collate_images(samples, frame, multiple=32)
+        in_windows = self.pipeline.keeps_size and not training
+        return collate_images(samples, frame, multiple=1 if in_windows else 32)

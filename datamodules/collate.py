@@ -10,7 +10,7 @@ from torch import Tensor
 def pad_images(
     images: Sequence[Tensor], frame: tuple[int, int] | None = None, multiple: int = 32, value: int = 0
 ) -> Tensor:
-    """Stacks images, padded right and bottom.
+    """Stacks images, padded right and bottom. A single one that needs no padding is not copied.
 
     Args:
         images: Tensors (..., H_i, W_i) with equal leading dimensions.
@@ -25,6 +25,8 @@ def pad_images(
         height = max(image.shape[-2] for image in images)
         width = max(image.shape[-1] for image in images)
         frame = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    if len(images) == 1 and images[0].shape[-2:] == frame:
+        return images[0][None]
     batch = images[0].new_full((len(images), *images[0].shape[:-2], *frame), value)
     for padded, image in zip(batch, images, strict=True):
         padded[..., : image.shape[-2], : image.shape[-1]] = image

@@ -11,6 +11,7 @@ from PIL import Image
 from datamodules.errors import DataError
 from datamodules.images import ReadImage, grey_as_rgb, pixels_of, scaled
 from datamodules.orientation import Orientation, Size, chosen_turn, orientation_of, turn
+from datamodules.room import Room, in_memory
 
 GivenImage = str | Path | Image.Image | NDArray[np.uint8]
 """A file; or a picture of Pillow's; or pixels (H, W, 3) of red, green and blue, or (H, W) of grey, as uint8."""
@@ -61,15 +62,15 @@ class GivenImages:
                 )
             self.paths.append(path)
 
-    def __call__(self, path: Path, *, size: Size | None = None) -> NDArray[np.uint8]:
-        """Pixels (H, W, 3) of an image.
+    def __call__(self, path: Path, *, size: Size | None = None, room: Room = in_memory) -> NDArray[np.uint8]:
+        """Pixels (H, W, 3) of an image; those of a file in that room.
 
         Raises:
             DataError: It cannot be read, or is no image.
         """
         picture = self._pictures.get(path)
         if picture is None:
-            return self.read_file(path, size=size)
+            return self.read_file(path, size=size, room=room)
         if isinstance(picture, np.ndarray):
             return self._of_array(picture, path)
         try:

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from datamodules.image_ids import ImageIds, find_image_ids
 from datamodules.images import ReadImage, read_image
+from datamodules.room import LARGE
 from datamodules.sampling import SampleKey
 
 
@@ -68,7 +69,9 @@ def seen_in(views: Sequence[A.BasicTransform], otherwise: A.Compose, image: NDAr
 
 
 def to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    """(H, W, 3) pixels as a (3, H, W) tensor of its own."""
+    """(H, W, 3) pixels as a (3, H, W) tensor of its own; of a large image as another view of the same."""
+    if image.shape[0] * image.shape[1] > LARGE and image.flags.writeable:
+        return torch.from_numpy(image).movedim(-1, 0)
     tensor = torch.empty(3, *image.shape[:2], dtype=torch.uint8)
     cv2.split(image, list(tensor.numpy()))  # writes into the tensor, 4 times faster than numpy's transposed copy
     return tensor

@@ -30,6 +30,7 @@ from datamodules.image_files import (
 )
 from datamodules.now_reading import reading
 from datamodules.orientation import Orientation, Size, chosen_turn, exif_orientation, turn
+from datamodules.room import LARGE, Room, in_memory
 
 _JPEG = b"\xff\xd8\xff"
 """First bytes of a JPEG file."""
@@ -41,11 +42,13 @@ MAX_PIXELS = 178_956_970
 class ReadImage(Protocol):
     """`read_image` with the options of a data set."""
 
-    def __call__(self, path: Path, *, size: Size | None = None) -> NDArray[np.uint8]:
-        """Decodes the file, whose annotations say a height and width."""
+    def __call__(self, path: Path, *, size: Size | None = None, room: Room = in_memory) -> NDArray[np.uint8]:
+        """Decodes the file, whose annotations say a height and width, into that room."""
 
 
 _GREY_BITS = 16
+_ROWS = 256
+"""Rows of a large picture that are converted at a time."""
 _TIFF_BITS_PER_SAMPLE = 258
 
 
@@ -55,6 +58,7 @@ def read_image(
     size: Size | None = None,
     max_pixels: int = MAX_PIXELS,
     largest_grey: int | None = None,
+    room: Room = in_memory,
 ) -> NDArray[np.uint8]:
     """Decodes an image file of any mode into RGB.
 
@@ -70,6 +74,7 @@ def read_image(
         max_pixels: Larger images are refused.
         largest_grey: Grey level of images of more than 8 bits that becomes 255, as do those above. Default: the
             largest of the format, 65535 for 16 bits.
+        room: Makes room for the pixels.
 
     Returns:
         (H, W, 3) pixels.
@@ -78,9 +83,9 @@ def read_image(
         DataError: The file is missing, truncated, too large, not an image, or turned and `orientation` is `refuse`.
     """
     with reading(path):
-        pixels = _read_jpeg(path, max_pixels)
+        pixels = _read_jpeg(path, max_pixels, room)
         if pixels is None:
-            pixels = _read_any(path, max_pixels, largest_grey)
+            pixels = _read_any(path, max_pixels, largest_grey, room)
         stored = (pixels.shape[0], pixels.shape[1])
         if orientation == "stored" and size in (None, stored):
             return pixels
@@ -88,44 +93,62 @@ def read_image(
             number = chosen_turn(exif_orientation(path), stored, size, orientation)
         except DataError as error:
             raise DataError(f"image {path} {error}") from None
-        return turn(pixels, number)
+        return _moved(turn(pixels, number), room)
 
 
-def _read_jpeg(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | None:
+def _moved(pixels: NDArray[np.uint8], room: Room) -> NDArray[np.uint8]:
+    """Pixels that are in memory, in the room that they are wanted in."""
+    if room is in_memory:
+        return pixels
+    moved = room(pixels.shape)
+    moved[...] = pixels
+    return moved
+
+
+def _read_jpeg(path: Path, max_pixels: int = MAX_PIXELS, room: Room = in_memory) -> NDArray[np.uint8] | None:
     """Decodes a grey or colour JPEG without any fault into RGB; None for every other file, which Pillow then judges."""
     try:
         with path.open("rb") as file:
-            start = file.read(len(_JPEG))
-            if start != _JPEG:
+            if file.read(len(_JPEG)) != _JPEG:
                 return None
-            content = start + file.read()
+            file.seek(0)
+            content = file.read()
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         if colours not in ("YCbCr", "Gray", "RGB") or height * width > max_pixels:
             return None
-        return np.asarray(simplejpeg.decode_jpeg(content, "RGB"))
+        return np.asarray(simplejpeg.decode_jpeg(content, "RGB", buffer=room((height, width, 3))))
     except (OSError, ValueError):
         return None
 
 
-def _read_any(path: Path, max_pixels: int, largest_grey: int | None) -> NDArray[np.uint8]:
+def _read_any(path: Path, max_pixels: int, largest_grey: int | None, room: Room) -> NDArray[np.uint8]:
     with _open("image", path, "check the images folder or the file_name in the json", max_pixels) as image:
-        return pixels_of(image, path, largest_grey)
+        return pixels_of(image, path, largest_grey, room)
 
 
-def pixels_of(image: Image.Image, name: object, largest_grey: int | None = None) -> NDArray[np.uint8]:
+def pixels_of(
+    image: Image.Image, name: object, largest_grey: int | None = None, room: Room = in_memory
+) -> NDArray[np.uint8]:
     """The pixels (H, W, 3) of a picture of any mode, as `read_image` gives them.
 
     Args:
         image: The picture.
         name: What messages call it.
         largest_grey: Grey level of images of more than 8 bits that becomes 255.
+        room: Makes room for the pixels.
 
     Raises:
         DataError: Its grey levels are no integers 0..65535.
     """
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return grey_as_rgb(scaled(np.asarray(image), name, largest_grey or 2 ** _bits(image) - 1))
-    return np.asarray(image.convert("RGB"))
+        return _moved(grey_as_rgb(scaled(np.asarray(image), name, largest_grey or 2 ** _bits(image) - 1)), room)
+    if image.width * image.height <= LARGE:
+        return np.asarray(image.convert("RGB"))
+    pixels = room((image.height, image.width, 3))
+    for top in range(0, image.height, _ROWS):  # Pillow's own form of all of it is enough beside them
+        rows = slice(top, min(top + _ROWS, image.height))
+        pixels[rows] = np.asarray(image.crop((0, rows.start, image.width, rows.stop)).convert("RGB"))
+    return pixels
 
 
 def grey_as_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -313,7 +313,7 @@ class LabelMasks(VisionDataModule):
 
     def image_dataset(self, paths: list[Path]) -> Dataset[Sample]:
         """Images without annotations."""
-        return ImageDataset(paths, self.pipeline.evaluation(), read=self.read_image, views=self.pipeline.views())
+        return ImageDataset(paths, self.pipeline.evaluation(), read=self.evaluation_reader, views=self.pipeline.views())
 
     def prediction_options(self) -> dict[str, Any]:
         """Those of every data module, and the colours in which classes are drawn."""
@@ -334,7 +334,7 @@ class LabelMasks(VisionDataModule):
             self.seed,
             training,
             self.follow_links,
-            self.read_image if tiles is None else self.tile_reader(tiles),
+            self._reader(training, tiles),
             self.max_pixels,
             self.pipeline.views(),
             tiles,

@@ -34,6 +34,11 @@ class Pipeline(ABC):
         """No frame, unless a pipeline says otherwise."""
         return None
 
+    @property
+    def keeps_size(self) -> bool:
+        """Whether images of evaluation keep their size, or a share of it, however large that is."""
+        return False
+
     @abstractmethod
     def training(self) -> list[A.BasicTransform]:
         """Random transforms of a training sample."""
@@ -60,6 +65,11 @@ class DetectionPipeline(Pipeline):
     def test_frame(self) -> Size | None:
         """That of training, or none where images keep their sizes."""
         return self.frame if self.test_scale is None else None
+
+    @property
+    def keeps_size(self) -> bool:
+        """Where `test_scale` says so."""
+        return self.test_scale is not None
 
     def resize_for_test(self, to_input: A.BasicTransform) -> list[A.BasicTransform]:
         """The resize of evaluation: the given one to the size of the input, or by `test_scale`."""
@@ -287,6 +297,11 @@ class RandomRatioCrop(SegmentationPipeline):
         self.longest, self.shorter, self.ratio, self.max_share = longest, shorter, ratio, max_share
         self.flip, self.photometric, self.test_ratios, self.test_resize = flip, photometric, test_ratios, test_resize
         self.crop = self.frame = self.image_size = frame
+
+    @property
+    def keeps_size(self) -> bool:
+        """Unless `test_resize` resizes them."""
+        return not self.test_resize
 
     def training(self) -> list[A.BasicTransform]:
         """Resize and crop, flip, colour."""

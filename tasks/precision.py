@@ -13,6 +13,30 @@ TRAINS = ("32-true", "64-true", "16-mixed", "bf16-mixed", "32", "64", "16", "bf1
 EVALUATES = (*TRAINS, "16-true", "bf16-true")
 
 
+OTHER_NAMES = {
+    "fp16": "16-mixed",
+    "float16": "16-mixed",
+    "half": "16-mixed",
+    "amp": "16-mixed",
+    "mixed": "16-mixed",
+    "bfloat16": "bf16-mixed",
+    "fp32": "32-true",
+    "float32": "32-true",
+    "float": "32-true",
+    "full": "32-true",
+    "fp64": "64-true",
+    "float64": "64-true",
+    "double": "64-true",
+}
+"""What other programs call them."""
+
+
+def no_precision(name: str) -> str:
+    """One line about a word that is none of Lightning's formats."""
+    here = f"; here {name} is {OTHER_NAMES[name.lower()]}" if name.lower() in OTHER_NAMES else ""
+    return f"--trainer.precision is {name!r}, expected bf16-mixed, 16-mixed, 32-true or 64-true{here}"
+
+
 def refuse_precision(precision: str | int | None, fits: bool) -> None:
     """Refuses formats in which a network would not learn, and those for linear layers alone.
 

@@ -27,6 +27,7 @@ from tasks.near_names import instead, listed, missing_file
 from tasks.option_types import takes_null, type_words
 from tasks.other_names import COMMANDS as OTHER_COMMANDS
 from tasks.other_names import WORDS, other_name
+from tasks.precision import no_precision
 from tasks.recipe_parts import FOLDERS
 from tasks.task_options import add_task_options
 
@@ -228,8 +229,9 @@ def _wrong_value(place: Place, found: re.Match[str]) -> str:
     if nested := re.match(r"NestedArg\(key='([^']+)', val='?(.*?)'?\)$", value):
         place.keys[-1:] = [f"{place.keys[-1]}.{nested[1]}"]
         return f"{place.option()} is {nested[2]}, which does not fit; see {place.option().rpartition('.')[0]}.help"
-    words = list(dict.fromkeys(type_words(place.type())))
-    near = instead(value, words)
+    if place.option() == "--trainer.precision":
+        return no_precision(value)
+    near = instead(value, list(dict.fromkeys(type_words(place.type()))))
     near = near if "did you mean" in near else ""
     if value.lower() in WORDS or value == "None":
         near = _null(place)

@@ -1,6 +1,7 @@
 """What the headers of image files say: that they are images, how large they are, and whether EXIF wants them turned."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ from datamodules.findings import EXAMPLES, Finding, Severity
 from datamodules.orientation import Orientation, Size, exif_orientation
 from datamodules.preflight.kept import each
 from datamodules.preflight.report import Looked
+from datamodules.room import LARGE
 
 _QUARTER_TURN = 5
 """Orientations from here on exchange height and width."""
@@ -40,6 +42,11 @@ def read_header(path: Path) -> Header:
     except Exception as error:  # a corrupt header makes Pillow's decoders raise almost anything
         return Header((0, 0), 1, " ".join(str(error).split()) or type(error).__name__)
     return Header((height, width), exif_orientation(path))
+
+
+def has_large(paths: Sequence[Path]) -> bool:
+    """Whether one of the images is so large that its pixels are kept in a file (`datamodules/room.py`)."""
+    return any(prod(header.size) > LARGE for header in each(lambda place: read_header(paths[place]), range(len(paths))))
 
 
 def look_at_headers(

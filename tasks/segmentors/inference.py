@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tasks.room import zeros
 from tasks.segmentors.upsampling import first_of_largest, resized_bands
 from tasks.windows import Size, spans
 
@@ -91,7 +92,7 @@ class Inference(ABC):
     def probabilities(self, views: Sequence[Tensor], logits: Logits, size: Size, align_corners: bool = False) -> Tensor:
         """Softmax of the logits at original size, averaged over an image's views and their mirror images.
 
-        All (H, W, K) of them, for each view goes over the whole image: only a single look needs no such memory.
+        All (H, W, K) of them, for each view goes over the whole image; of a large one they lie in a file.
         """
         total: Tensor | None = None
         for view in views:
@@ -99,7 +100,7 @@ class Inference(ABC):
                 row = 0
                 for band in self._bands(view.flip(-1) if mirrored else view, logits, size, align_corners):
                     if total is None:
-                        total = band.new_zeros(*size, band.shape[-1])
+                        total = zeros((*size, band.shape[-1]), band)
                     found = band.softmax(dim=-1)
                     total[row : row + len(band)] += found.flip(1) if mirrored else found
                     row += len(band)
@@ -179,7 +180,7 @@ class SlideInference(Inference):
         for place, span in enumerate(down):
             for columns, found in self._row(image[..., span, :], across, logits):
                 if total is None:
-                    total = found.new_zeros(*found.shape[:2], span.stop - span.start, width)
+                    total = zeros((*found.shape[:2], span.stop - span.start, width), found)
                 total[..., columns] += found * self._weights(span, columns, found) if self.blend else found
                 del found
             assert total is not None

@@ -1,5 +1,6 @@
 """Images that a program hands over, and what a data module says of itself, against the files that they stand for."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def test_pictures_are_read_as_their_files(mode: str, name: str, orientation: str
 
 
 def read_image_as(orientation: str):
-    return lambda path, size=None: read_image(path, orientation, size, largest_grey=4095)
+    return partial(read_image, orientation=orientation, largest_grey=4095)
 
 
 def test_arrays() -> None:

@@ -141,8 +141,7 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
         ),
         (
             "--trainer.precision=15",
-            "--trainer.precision is '15', expected 64, 32, 16, transformer-engine, transformer-engine-float16, "
-            "16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, bf16 or null",
+            "--trainer.precision is '15', expected bf16-mixed, 16-mixed, 32-true or 64-true",
         ),
         ("--model.class_names=[a]", 'Linked "model.class_names" must be given via "data.class_names".'),
         ("--config=nofile.yaml", "--config: no file nofile.yaml"),

@@ -134,9 +134,7 @@ MISTAKES = {
     f"{FIT} --trainer.max_epochs ten": "error: --trainer.max_epochs is 'ten', expected an integer or null",
     f"{FIT} --trainer.max_epochs -5": "error: --trainer.max_epochs is -5, expected at least 0, or -1 for no limit",
     f"{FIT} --trainer.precision fp16": (
-        "error: --trainer.precision is 'fp16', expected 64, 32, 16, transformer-engine, "
-        "transformer-engine-float16, 16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, bf16 or null; "
-        "did you mean bf16?"
+        "error: --trainer.precision is 'fp16', expected bf16-mixed, 16-mixed, 32-true or 64-true; here fp16 is 16-mixed"
     ),
     f"{FIT} --data.batch_size 2.5": "error: --data.batch_size is '2.5', expected an integer",
     f"{FIT} --wandb false": (

@@ -1,5 +1,8 @@
 """`tasks.fit` and `tasks.train`: the runs of the command line; and Lightning's own trainer on their checkpoints."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,7 +23,7 @@ from tasks.run.wandb_run import WandbOptions
 from tasks.schedules import Cosine
 from tasks.trained_run import TrainedRun
 from tests.tasks.conftest import ROOT, SIDE
-from tests.tasks.running import require_equal_runs
+from tests.tasks.running import fit_arguments, require_equal_runs, run, two_processes
 
 TRAINER = partial(Trainer, accelerator="cpu", num_sanity_val_steps=0, log_every_n_steps=1)
 OFF = WandbOptions(mode="disabled")
@@ -104,6 +107,59 @@ def test_objects_go_on_to_the_same_end(shapes: Path, tmp_path: Path, capfd: pyte
         tasks.load(parts.best)
     model = tasks.load(parts.best, task=make_task(data), device="cpu")
     assert model.data.pipeline.width == SIDE - 32 and model.batch_size == 1
+
+
+def test_a_script_on_two_processes(shapes: Path, tmp_path: Path) -> None:
+    """Started as any script, it is the run of the command; each process has the result."""
+    arguments = fit_arguments("detect", shapes, tmp_path / "command", "two", *two_processes(), "--trainer.max_epochs=1")
+    code, output = run("detect", arguments)
+    assert code == 0, output
+    options = dict(argument.removeprefix("--").split("=", 1) for argument in arguments[1:])
+    options |= {"runs": str(tmp_path)}
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"import tasks\nrun = tasks.fit('detect', {options.pop('config')!r}, {options!r})\n"
+        "print(f'the score is {run.score}', len(run.curve('train/loss')), run.best.exists())\n"
+    )
+    ended = subprocess.run([sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=180)
+    assert ended.returncode == 0, ended.stderr
+    run_of_script = TrainedRun(tmp_path / "detect/two")
+    assert ended.stdout.count(f"the score is {run_of_script.score} 3 True") == 2 == run_of_script.summary["processes"]
+    require_equal_runs(tmp_path / "command/detect/two", run_of_script.folder)
+
+
+@pytest.mark.slow
+def test_objects_on_two_processes(shapes: Path, tmp_path: Path) -> None:
+    """With half the batch each, the steps of one process; interrupted and resumed."""
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import sys\nfrom functools import partial\nfrom pathlib import Path\nimport tasks\n"
+        "from tests.tasks.test_training import OFF, TRAINER, Stop, make_data, make_task\n"
+        f"data = make_data(Path({str(shapes)!r}))\n"
+        "trainer = partial(TRAINER, max_epochs=2, devices=2, strategy='ddp')\n"
+        "reports = [Stop()] if 'stop' in sys.argv else []\n"
+        f"runs = {str(tmp_path)!r}\n"
+        "run = tasks.train(sys.argv[1], make_task(data), data, trainer, 'auto', runs, wandb=OFF, reports=reports)\n"
+        "print('the score is', run.score)\n"
+    )
+
+    def start(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, script, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+
+    ended = start("whole")
+    assert ended.returncode == 0 and ended.stdout.count("the score is") == 2, ended.stderr
+    stopped = start("parts", "stop")
+    assert stopped.returncode != 0 and "enough" in stopped.stderr
+    ended = start("parts")
+    assert ended.returncode == 0, ended.stderr
+    require_equal_runs(tmp_path / "detect/whole", tmp_path / "detect/parts")
 
 
 def test_task_and_data_must_fit(shapes: Path, tmp_path: Path) -> None:

@@ -129,6 +129,29 @@ def test_kill_loses_no_more_than_the_steps_since_the_last_save(shapes: Path, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_tiles(task: str, shapes: Path, tmp_path: Path) -> None:
+    """Stopped in the middle of an epoch of tiles: the rest of them follows."""
+    size = {
+        "detect": ("--data.pipeline.height=96", "--data.pipeline.width=96", "--data.pipeline.test_scale=1"),
+        "segment": ("--data.pipeline.shorter=96", "--data.pipeline.longest=96", "--data.pipeline.crop=96"),
+    }
+    options = (SHORT, "--data.tiles.size=96", "--data.tiles.overlap=24", *size[task])
+    code, output = run(task, fit_arguments(task, shapes, tmp_path / "whole", "run", *options))
+    assert code == 0, output
+    arguments = fit_arguments(task, shapes, tmp_path, "run", *options)
+    running = Running(task, arguments)
+    running.wait_for(r"epoch 1 step 1\d")
+    running.signal(signal.SIGTERM)
+    assert running.end(60) == exit_codes.TERMINATED, running.output
+    code, output = run(task, [*arguments, "--resume=auto"])
+    assert code == 0, output
+    (_, stopped, _), (again, end, reason) = chain(tmp_path / task / "run")
+    assert 9 < (end or 0) // 2 < again == stopped < (end or 0) and reason == "finished"
+    require_equal_runs(tmp_path / "whole" / task / "run", tmp_path / task / "run")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT], ids=lambda number: number.name)
 def test_every_signal_at_every_moment(moment: str, number: int, shapes: Path, tmp_path: Path, whole: Path) -> None:
