@@ -59,6 +59,12 @@ def foreign_class(arguments: Mapping[str, Any], parts: tuple[type, ...], package
     return None
 
 
+def if_yours(path: str) -> str:
+    """What to do about an import path that is no part of this package, but the user's own."""
+    module = path.rpartition(".")[0]
+    return f"If it is yours: `import {module}` before, or on the command line --config RUN/config.fit.yaml"
+
+
 def _import_paths(value: Any, key: str = "") -> Iterator[str]:
     """Texts that would import something, whichever option they belong to."""
     if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from datamodules import DataError, VisionDataModule
 from datamodules.pipelines import Pipeline
 from tasks.detection import DetectionOptions
 from tasks.errors import TaskError
-from tasks.foreign_code import foreign_class
+from tasks.foreign_code import foreign_class, if_yours
 from tasks.run.checkpoint_options import LINKED
 from tasks.segmentation import SegmentationOptions
 from tasks.task_options import TaskOptions, saved_options
@@ -43,7 +43,7 @@ def saved_data(content: Mapping[str, Any], path: object) -> dict[str, Any]:
     if foreign is not None:
         raise TaskError(
             f"{path} names {foreign} as a part of its data module, and nothing of it has been run; expected data "
-            "modules and pipelines of datamodules, or of a module of your own that is imported before"
+            f"modules and pipelines of datamodules. {if_yours(foreign)}"
         )
     return dict(saved)
 

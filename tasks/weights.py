@@ -16,7 +16,7 @@ from backbones.weight_sources import HASHED
 from backbones.weights import load_entries
 from tasks.class_tensors import ClassRows, DenseModel
 from tasks.errors import TaskError
-from tasks.foreign_code import foreign_code
+from tasks.foreign_code import foreign_code, if_yours
 from tasks.old_formats import renewed
 from tasks.published_base import PublishedWeights
 from tasks.published_weights import read_published, require_fitting
@@ -134,7 +134,7 @@ def load_as_data(path: str | Path, **options: Any) -> dict[str, Any]:
     if foreign is not None:
         raise TaskError(
             f"{path} names {foreign} as a part of its model, and nothing of it has been run; expected parts of this "
-            "package and of torch.optim, and modules of your own that are imported before"
+            f"package and of torch.optim. {if_yours(foreign)}"
         )
     return content
 
