@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.base import Refine, check_choice
+from attention.functional.layout import is_channels_last
 from attention.functional.logits import at_least_float32
 from attention.pooling import gated, total
 
@@ -54,7 +55,7 @@ class GatedChannelTransformation(Refine):
         wide = at_least_float32(x)
         alpha, gamma, beta = (value[:, None, None] for value in (self.alpha, self.gamma, self.beta))
         if self.norm == "l2":
-            scores = alpha * torch.sqrt(total(wide.square(), 2, 3) + self.epsilon)  # (B, C, 1, 1)
+            scores = alpha * torch.sqrt(_sum_of_squares(wide) + self.epsilon)  # (B, C, 1, 1)
             scale = torch.sqrt(scores.square().mean(1, keepdim=True) + self.epsilon)
         else:
             scores = alpha * total(wide.abs(), 2, 3)
@@ -63,3 +64,10 @@ class GatedChannelTransformation(Refine):
         if self.recording:
             self.record("channel", weights)
         return gated(x, weights)
+
+
+def _sum_of_squares(x: Tensor) -> Tensor:
+    """Of each channel, (B, C, 1, 1). The norm needs no map of squares, but is slow where channels are innermost."""
+    if is_channels_last(x):
+        return total(x.square(), 2, 3)
+    return torch.linalg.vector_norm(x, dim=(2, 3), keepdim=True).square()
