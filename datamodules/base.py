@@ -320,7 +320,7 @@ class VisionDataModule(pl.LightningDataModule, ABC):
     def _evaluation_loader(self, dataset: "Dataset[Any]") -> DataLoader[Any]:
         sampler = self._sampler(dataset, shuffled=False)
         options = self._loader_options(training=False)
-        if self.pipeline.keeps_size and has_large(dataset.paths):  # type: ignore[attr-defined]
+        if self.pipeline.keeps_size and has_large(dataset.paths, self.max_pixels):  # type: ignore[attr-defined]
             # A worker would hand each over in shared memory, and the network is busy with its windows far longer.
             options |= {"num_workers": 0, "persistent_workers": False}
         return QuietLoader(dataset, batch_size=self.val_batch_size, sampler=sampler, **options)

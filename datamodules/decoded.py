@@ -84,7 +84,8 @@ def _keep(copy: Path, pixels: NDArray[Any]) -> bool:
             file.flush()
             os.fsync(file.fileno())  # a rename may reach the disk before what is renamed
         temporary.replace(copy)
+        return True
     except OSError:  # no room: the next tile decodes again
-        temporary.unlink(missing_ok=True)
         return False
-    return True
+    finally:
+        temporary.unlink(missing_ok=True)  # there is none any more, unless something has come between

@@ -184,11 +184,16 @@ def read_mask(path: Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8] | N
         return labels.astype(np.uint16)
 
 
+def allow_pixels(max_pixels: int) -> None:
+    """Takes Pillow's own limit, which is ours by default, away where more is allowed."""
+    if max_pixels > MAX_PIXELS:
+        Image.MAX_IMAGE_PIXELS = None
+
+
 @contextmanager
 def _open(kind: str, path: Path, if_missing: str, max_pixels: int) -> Iterator[Image.Image]:
     """Opens a file; whatever goes wrong until the end of the with block becomes a DataError that names it."""
-    if max_pixels > MAX_PIXELS:
-        Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit, which is ours by default
+    allow_pixels(max_pixels)
     try:
         with Image.open(path) as image:
             if image.width * image.height > max_pixels:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import albumentations as A
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
@@ -276,7 +277,13 @@ class LabelMasks(VisionDataModule):
         if self.tiles is None:
             return None
         _, masks = self._pairs(self.train)
-        headers = each(lambda place: read_header(masks[place]), range(len(masks)))
+        headers = list(each(lambda place: read_header(masks[place], self.max_pixels), range(len(masks))))
+        faults = [f"{mask} ({header.fault})" for mask, header in zip(masks, headers, strict=True) if header.fault]
+        if faults:
+            text = f"{len(faults)} of {len(masks)} masks cannot be read, the first: {faults[0]}"
+            if self.on_corrupt != "skip":
+                raise DataError(f"{text}; replace them, or leave them out with --data.on_corrupt skip")
+            rank_zero_info(f"{text}; they give no tiles")
         return TileGrid(np.array([header.size for header in headers], np.int64), self.tiles)
 
     def val_dataset(self) -> Dataset[Sample]:

@@ -107,7 +107,7 @@ def class_pixels(dataset: LabelMaskDataset, num_classes: int) -> NDArray[np.int6
     All masks are read, once: the numbers are remembered for as long as the files stay as they are.
     """
     cut = () if dataset.tiles is None else (dataset.tiles.tiles.sides, dataset.tiles.tiles.overlaps)
-    about = (dataset.values.key, num_classes, *cut, *dataset.mask_paths)
+    about = (dataset.values.key, num_classes, dataset.max_pixels, *cut, *dataset.mask_paths)
     key = xxhash.xxh3_128_hexdigest("\0".join(map(str, about)).encode(errors="surrogateescape"))
     entry = cache_folder() / "pixels" / f"{key}.npz"
     now = stamps(lambda place: [dataset.mask_paths[dataset.place(place)[0]]], range(len(dataset)))

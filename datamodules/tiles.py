@@ -102,7 +102,7 @@ class TileGrid:
     """The tiles of all images of a split, image by image, row by row: a sample's index names one of them.
 
     Args:
-        sizes: (I, 2) height and width of the images.
+        sizes: (I, 2) height and width of the images; one of (0, 0) has no tiles.
         tiles: How they are cut.
 
     Attributes:
@@ -112,7 +112,8 @@ class TileGrid:
     def __init__(self, sizes: NDArray[np.int64], tiles: Tiles) -> None:
         self.tiles, self._sizes = tiles, np.asarray(sizes, np.int64).reshape(-1, 2)
         strides = np.subtract(tiles.sides, tiles.overlaps)
-        self._counts = np.maximum(-(-(self._sizes - tiles.sides) // strides), 0) + 1  # (I, 2) rows, columns
+        rows_and_columns = np.maximum(-(-(self._sizes - tiles.sides) // strides), 0) + 1
+        self._counts = np.where(self._sizes > 0, rows_and_columns, 0)  # (I, 2)
         self._ends = np.cumsum(self._counts.prod(axis=1))
         self._kept: NDArray[np.int64] | None = None
 

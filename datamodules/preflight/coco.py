@@ -45,11 +45,14 @@ def look_through_coco(data: "COCO", split: Split, file: AnnotationFile, whole: b
             len(files.names),
             broken,
             data.orientation,
+            data.max_pixels,
         ),
         lambda place: [files.path(place)],
         len(files.names),
         whole,
-        lambda places: look_at_headers(files.path, annotated, source, broken, data.orientation, places),
+        lambda places: look_at_headers(
+            files.path, annotated, source, broken, data.orientation, data.max_pixels, places
+        ),
     )
     looks = [boxes, look_at_names(files.folder, files.names, source, broken), headers]
     if split == "training" and data.training_tiles is not None:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from datamodules.findings import EXAMPLES, Finding, Severity
+from datamodules.images import MAX_PIXELS, allow_pixels
 from datamodules.orientation import Orientation, Size, exif_orientation
 from datamodules.preflight.kept import each
 from datamodules.preflight.report import Looked
@@ -34,19 +35,26 @@ class Header(NamedTuple):
     fault: str = ""
 
 
-def read_header(path: Path) -> Header:
-    """Reads the first bytes of an image file."""
+def read_header(path: Path, max_pixels: int = MAX_PIXELS) -> Header:
+    """Reads the first bytes of an image file; one of more pixels is never decoded, and counts as one that cannot be."""
+    allow_pixels(max_pixels)
+    too_large = f"more than --data.max_pixels {max_pixels} allows"
     try:
         with Image.open(path) as image:
             width, height = image.size
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        return Header((0, 0), 1, too_large)
     except Exception as error:  # a corrupt header makes Pillow's decoders raise almost anything
         return Header((0, 0), 1, " ".join(str(error).split()) or type(error).__name__)
+    if width * height > max_pixels:
+        return Header((0, 0), 1, f"{width} x {height} pixels, {too_large}")
     return Header((height, width), exif_orientation(path))
 
 
-def has_large(paths: Sequence[Path]) -> bool:
+def has_large(paths: Sequence[Path], max_pixels: int) -> bool:
     """Whether one of the images is so large that its pixels are kept in a file (`datamodules/room.py`)."""
-    return any(prod(header.size) > LARGE for header in each(lambda place: read_header(paths[place]), range(len(paths))))
+    headers = each(lambda place: read_header(paths[place], max_pixels), range(len(paths)))
+    return any(prod(header.size) > LARGE for header in headers)
 
 
 def look_at_headers(
@@ -55,6 +63,7 @@ def look_at_headers(
     source: str,
     severity: Severity,
     orientation: Orientation,
+    max_pixels: int,
     places: Sequence[int],
 ) -> Looked:
     """Looks whether images can be read and are as large as their annotations say.
@@ -67,9 +76,10 @@ def look_at_headers(
         source: What says so.
         severity: How bad it is where an image cannot be used.
         orientation: What is done with an image that EXIF wants turned.
+        max_pixels: Larger images are refused.
         places: Images that are looked at.
     """
-    headers = dict(zip(places, each(lambda place: read_header(path(place)), places), strict=True))
+    headers = dict(zip(places, each(lambda place: read_header(path(place), max_pixels), places), strict=True))
     there = {place: header for place, header in headers.items() if not header.fault or path(place).exists()}
     sound = {place: header for place, header in there.items() if not header.fault}
     unlike = [place for place, header in sound.items() if not _fits(header, annotated(place))]

@@ -54,7 +54,16 @@ def look_through_masks(
     masks = [os.fsencode(path.relative_to(files.folder)) for path in dataset.mask_paths]
     names = look_at_names(files.folder, [*files.names, *masks], "the split", broken)
     look = _Look(dataset, split, class_names, orientation, broken)
-    about = (dataset.values.key, class_names, orientation, broken, split, *dataset.paths, *dataset.mask_paths)
+    about = (
+        dataset.values.key,
+        class_names,
+        orientation,
+        broken,
+        split,
+        dataset.max_pixels,
+        *dataset.paths,
+        *dataset.mask_paths,
+    )
     pixels = look_into("masks", about, lambda place: _files(dataset, place), len(dataset), whole, look.into)
     return SplitReport.of(split, pixels, names)
 
@@ -89,6 +98,7 @@ class _Look:
             "its mask",
             self.broken,
             self.orientation,
+            self.dataset.max_pixels,
             list(sound),
         )
         pixels = np.zeros(len(self.class_names) + 1, np.int64)

@@ -116,7 +116,9 @@ def _grouped(found: Found, order: NDArray[np.int64], least: float, fuse: bool) -
         elif fuse and not is_cut:
             members = groups.members[joined]
             members.append(place)
-            groups.boxes[joined] = np.average(found.boxes[members].astype(np.float64), 0, found.scores[members])
+            scores = found.scores[members]
+            weights = scores if scores.any() else None  # all of them 0 weigh the same
+            groups.boxes[joined] = np.average(found.boxes[members].astype(np.float64), 0, weights)
     return groups
 
 

@@ -15,6 +15,7 @@ from datamodules.geometry import ResizeShorterSide
 from datamodules.image_dataset import ImageDataset, to_tensor
 from datamodules.images import is_mask, read_image, read_mask
 from datamodules.preflight.greys import look_at_greys
+from datamodules.preflight.headers import read_header
 from datamodules.preflight.twins import ImageFiles
 from datamodules.sampling import SampleKey
 
@@ -219,6 +220,7 @@ def test_a_higher_limit_of_pixels_goes_beyond_pillows(tmp_path: Path, monkeypatc
     Image.new("L", (13, 11)).save(path)
     with pytest.raises(DataError, match="cannot be decoded"):
         read_image(path, max_pixels=100)
+    assert "more than --data.max_pixels 100 allows" in read_header(path, 100).fault
     assert read_image(path, max_pixels=143).shape == (11, 13, 3)
 
 
