@@ -1,14 +1,17 @@
 """Images that a program hands over: files, arrays and Pillow's pictures, read as `predict` reads files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from io import IOBase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 from PIL import Image
 
 from datamodules.errors import DataError
+from datamodules.image_files import why_missing
 from datamodules.images import ReadImage, grey_as_rgb, pixels_of, scaled
 from datamodules.orientation import Orientation, Size, chosen_turn, orientation_of, turn
 from datamodules.room import Room, in_memory
@@ -29,8 +32,10 @@ class GivenImages:
         orientation: What to do with a picture that EXIF wants turned.
         largest_grey: Grey level of images of more than 8 bits that becomes 255.
 
+    An image that is read once more, to draw on it, has to be what it was: an array is known by its content.
+
     Attributes:
-        paths: Files as they are; `image 3` for the fourth image.
+        paths: Files as they are, `~` put out; `image 3` for the fourth image.
 
     Raises:
         DataError: Something is no image.
@@ -45,13 +50,13 @@ class GivenImages:
         largest_grey: int | None = None,
     ) -> None:
         self.read_file, self.orientation, self.largest_grey = read_file, orientation, largest_grey
+        self.folder = Path.cwd()
         self.paths: list[Path] = []
+        self._digests: dict[Path, str] = {}
         self._pictures: dict[Path, Image.Image | NDArray[np.uint8]] = {}
         for number, image in enumerate(images, start=first):
             if isinstance(image, str | Path):
-                path = Path(image)
-                if path.is_dir():
-                    raise DataError(f"image {path} is a folder, expected a file; give a list of its files")
+                path = _existing_file(image)
             elif isinstance(image, Image.Image | np.ndarray):
                 path = Path(f"image {number}")
                 self._pictures[path] = image
@@ -70,11 +75,11 @@ class GivenImages:
         """
         picture = self._pictures.get(path)
         if picture is None:
-            return self.read_file(path, size=size, room=room)
+            return self.read_file(self.folder / path, size=size, room=room)
         if isinstance(picture, np.ndarray):
             return self._of_array(picture, path)
         try:
-            pixels = pixels_of(picture, path, self.largest_grey)
+            pixels = pixels_of(picture, _number(path), self.largest_grey)
             number = chosen_turn(orientation_of(picture), pixels.shape[:2], size, self.orientation)
         except DataError as error:
             raise DataError(str(error) if str(path) in str(error) else f"{path} {error}") from None
@@ -85,19 +90,46 @@ class GivenImages:
     def _of_array(self, array: NDArray[Any], name: Path) -> NDArray[np.uint8]:
         if array.ndim == 3 and array.shape[2] == 1:
             array = array[:, :, 0]
+        digest = xxhash.xxh3_64_hexdigest(np.ascontiguousarray(array).data)
+        if self._digests.setdefault(name, digest) != digest:
+            raise DataError(f"{name} is an array that has changed since it was predicted on; predict on array.copy()")
         if 0 not in array.shape:
             if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3:
                 return np.ascontiguousarray(array)
             if array.dtype == np.uint8 and array.ndim == 2:
                 return grey_as_rgb(array)
             if array.dtype == np.uint16 and array.ndim == 2:
-                return grey_as_rgb(scaled(array, name, self.largest_grey or 65535))
+                return grey_as_rgb(scaled(array, _number(name), self.largest_grey or 65535))
         raise DataError(
             f"{name} is an array of {array.dtype} and shape {array.shape}, expected uint8 of shape (H, W, 3), red "
             "first, or (H, W), or uint16 of shape (H, W)"
         )
 
 
+def _number(path: Path) -> str:
+    """Of an image that is no file: messages write `image` in front of it."""
+    return str(path).removeprefix("image ")
+
+
+def _existing_file(image: str | Path) -> Path:
+    path = Path(image).expanduser()
+    if not str(image) or path.is_dir():
+        raise DataError(f"image {image or repr(image)} is a folder, expected a file; give a list of its files")
+    if not path.exists():
+        is_pattern = any(letter in path.name for letter in "*?[")
+        hint = (
+            f"a pattern is given as Path({str(path.parent)!r}).glob({path.name!r})" if is_pattern else why_missing(path)
+        )
+        raise DataError(f"image {image} does not exist; {hint or 'give the path of an image file'}")
+    return path
+
+
 def is_one(images: object) -> bool:
     """Whether it is a single image, in place of several."""
     return isinstance(images, _TYPES)
+
+
+def as_several(images: object) -> Iterable[GivenImage]:
+    """The images, or the one image; what is neither is taken for one, and then said to be none."""
+    several = isinstance(images, Iterable) and not isinstance(images, (*_TYPES, bytes, bytearray, Mapping, IOBase))
+    return images if several else [images]  # type: ignore[return-value, list-item]

@@ -61,7 +61,7 @@ class VisionTask(pl.LightningModule):
         self.model = self.build_model()
         self.metrics = NamedMetrics(self.build_metrics())
         if options.headline is not None:
-            self.headline = Headline(options.headline)
+            self.headline = Headline(options.headline, "min" if options.headline in self.metrics.falling else "max")
         if self.headline.score not in self.metrics.scores:
             raise ValueError(f"the headline {self.headline.score} is none of {', '.join(self.metrics.scores)}")
         self.results: dict[str, float] = {}

@@ -1,55 +1,77 @@
-"""Options of the moment for a checkpoint in Python: those that the command line takes with every checkpoint, too."""
+"""Options in Python: by their names on the command line, read by its parser, and refused in its words."""
 
+import io
+import json
 from collections.abc import Mapping
-from copy import deepcopy
+from contextlib import redirect_stdout
+from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+import yaml
 
 from tasks.errors import TaskError
 from tasks.near_names import instead
-from tasks.run.checkpoint_options import AT_INFERENCE
+from tasks.run.checkpoint_options import AT_INFERENCE, LINKED
 
 CHANGEABLE = tuple(f"model.{name.replace('.init_args', '')}" for name in AT_INFERENCE)
 """Options that change no weight, by their names on the command line."""
+_OF_ONE = {"detect": ("model.detector", "model.windows", "model.scored_detections"), "segment": ("model.segmentor",)}
 
 
-def changed(saved: Mapping[str, Any], options: Mapping[str, object], part: str) -> dict[str, Any]:
-    """What a checkpoint says of its model or data module, with some options in place of its own.
+def as_arguments(options: Mapping[str, object]) -> list[str]:
+    """Options as arguments of the command line, in their order; classes are named, null is None.
 
     Args:
-        saved: The options by their names, classes as `class_path` and `init_args`.
-        options: Options by their names on the command line, such as `model.windows.size`.
-        part: `model` or `data`; others are left to whom they belong to.
+        options: Values by the names of their options, with or without the two dashes; `NAME+` adds to a list.
     """
-    content = deepcopy(dict(saved))
+    arguments = []
     for name, value in options.items():
-        owner, *path = name.split(".")
-        if owner == part:
-            _set(content, path, value)
-    return content
+        name = name.lstrip("-").removesuffix("=")
+        arguments.append(f"--{name}={_text(value)}")
+    return arguments
 
 
-def require_changeable(options: Mapping[str, object]) -> None:
-    """Refuses options that a trained network is not free in.
+def with_options(
+    checkpoint: str | Path, task: str, options: Mapping[str, object]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What `predict` would build a checkpoint's model and data module of, with some options in place of its own.
+
+    Args:
+        checkpoint: The file.
+        task: `detect` or `segment`.
+        options: Options by their names on the command line, such as `model.windows.size`.
 
     Raises:
-        TaskError: There is one.
+        TaskError: An option is refused, or one that a trained network is not free in.
     """
+    _require_changeable(task, options)
+    arguments = ["predict", f"--ckpt_path={checkpoint}", "--data.images=.", *as_arguments(options), "--print_config"]
+    with redirect_stdout(io.StringIO()) as shown:
+        try:
+            import_module(f"tasks.{task}").command_line(arguments)  # imported by nobody who needs it not
+        except SystemExit as end:
+            if end.code:
+                raise
+    config = yaml.safe_load(shown.getvalue())
+    del config["data"]["init_args"]["images"]
+    return {name: value for name, value in config["model"].items() if name not in LINKED}, config["data"]
+
+
+def _require_changeable(task: str, options: Mapping[str, object]) -> None:
+    known = [name for name in CHANGEABLE if name.startswith(_OF_ONE[task])]
     for name in options:
-        if not name.startswith(("data.", *(f"{known}." for known in CHANGEABLE))) and name not in CHANGEABLE:
-            known = ", ".join(CHANGEABLE)
-            raise TaskError(
-                f"{name} is no option that a checkpoint leaves open{instead(name, [*CHANGEABLE])}; expected {known}, "
-                "or an option of data, such as data.pipeline.test_scale"
-            )
+        if not name.startswith(("data.", *(f"{option}." for option in known))) and name not in known:
+            near = instead(name, known)
+            expected = near if "did you mean" in near else f"; expected {', '.join(known)}, or an option of data"
+            raise TaskError(f"{name} is no option that this checkpoint leaves open{expected}")
 
 
-def _set(content: dict[str, Any], path: list[str], value: object) -> None:
-    inside = content.get("init_args", {}) if "class_path" in content else content
-    if len(path) == 1:
-        inside[path[0]] = value
-    else:
-        if not isinstance(inside.get(path[0]), dict):
-            inside[path[0]] = {}
-        _set(inside[path[0]], path[1:], value)
-    if "class_path" in content:
-        content["init_args"] = inside
+def _text(value: object) -> str:
+    """The value of an option as it is written on the command line."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    return str(value) if isinstance(value, str | Path) else json.dumps(value, default=str)

@@ -305,7 +305,7 @@ class VisionCLI(LightningCLI):
         config = self.config_init[self.subcommand]
         loggers = self._loggers(config)
         own = config.trainer.callbacks or []
-        check_monitors(own, self.model.metrics.scores, self.model.validation_losses is not None)
+        check_monitors(own, self.model.metrics, self.model.validation_losses is not None)
         callbacks = [*own, *self._callbacks(config, has_logger=bool(loggers))]
         trainer = super().instantiate_trainer(
             default_root_dir=self.run_folder,

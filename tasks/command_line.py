@@ -1,7 +1,9 @@
 """A command from its start to its exit code: what is shown of the libraries, and how it ends."""
 
 import logging
+import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,11 +12,13 @@ from typing import TypeVar
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from tasks.class_options import own_defaults
 from tasks.run import exit_codes
 from tasks.run.failures import Failure
 from tasks.run.processes import LEAVE, LocalProcesses
+from tasks.run.stop import StopRun
 from tasks.run.wandb_run import finish_wandb
 
 Made = TypeVar("Made")
@@ -68,8 +72,15 @@ def run(cli: Callable[[], object]) -> None:
 def run_within(command: Callable[[], Made]) -> Made:
     """Runs a command within a program that goes on: as `run` does, but what has ended it is raised.
 
+    Random numbers, and Lightning's seed in the environment, are afterwards what they were before: a program that draws
+    its seeds by chance would otherwise get the same ones after every run.
+
     Args:
         command: Function without arguments.
+
+    Raises:
+        KeyboardInterrupt: The command was stopped by SIGINT.
+        SystemExit: It was stopped by another signal; uncaught, it ends the program with the command's exit code.
     """
     made: list[Made] = []
     raised: list[BaseException] = []
@@ -81,11 +92,29 @@ def run_within(command: Callable[[], Made]) -> Made:
             raised.append(error)
             raise
 
-    with suppress(SystemExit):
+    with _own_seeds(), suppress(SystemExit):
         run(keep)
-    if raised:
-        raise raised[0]
-    return made[0]
+    if not raised:
+        return made[0]
+    stopped = raised[0]
+    if not isinstance(stopped, StopRun):
+        raise stopped
+    raise KeyboardInterrupt if stopped.signal == signal.SIGINT else SystemExit(stopped.exit_code) from stopped
+
+
+@contextmanager
+def _own_seeds() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
+    isolated = isolate_rng(include_cuda=torch.cuda.is_initialized())
+    isolated.__enter__()
+    try:
+        yield
+    finally:
+        isolated.__exit__(None, None, None)  # it restores nothing where it hears of an error
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager

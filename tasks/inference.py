@@ -6,6 +6,7 @@ lines, this is where data modules and models meet.
 """
 
 from abc import abstractmethod
+from argparse import ArgumentError
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -15,26 +16,29 @@ from typing import Any, Generic, TypeVar, overload
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 
 from datamodules import VisionDataModule
-from datamodules.given_images import GivenImage, GivenImages, is_one
+from datamodules.given_images import GivenImage, GivenImages, as_several, is_one
 from datamodules.sampling import SampleKey
 from tasks.base import VisionTask
 from tasks.batch import Batch
-from tasks.changed_options import changed, require_changeable
+from tasks.changed_options import with_options
 from tasks.command_line import helpful_output, without_subnormals
 from tasks.detection import DetectionTask
 from tasks.errors import TaskError
-from tasks.precision import refuse_precision
+from tasks.precision import EVALUATES, no_precision
 from tasks.predicted import FoundObjects, LabelMap
+from tasks.run.checkpoint_files import BEST, CHECKPOINTS
 from tasks.same_network import require_same_network
-from tasks.saved_data import build_data, saved_data
+from tasks.saved_data import build_data, reason_of, saved_data
 from tasks.segmentation import SegmentationTask
 from tasks.task_options import build_options, saved_options
 from tasks.weights import arguments_without_weights, verify_checkpoint
 
 Found = TypeVar("Found", FoundObjects, LabelMap)
+KINDS: dict[str, type[DetectionTask] | type[SegmentationTask]] = {"detect": DetectionTask, "segment": SegmentationTask}
 
 
 class Predictor(Generic[Found]):
@@ -43,7 +47,7 @@ class Predictor(Generic[Found]):
     Args:
         task: The task, with its weights.
         data: The data module, which reads and prepares images. Its data set is not needed.
-        device: `auto` takes a GPU where there is one; `cpu`, `cuda`, `cuda:1`.
+        device: `auto` takes a GPU where there is one; `cpu`, `cuda`, `cuda:1`, or the number of a GPU.
         batch_size: Images that the network sees at once. They are padded to one size, which can change numbers
             (docs/pitfalls.md). Default: `val_batch_size` of the data module, as on the command line.
         precision: `--trainer.precision` of the command line.
@@ -53,11 +57,14 @@ class Predictor(Generic[Found]):
         self,
         task: VisionTask,
         data: VisionDataModule,
-        device: str = "auto",
+        device: str | int | torch.device = "auto",
         batch_size: int | None = None,
         precision: str = "32-true",
     ) -> None:
-        refuse_precision(precision, fits=False)
+        if precision not in EVALUATES:
+            raise TaskError(no_precision(precision, "precision"))
+        if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
+            raise TaskError(f"batch_size is {batch_size!r}, expected a whole number of images, at least 1")
         self.task, self.data, self.batch_size = task, data, batch_size or data.val_batch_size
         self.read_file = data.read_image
         with helpful_output():
@@ -88,19 +95,16 @@ class Predictor(Generic[Found]):
         Raises:
             DataError: An image cannot be read, or is none.
         """
-        if is_one(images):
-            return next(self.each([images]))  # type: ignore[list-item]
-        if not isinstance(images, Iterable):
-            images = [images]  # which says what it is
-        return list(self.each(images))
+        found = list(self.each(images))
+        return found[0] if is_one(images) else found
 
-    def each(self, images: Iterable[GivenImage]) -> Iterator[Found]:
+    def each(self, images: GivenImage | Iterable[GivenImage]) -> Iterator[Found]:
         """As `predict`, one image after the other: no more than a batch of them is held in memory.
 
         Raises:
             DataError: An image cannot be read, or is none.
         """
-        remaining, done = iter(images), 0
+        remaining, done = iter(as_several(images)), 0
         while group := list(islice(remaining, self.batch_size)):
             yield from self._of_batch(group, done)
             done += len(group)
@@ -130,7 +134,7 @@ class DetectionPredictor(Predictor[FoundObjects]):
     """A trained detector; `predict` gives `FoundObjects`."""
 
     def _result(self, found: Any, place: int, **facts: Any) -> FoundObjects:
-        boxes, labels, scores = (found[place][name].cpu() for name in ("boxes", "labels", "scores"))
+        boxes, labels, scores = (_ordinary(found[place][name]) for name in ("boxes", "labels", "scores"))
         masks = found[place].get("masks")
         names = self.class_names
         return FoundObjects(boxes=boxes, labels=labels, scores=scores, class_names=names, encoded_masks=masks, **facts)
@@ -153,17 +157,19 @@ class SegmentationPredictor(Predictor[LabelMap]):
 
     def _result(self, found: Any, place: int, **facts: Any) -> LabelMap:
         labels, bands = found[place]
-        probabilities = torch.cat(bands) if bands else None
+        probabilities = _ordinary(torch.cat(bands)) if bands else None
         palette = getattr(self.data, "class_colours", None)
         names = self.class_names
-        return LabelMap(labels=labels.cpu(), class_names=names, probabilities=probabilities, palette=palette, **facts)
+        return LabelMap(
+            labels=_ordinary(labels), class_names=names, probabilities=probabilities, palette=palette, **facts
+        )
 
 
 def load(
     checkpoint: str | Path,
     task: VisionTask | None = None,
     data: VisionDataModule | None = None,
-    device: str = "auto",
+    device: str | int | torch.device = "auto",
     batch_size: int | None = None,
     precision: str = "32-true",
     probabilities: bool = False,
@@ -172,19 +178,19 @@ def load(
     """Loads a trained model, from its checkpoint alone.
 
     Args:
-        checkpoint: A run's `best.ckpt` or `last.ckpt`, wherever it lies.
+        checkpoint: A run's `best.ckpt` or `last.ckpt`, wherever it lies; or a run folder, for its `best.ckpt`.
         task: The task that the weights belong to, where it was made of objects in Python: a checkpoint keeps classes
             and arguments, and no objects.
         data: The data module that it was trained with, where the checkpoint does not say it; or another one, to read
             images otherwise.
-        device: `auto` takes a GPU where there is one; `cpu`, `cuda`, `cuda:1`.
+        device: `auto` takes a GPU where there is one; `cpu`, `cuda`, `cuda:1`, or the number of a GPU.
         batch_size: Images that the network sees at once. Default: `val_batch_size` of the run.
         precision: `--trainer.precision` of the command line.
         probabilities: Of a segmentor: give probabilities, too. As with `--writer.probability_bits`, labels are then
             read off them, where two classes may be equal that differ before the softmax.
         options: Options of the command line that change no weight, by their names: windows for images far larger than
             the network, `{"model.windows.size": 640, "data.pipeline.test_scale": 1}`, thresholds, sliding inference,
-            and all of data.
+            and all of data. Not with `task` or `data`, which have their options.
 
     Returns:
         A `DetectionPredictor` or a `SegmentationPredictor`.
@@ -193,44 +199,79 @@ def load(
         TaskError: The file is no checkpoint, is damaged, or lacks what `task` or `data` is for; an option cannot be
             chosen for a trained model.
     """
-    content, options = verify_checkpoint(checkpoint), options or {}
-    require_changeable(options)
-    with helpful_output():
-        task = task or _built_task(content, checkpoint, options)
-        if data is None:
-            data = build_data(changed(saved_data(content, checkpoint), options, "data"), checkpoint, task.class_names)
+    for name, given, kind in (("task", task, VisionTask), ("data", data, VisionDataModule)):
+        if given is not None and not isinstance(given, kind):
+            raise TaskError(f"{name} is {given!r:.80}, expected a {kind.__name__}, made already")
+    if options and (task is not None or data is not None):
+        raise TaskError(
+            f"options ({', '.join(options)}) go with a checkpoint alone; give them to the task and the data module"
+        )
+    path = _checkpoint_file(checkpoint)
+    content = verify_checkpoint(path)
+    with isolate_rng(include_cuda=False), helpful_output():
+        changed = None
+        if task is None:
+            task, changed = _built(content, path, options or {})
+        data = data or build_data(changed or saved_data(content, path), path, task.class_names)
     require_same_network(task, content, continues=False)
     task.load_state_dict(content["state_dict"])
     if isinstance(task, DetectionTask):
+        if probabilities:
+            raise TaskError("probabilities=True is for segmentors; a detector gives scores")
         return DetectionPredictor(task, data, device, batch_size, precision)
     predictor = SegmentationPredictor(task, data, device, batch_size, precision)
     predictor.probabilities = probabilities
     return predictor
 
 
-def _built_task(content: dict[str, Any], path: str | Path, changes: Mapping[str, object]) -> VisionTask:
-    """The task of a checkpoint, as its run has built it, but not compiled, and whatever metric its headline was of."""
+def _built(
+    content: dict[str, Any], path: Path, changes: Mapping[str, object]
+) -> tuple[VisionTask, dict[str, Any] | None]:
+    """The task of a checkpoint, as its run has built it, but not compiled, and whatever metric its headline was of.
+
+    Returns:
+        The task, and what its data module is where there are changes.
+    """
     options = content.get("hyper_parameters", {})
-    kind = next((kind for kind in (DetectionTask, SegmentationTask) if _main(kind) in options), None)
-    if kind is None or "backbone" not in options:
+    name = next((name for name, kind in KINDS.items() if _main(kind) in options), None)
+    if name is None or "backbone" not in options:
         raise TaskError(
             f"{path} holds the weights of a task that was made of objects in Python; build it again, and give it: "
             "tasks.load(checkpoint, task=...)"
         )
+    kind = KINDS[name]
+    data: dict[str, Any] | None = None
     saved = saved_options(content, path, kind.options_class)
-    saved = changed(saved, changes, "model")
+    if changes:
+        model, data = with_options(path, name, changes)
+        saved |= model
     plain = saved | arguments_without_weights(saved) | {"compile_backbone": False, "headline": None}
-    built: Any = build_options(kind.options_class, plain)
-    return kind(built)
+    try:
+        built: Any = build_options(kind.options_class, plain)
+    except (ValueError, TypeError, ArgumentError) as error:
+        raise TaskError(f"{path}: its model cannot be built: {reason_of(error)}") from error
+    return kind(built), data
+
+
+def _checkpoint_file(given: str | Path) -> Path:
+    if not isinstance(given, str | Path):
+        raise TaskError(f"checkpoint is {given!r:.80}, expected the path of a file such as RUN/checkpoints/best.ckpt")
+    path = Path(given).expanduser()
+    return path / CHECKPOINTS / BEST if (path / CHECKPOINTS / BEST).is_file() else path
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """A tensor on the CPU that may be changed in place, and taken into gradients, unlike those of inference."""
+    return tensor.cpu().clone()
 
 
 def _main(kind: type[VisionTask]) -> str:
     return "detector" if kind is DetectionTask else "segmentor"
 
 
-def _fabric(device: str, precision: str) -> Fabric:
+def _fabric(device: str | int | torch.device, precision: str) -> Fabric:
     """Where and in which numbers the network computes: Lightning's own, as in the trainer."""
-    name, _, number = device.partition(":")
+    name, _, number = (f"cuda:{device}" if isinstance(device, int) else str(device)).partition(":")
     try:
         return Fabric(accelerator=name, devices=[int(number)] if number else 1, precision=precision)
     except (ValueError, RuntimeError, MisconfigurationException) as error:

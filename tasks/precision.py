@@ -31,10 +31,10 @@ OTHER_NAMES = {
 """What other programs call them."""
 
 
-def no_precision(name: str) -> str:
+def no_precision(name: str, option: str = "--trainer.precision") -> str:
     """One line about a word that is none of Lightning's formats."""
-    here = f"; here {name} is {OTHER_NAMES[name.lower()]}" if name.lower() in OTHER_NAMES else ""
-    return f"--trainer.precision is {name!r}, expected bf16-mixed, 16-mixed, 32-true or 64-true{here}"
+    here = f"; here {name} is {OTHER_NAMES[name.lower()]}" if str(name).lower() in OTHER_NAMES else ""
+    return f"{option} is {name!r}, expected bf16-mixed, 16-mixed, 32-true or 64-true{here}"
 
 
 def refuse_precision(precision: str | int | None, fits: bool) -> None:

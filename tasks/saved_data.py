@@ -68,9 +68,19 @@ def build_data(saved: Mapping[str, Any], path: object, class_names: list[str]) -
     except DataError:
         raise
     except Exception as error:  # whatever a user's own class or jsonargparse raises
-        reason = " ".join(str(error).split())[:200]
-        raise TaskError(f"{path}: its data module {saved['class_path']} cannot be built: {reason}") from error
+        raise TaskError(f"{path}: its data module {saved['class_path']} cannot be built: {reason_of(error)}") from error
     return data
+
+
+def reason_of(error: Exception) -> str:
+    """What a constructor says, out of what jsonargparse makes of it."""
+    lines = [line.strip().removeprefix("- ") for line in str(error).splitlines()]
+    told = [line for line in lines if not line.startswith(_JSONARGPARSE)]
+    return told[0] if len(lines) > 1 and told else " ".join(" ".join(lines).split())[:400]
+
+
+_JSONARGPARSE = ("Expected", "Problem", "Does not", "Type ", "Parser ", "Subtypes", "Errors", "Given")
+"""How lines of its own begin, around what a constructor has said."""
 
 
 def with_checkpoint(arguments: Sequence[str], task: str) -> list[str]:

@@ -34,7 +34,7 @@ class TaskOptions:
             Classes are taken over by their names. To continue a run use --ckpt_path.
         channels_last: Keep weights and features in channels_last memory layout, which is faster on many devices.
         compile_backbone: Run the backbone through torch.compile; the first steps take minutes.
-        headline: Score by which the best checkpoint is chosen and runs are compared, the larger the better: `mask_mAP`.
+        headline: Score by which the best checkpoint is chosen and runs are compared: `mask_mAP`.
             Default: `mAP` or `mIoU`.
         validation_loss: Log `val/loss` and its parts `val/loss_*`, the mean loss of the validation images in evaluation
             mode, beside the scores. Every image then goes through the network a second time. Training is the same.

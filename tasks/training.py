@@ -1,11 +1,11 @@
 """Training from Python: the runs of the command line, by one call (docs/python.md)."""
 
-import json
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from lightning.pytorch import Callback, Trainer
@@ -16,6 +16,7 @@ from tasks import detect, segment
 from tasks.assembly import LOG_EVERY, go_on, listed, make_life, make_plugins, take_over, training_callbacks
 from tasks.base import VisionTask
 from tasks.callbacks import choose_progress
+from tasks.changed_options import as_arguments
 from tasks.command_line import run_within
 from tasks.detection import DetectionTask
 from tasks.errors import TaskError
@@ -40,24 +41,32 @@ COMMAND_LINES = {"detect": detect.command_line, "segment": segment.command_line}
 
 
 def fit(
-    task: Literal["detect", "segment"], config: str | Path, options: Mapping[str, object] | None = None
+    task: Literal["detect", "segment"],
+    config: str | Path | Sequence[str | Path],
+    options: Mapping[str, object] | None = None,
 ) -> TrainedRun:
     """Trains as `python -m tasks.TASK fit --config CONFIG --OPTION VALUE ...` does, in this process.
 
     Args:
         task: `detect` or `segment`.
-        config: A recipe, or the saved configuration of a run.
+        config: A recipe, or the saved configuration of a run; or several files, of which a later one counts more.
         options: Options of the command line by their names, in their order: `{"data.root": "data/shapes/coco",
-            "model.backbone.attention": "CBAM", "trainer.max_epochs": 2, "resume": "auto"}`. None is null.
+            "model.backbone.attention": "CBAM", "trainer.max_epochs": 2, "resume": "auto"}`. None is null, a class is
+            its name, and `NAME+` adds to a list.
 
     Returns:
         The run, also where it was finished before, or `trainer.max_time` has ended it.
 
     Raises:
         TaskError: An option is refused.
-        StopRun: It was stopped by a signal, Ctrl-C say, and has saved.
+        DataError: Something in the data set is not as expected; a `ValueError`, as `TaskError` is.
+        KeyboardInterrupt: It was stopped by Ctrl-C, and has saved.
+        SystemExit: It was stopped by SIGTERM (143) or SIGUSR1 (138), and has saved.
     """
-    arguments = ["fit", f"--config={config}", *(f"--{name}={_text(value)}" for name, value in (options or {}).items())]
+    if task not in COMMAND_LINES:
+        raise TaskError(f"task is {task!r}, expected {' or '.join(COMMAND_LINES)}")
+    files = [config] if isinstance(config, str | Path) else config
+    arguments = ["fit", *(f"--config={file}" for file in files), *as_arguments(options or {})]
     try:
         return TrainedRun(run_within(lambda: COMMAND_LINES[task](arguments)).run_folder)
     except RunEnded as end:
@@ -94,8 +103,10 @@ def train(
 
     Raises:
         TaskError: Task and data do not fit each other, or there is nothing to resume.
-        StopRun: It was stopped by a signal, Ctrl-C say, and has saved.
+        KeyboardInterrupt: It was stopped by Ctrl-C, and has saved.
+        SystemExit: It was stopped by SIGTERM (143) or SIGUSR1 (138), and has saved.
     """
+    _check_kinds(task, data, trainer, resume, options, wandb)
     _check_fit(task, data)
     refuse_precision(trainer.keywords.get("precision"), fits=True)
     options = options or RunOptions()
@@ -159,6 +170,25 @@ def _train(
         raise
 
 
+def _check_kinds(task: object, data: object, trainer: object, resume: object, options: object, wandb: object) -> None:
+    """Refuses what is no object of its kind, before anything is made of it."""
+    kinds = {
+        "task": (task, VisionTask, "DetectionTask(DetectionOptions(...))"),
+        "data": (data, VisionDataModule, "datamodules.COCO(...)"),
+        "options": (options, RunOptions | None, "tasks.run_options.RunOptions(...)"),
+        "wandb": (wandb, WandbOptions | None, 'WandbOptions(mode="disabled")'),
+    }
+    for name, (value, kind, example) in kinds.items():
+        if not isinstance(value, kind):
+            raise TaskError(f"{name} is {value!r:.80}, expected an object such as {example}")
+    if not (isinstance(trainer, partial) and inspect.isclass(trainer.func) and issubclass(trainer.func, Trainer)):
+        raise TaskError(f"trainer is {trainer!r:.80}, expected partial(Trainer, max_epochs=12): the run completes it")
+    if "default_root_dir" in trainer.keywords:
+        raise TaskError("default_root_dir is the run's own folder; give runs=..., the folder of all runs")
+    if resume not in get_args(Resume):
+        raise TaskError(f"resume is {resume!r}, expected {', '.join(get_args(Resume))}")
+
+
 def _check_fit(task: VisionTask, data: VisionDataModule) -> None:
     if task.class_names != data.class_names:
         raise TaskError(
@@ -197,8 +227,3 @@ def _shown(value: object) -> Any:
     if isinstance(value, Path):
         return str(value)
     return getattr(value, "__qualname__", type(value).__qualname__)
-
-
-def _text(value: object) -> str:
-    """The value of an option as it is written on the command line."""
-    return str(value) if isinstance(value, str | Path) else json.dumps(value, default=str)

@@ -10,7 +10,10 @@ ImageName = tuple[int, str]
 
 
 class Metric(Protocol):
-    """One object that scores a whole split: updated in every step, computed once, equal for any number of processes."""
+    """One object that scores a whole split: updated in every step, computed once, equal for any number of processes.
+
+    Scores are better the larger they are, but for those that a metric names in `lower_is_better`, if it has that.
+    """
 
     @property
     def scores(self) -> Sequence[str]:
@@ -38,6 +41,7 @@ class NamedMetrics:
 
     Attributes:
         scores: Names of the numbers of all metrics for the whole split.
+        falling: Those of them that are better the smaller they are: `lower_is_better` of the metrics that have it.
         images: Number and file of each image of this process, in the order in which they were scored.
 
     Raises:
@@ -48,6 +52,7 @@ class NamedMetrics:
         self.metrics = dict(metrics)
         self.images: list[ImageName] = []
         self.scores = [score for metric in self.metrics.values() for score in metric.scores]
+        self.falling = {name for metric in self.metrics.values() for name in getattr(metric, "lower_is_better", ())}
         owners: dict[str, str] = {}
         for name, metric in self.metrics.items():
             for score in (*metric.scores, *metric.class_scores):

@@ -15,9 +15,11 @@ from PIL import Image
 
 import tasks
 from datamodules import ADE20K, COCO, DataError, FixedSize, RandomRatioCrop
+from tasks.detection import DetectionTask
 from tasks.errors import TaskError
 from tasks.inference import DetectionPredictor, SegmentationPredictor
 from tasks.predicted import FoundObjects
+from tasks.segmentors import SlideInference
 from tests.tasks.conftest import MAINS, command_arguments
 
 Command = Callable[..., Path]
@@ -96,10 +98,11 @@ def test_options_of_the_moment_are_those_of_the_command_line(alone: Callable[[st
     require_written(model, paths, Path("runs/detect/run/predictions"))
     assert min(image.scores.min().item() for image in model.predict(paths)) >= 0.02
     with pytest.raises(
-        TaskError, match=r"model\.windws\.size is no option that a checkpoint leaves open.*expected model"
+        TaskError,
+        match=r"model\.windws\.size is no option that this checkpoint leaves open; did you mean model\.windows\?",
     ):
         tasks.load(checkpoint, options={"model.windws.size": 96})
-    with pytest.raises(TaskError, match=r"model\.backbone is no option that a checkpoint leaves open"):
+    with pytest.raises(TaskError, match=r"model\.backbone is no option that this checkpoint leaves open; expected"):
         tasks.load(checkpoint, options={"model.backbone": "VGG"})
 
 
@@ -229,10 +232,27 @@ def test_mistakes_are_one_line(alone: Callable[[str], Path], fails: Callable[...
     for options, words in (
         ({"device": "tpux"}, "device is 'tpux', expected auto, cpu, or a GPU of this machine"),
         ({"device": "cuda:97"}, "device is 'cuda:97'"),
-        ({"precision": "8"}, "--trainer.precision 8 is for networks of linear layers"),
+        ({"precision": "fp32"}, "precision is 'fp32', expected bf16-mixed, .* here fp32 is 32-true"),
+        ({"batch_size": 0}, "batch_size is 0, expected a whole number of images, at least 1"),
+        ({"batch_size": "2"}, "batch_size is '2', expected"),
+        ({"probabilities": True}, "probabilities=True is for segmentors"),
+        ({"task": DetectionTask}, "task is <class .*, expected a VisionTask, made already"),
+        (
+            {"options": {"model.detector.score_threshold": "abc"}},
+            "--model.detector.score_threshold is 'abc', expected a",
+        ),
+        ({"options": {"model.windows": {"size": 96}}}, "overlap of the windows is 128, expected 0..95"),
+        ({"options": {"data.pipeline.heigt": 32}}, "heigt is no option .* did you mean --data.pipeline.height"),
+        (
+            {"options": {"model.segmentor.inference": "x"}},
+            "model.segmentor.inference is no option that this checkpoint",
+        ),
     ):
-        with pytest.raises(TaskError, match=words):
+        with pytest.raises(TaskError, match=words) as refused:
             tasks.load(checkpoint, **options)
+        assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
+    with pytest.raises(TaskError, match="checkpoint is None, expected the path"):
+        tasks.load(None)
     (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
     with pytest.raises(TaskError, match=r"cut.ckpt is damaged"):
         tasks.load(tmp_path / "cut.ckpt")
@@ -261,7 +281,69 @@ def test_a_data_module_is_what_the_checkpoint_says(alone: Callable[[str], Path])
     assert "attndense_data" in torch.load("segment.ckpt", weights_only=True)
 
 
+def test_sliding_inference_by_its_name(alone: Callable[[str], Path], shapes: Path) -> None:
+    """As on the command line: a class by its name, its options behind it; numpy's numbers, and a path of a run."""
+    name, options = "model.segmentor.inference", {"window": np.int64(64), "stride": [40, 48]}
+    given = {name: "SlideInference", **{f"{name}.{option}": value for option, value in options.items()}}
+    model = tasks.load(alone("segment"), device=torch.device("cpu"), options=given)
+    inference = model.task.model.inference
+    assert isinstance(inference, SlideInference) and (inference.window, inference.stride) == ((64, 64), (40, 48))
+    same = tasks.load(
+        alone("segment"),
+        device="cpu",
+        options={name: SlideInference, f"{name}.window": 64, **{f"{name}.stride": [40, 48]}},
+    )
+    path = next((shapes / IMAGES["segment"]).glob("*.jpg"))
+    assert torch.equal(model.predict(path).labels, same.predict(path).labels)
+
+
+def test_nothing_global_moves(alone: Callable[[str], Path]) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    tasks.load(alone("detect"), device="cpu")
+    assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_one_image_is_one_for_each_too(task: str, alone: Callable[[str], Path], shapes: Path) -> None:
+    path = next((shapes / IMAGES[task]).glob("*.jpg"))
+    model = tasks.load(alone(task), device="cpu")
+    pixels = np.asarray(Image.open(path)).copy()
+    size = pixels.shape[:2]
+    for image in (path, str(path), Image.open(path), pixels):
+        (found,) = model.each(image)
+        assert found.size == size == model.predict(image).size
+    for no_image in (path.read_bytes(), {"a": path}, path.open("rb"), 3, None):
+        with pytest.raises(DataError, match=r"^image 0 is of type "):
+            model.predict(no_image)
+    assert model.predict([]) == list(model.each(())) == []
+
+
+def test_results_are_ordinary_tensors_of_what_was_seen(
+    alone: Callable[[str], Path], shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = next((shapes / IMAGES["detect"]).glob("*.jpg"))
+    model = tasks.load(alone("detect"), device="cpu")
+    monkeypatch.chdir(path.parent)
+    pixels = np.asarray(Image.open(path)).copy()
+    of_file, of_array = model.predict(path.name), model.predict(pixels)
+    monkeypatch.chdir("/")
+    before = of_file.boxes.clone()
+    of_file.boxes[:, 2:] -= of_file.boxes[:, :2]
+    (of_file.scores * torch.ones(1, requires_grad=True)).sum().backward()
+    assert torch.equal(before[:, 2:] - before[:, :2], of_file.boxes[:, 2:]) and of_file.image == path.name
+    of_file.boxes[:, 2:] += of_file.boxes[:, :2]
+    assert np.array_equal(of_file.draw(), of_array.draw())
+    pixels[:] = 0
+    with pytest.raises(DataError, match="image 0 is an array that has changed since it was predicted on"):
+        of_array.draw()
+    seen = tasks.load(alone("segment"), device="cpu").predict(Image.new("RGB", (70, 60)))
+    seen.labels[seen.labels == 0] = 1
+
+
 def test_the_package_alone_is_imported_in_no_time() -> None:
-    code = "import sys, tasks; assert not {'torch', 'lightning', 'datamodules'} & {*sys.modules}; tasks.nothing"
+    code = "import sys, tasks; assert {'load', 'fit', 'TrainedRun'} < {*dir(tasks)}; "
+    code += "assert not {'torch', 'lightning', 'datamodules'} & {*sys.modules}; tasks.nothing"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "module 'tasks' has no attribute 'nothing'" in ended.stderr

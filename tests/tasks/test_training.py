@@ -1,12 +1,17 @@
 """`tasks.fit` and `tasks.train`: the runs of the command line; and Lightning's own trainer on their checkpoints."""
 
 import os
+import random
+import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,15 +23,17 @@ from datamodules import COCO, FixedSize
 from tasks.detection import DetectionOptions, DetectionTask
 from tasks.detectors import FCOS, MaskRCNN
 from tasks.errors import NumbersError, TaskError
+from tasks.run import exit_codes
 from tasks.run.record import read_record
 from tasks.run.wandb_run import WandbOptions
 from tasks.schedules import Cosine
 from tasks.trained_run import TrainedRun
 from tests.tasks.conftest import ROOT, SIDE
-from tests.tasks.running import fit_arguments, require_equal_runs, run, two_processes
+from tests.tasks.running import fit_arguments, require_equal, require_equal_runs, run, two_processes
 
 TRAINER = partial(Trainer, accelerator="cpu", num_sanity_val_steps=0, log_every_n_steps=1)
 OFF = WandbOptions(mode="disabled")
+SEEDS = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 
 
 def make_data(shapes: Path, **options: object) -> COCO:
@@ -160,6 +167,68 @@ def test_objects_on_two_processes(shapes: Path, tmp_path: Path) -> None:
     ended = start("parts")
     assert ended.returncode == 0, ended.stderr
     require_equal_runs(tmp_path / "detect/whole", tmp_path / "detect/parts")
+
+
+def test_runs_leave_no_seed_behind(shapes: Path, tmp_path: Path) -> None:
+    """Repeats whose weights are drawn by chance would be the same run."""
+    trainer = partial(TRAINER, max_steps=1, limit_val_batches=0)
+    data = make_data(shapes)
+    task = make_task(data)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate(), dict(os.environ)
+    run = tasks.train("first", task, data, trainer, runs=tmp_path, wandb=OFF)
+    after = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate(), dict(os.environ)
+    require_equal(before[:3], after[:3], "random numbers")
+    assert [os.environ.get(name) for name in SEEDS] == [before[3].get(name) for name in SEEDS]
+    assert run.folder.is_absolute() and run.score is None and "train/loss" in run.curves
+    with pytest.raises(TaskError, match=r"'train/los' was not logged in .*; did you mean train/loss\?"):
+        run.curve("train/los")
+    with pytest.raises(TaskError, match=r"has no summary.json"):
+        TrainedRun(str(tmp_path)).score  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"resume": "nevr"}, "resume is 'nevr', expected auto, never, must"),
+        ({"resume": True}, "resume is True, expected"),
+        ({"trainer": Trainer}, r"trainer is <class .*, expected partial\(Trainer, max_epochs=12\)"),
+        ({"trainer": partial(TRAINER, default_root_dir="x")}, "default_root_dir is the run's own folder; give runs"),
+        ({"wandb": {"mode": "disabled"}}, "wandb is {'mode': 'disabled'}, expected an object such as WandbOptions"),
+        ({"task": DetectionTask}, "task is <class .*, expected an object such as DetectionTask"),
+    ],
+)
+def test_what_is_no_object_of_its_kind(options: dict[str, Any], words: str, shapes: Path, tmp_path: Path) -> None:
+    data = make_data(shapes)
+    given = {"task": make_task(data), "data": data, "trainer": TRAINER, "wandb": OFF, "runs": tmp_path} | options
+    with pytest.raises(TaskError, match=words):
+        tasks.train("refused", **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_script_is_stopped_as_a_program_is(shapes: Path, tmp_path: Path) -> None:
+    """Ctrl-C is a KeyboardInterrupt, which no `except Exception` takes; SIGTERM ends it with its code; both save."""
+    arguments = fit_arguments("detect", shapes, tmp_path, "run", "--trainer.max_epochs=40")
+    options = dict(argument.removeprefix("--").split("=", 1) for argument in arguments[1:])
+    script = tmp_path / "train.py"
+    script.write_text(
+        f"import tasks\nrecipe, options = {options.pop('config')!r}, {options!r}\n"
+        "try:\n    tasks.fit('detect', recipe, options)\n"
+        "except Exception:\n    print('taken for a failure')\n"
+        "except KeyboardInterrupt:\n    print('interrupted', flush=True)\n"
+        "tasks.fit('detect', [recipe], {'--' + name: value for name, value in options.items()} | {'resume': 'auto'})\n"
+    )
+    running = subprocess.Popen([sys.executable, "-u", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert running.stdout is not None
+    for line in running.stdout:
+        if re.search(r"epoch 0 step 2", line):
+            running.send_signal(signal.SIGINT)
+        elif re.search(r"epoch 2 step 8", line):
+            running.send_signal(signal.SIGTERM)
+    assert running.wait(60) == exit_codes.TERMINATED
+    record = read_record(tmp_path / "detect/run")
+    assert record is not None
+    assert [start.reason for start in record.starts] == ["stopped by SIGINT", "stopped by SIGTERM"]
+    assert record.starts[1].step == record.starts[0].last_step
 
 
 def test_task_and_data_must_fit(shapes: Path, tmp_path: Path) -> None:
