@@ -47,7 +47,7 @@ class LabelMapWriter(PredictionWriter):
         path = folder / "label_maps" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         bits = np.uint8 if ignored_label(len(task.class_names)) == 255 else np.uint16
-        Image.fromarray((prediction + 1).cpu().numpy().astype(bits)).save(path)
+        Image.fromarray(np.add(prediction.cpu().numpy(), 1, dtype=bits, casting="unsafe")).save(path)
 
     def finish(self, trainer: Trainer) -> None:
         """Says where the files are."""
