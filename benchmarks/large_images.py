@@ -5,7 +5,7 @@
 A scene of 8,000 x 6,000 pixels (`datamodules.shapes_mosaic`) as JPEG, and an image of 2,200 x 2,200 of it, go through
 the command line's `predict`, with and without pictures, each in a process of its own, by a detector and a segmentor.
 Their checkpoints are given, or the quickstart recipes are trained for it. The goal is memory: without pictures the
-scene may take no more than 300 MB above the small image, of which 144 MB are its pixels, which lie in a file. With
+scene may take no more than 400 MB above the small image, of which 144 MB are its pixels, which lie in a file. With
 `--scores` the scene is also scored: its 100 parts as images of their own, the whole in windows that are these parts,
 which has to give the same, and in windows with overlap.
 """
@@ -35,7 +35,7 @@ ROWS, COLUMNS, PART = 50, 50, 5
 """Scenes of the large image each way, and of a part."""
 SMALL = 2200
 """Side of the small image, of which a row of windows is a batch of them, as in the large one."""
-MOST = 300.0
+MOST = 400.0
 """MB that the large image may take above the small one."""
 EQUAL = 1e-6
 """Difference of scores that are the same: they are written as 32 bits, and the order of sums changes the last ones."""
