@@ -1,8 +1,9 @@
 """The command line of a generated page below `docs`: prints it, writes it, or says that it is outdated."""
 
 import sys
-from argparse import ArgumentParser
 from pathlib import Path
+
+from configs.mistakes import CommandParser, end_with
 
 
 def run_page_command(module: str, description: str, text: str, page: Path, root: Path, args: list[str] | None) -> None:
@@ -17,7 +18,7 @@ def run_page_command(module: str, description: str, text: str, page: Path, root:
         args: Arguments; default: those of the process.
     """
     shown = page.relative_to(root)
-    parser = ArgumentParser(prog=f"python -m {module}", description=description)
+    parser = CommandParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file instead")
     parser.add_argument("--check", action="store_true", help=f"exit code 1 when {shown} is outdated")
     options = parser.parse_args(args)
@@ -27,6 +28,6 @@ def run_page_command(module: str, description: str, text: str, page: Path, root:
         try:
             options.write.write_text(text)
         except OSError as error:
-            sys.exit(f"error: cannot write {options.write}: {error.strerror}")
+            end_with(f"cannot write {options.write}: {error.strerror}")
     elif not options.check:
         print(text, end="")  # noqa: T201

@@ -1,8 +1,6 @@
 """`python -m tasks.analyse RUN --images FOLDER`: what the attention of a trained run does, as numbers and figures."""
 
 import json
-import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +13,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import resize
 
 from attention import record_attention
+from configs.mistakes import CommandParser, end_with
 from configs.version import add_version
 from tasks.analysis import figures, maps, scale
 from tasks.errors import TaskError
@@ -142,7 +141,7 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    parser = ArgumentParser(prog="python -m tasks.analyse", description=__doc__)
+    parser = CommandParser(prog="python -m tasks.analyse", description=__doc__)
     add_version(parser)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a trained run, such as runs/detect/NAME")
     parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="folder of images")
@@ -157,13 +156,13 @@ def main(args: list[str] | None = None) -> None:
         images = read_images(options.images, size, options.limit)
         objects = read_objects(options.annotations, options.images, size, options.limit) if options.annotations else []
     except TaskError as error:
-        sys.exit(f"error: {error}")
+        end_with(error)
     result = analyse(model, images, objects)
     options.output.mkdir(parents=True, exist_ok=True)
     (options.output / "analyses.json").write_text(json.dumps(_short(result)) + "\n")
     files = draw(result, options.output)
     if not files:
-        sys.exit(f"error: {options.run} has no attention to analyse; give a run whose backbone has some")
+        end_with(f"{options.run} has no attention to analyse; give a run whose backbone has some")
     for file in files:
         print(file)  # noqa: T201
 

@@ -2,12 +2,12 @@
 
 import json
 import re
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.mistakes import CommandParser, end_with
 from configs.version import add_version
 from tasks.errors import TaskError
 from tasks.printed import show
@@ -61,7 +61,7 @@ def read_about(file: Path) -> list[str]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m tasks.compare",
         description="Compares runs: a table on the terminal, seeds folded into mean ± standard deviation, or a report "
         "in one HTML file. Runs on different data, or scored in different ways, are never ranked together.",
@@ -184,7 +184,7 @@ def main(args: list[str] | None = None) -> None:
             return
         show(_table(sections, options.form, options.by, baseline))
     except TaskError as error:
-        sys.exit(f"error: {error}")
+        end_with(error)
 
 
 def _check_baseline(baseline: Baseline, sections: Sequence[Section], options: Namespace) -> None:

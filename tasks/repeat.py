@@ -9,7 +9,6 @@ checkpoint. Nothing is written into the run folder.
 
 import json
 import tempfile
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from configs.mistakes import CommandParser
 from configs.version import add_version
 from tasks import detect, segment
 from tasks.command_line import run
@@ -122,7 +122,7 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m tasks.repeat",
         description="Takes the step again at which a run has ended because its numbers were not finite.",
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from configs.mistakes import CommandParser, end_with
 from configs.version import add_version
 from tasks.errors import TaskError
 from tasks.near_names import instead
@@ -122,7 +123,7 @@ def _say(line: str) -> None:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m tasks.sweep",
         description="Runs one recipe over several backbones, variants of it (heads, say) and seeds, which a sweep's "
         "file lists: one after the other, skipping what is finished and continuing what was interrupted. Further "
@@ -174,7 +175,7 @@ def main(args: list[str] | None = None) -> None:
         elif code := run_loop(sweep, chosen, options.runs, more):
             sys.exit(code)
     except TaskError as error:
-        sys.exit(f"error: {error}")
+        end_with(error)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """`python -m tasks.find {lr,batch_size} RECIPE`: learning rate and batch size for a recipe, by Lightning's finders."""
 
-import sys
-from argparse import ArgumentParser, Namespace, _SubParsersAction
+from argparse import Namespace, _SubParsersAction
 from functools import partial
 from pathlib import Path
 
+from configs.mistakes import CommandParser, end_with
 from configs.version import add_version
 from tasks.errors import TaskError
-from tasks.run import exit_codes
 
 LEAST_STEPS = 13
 """Steps of a curve with two points to choose from."""
@@ -54,11 +53,11 @@ def _gigabytes(text: str) -> float:
     return float(text)
 
 
-_positive.__name__, _gigabytes.__name__ = "positive integer", "number of GB"  # argparse names them in its errors
-_steps.__name__ = f"number of steps from {LEAST_STEPS} on"
+_positive.__name__, _gigabytes.__name__ = "a positive integer", "a number of GB"  # argparse names them in its errors
+_steps.__name__ = f"a number of steps from {LEAST_STEPS} on"
 
 
-def _add_rate(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_rate(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "lr",
         help="the learning rate at which the loss falls fastest",
@@ -74,7 +73,7 @@ def _add_rate(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part.set_defaults(find=find_rate)
 
 
-def _add_batch_size(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_batch_size(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "batch_size",
         help="the largest batch that fits into memory",
@@ -102,8 +101,8 @@ def _add_batch_size(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part.set_defaults(find=find_batch_size)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m tasks.find", description=__doc__.partition(": ")[2])
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python -m tasks.find", description=__doc__.partition(": ")[2])
     add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="WHAT")
     _add_rate(commands)
@@ -128,8 +127,7 @@ def main(args: list[str] | None = None) -> None:
         if any(word.partition("=")[0] == "--ckpt_path" for word in more):
             raise TaskError("--ckpt_path continues a run; --model.weights begins with the weights of a checkpoint")
     except TaskError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(exit_codes.MISTAKE)
+        end_with(error)
     options.built = build(kind, ["fit", f"--config={config}", *more])
     options.recipe_batch = options.built.data.batch_size
     run(partial(options.find, options))

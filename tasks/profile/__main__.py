@@ -2,11 +2,12 @@
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace, _SubParsersAction
+from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 from typing import Any, get_args
 
 from backbones.zoo.registry import list_backbones
+from configs.mistakes import CommandParser, end_with
 from configs.version import add_version
 from tasks.errors import TaskError
 from tasks.profile import backbones, costs, match, operators
@@ -58,7 +59,7 @@ def end_match(result: dict[str, Any], file: Path | None) -> None:
         try:
             file.write_text(match.backbone_file(result))
         except OSError as error:
-            sys.exit(f"error: cannot write {file}: {error.strerror}; the options above make the same network")
+            end_with(f"cannot write {file}: {error.strerror}; the options above make the same network")
 
 
 def run_runs(options: Namespace) -> dict[str, Any]:
@@ -91,11 +92,11 @@ def _share(text: str) -> float:
     return float(text)
 
 
-_size.__name__, _positive.__name__ = "HEIGHTxWIDTH", "positive integer"  # argparse names them in its errors
-_share.__name__ = "share between 0 and 1"
+_size.__name__, _positive.__name__ = "HEIGHTxWIDTH", "a positive integer"  # argparse names them in its errors
+_share.__name__ = "a share between 0 and 1"
 
 
-def _add_attention(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_attention(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "attention",
         help="attention operators on one map, beside a 3x3 convolution",
@@ -110,7 +111,7 @@ def _add_attention(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part.set_defaults(run=run_attention, format=operators.format_table)
 
 
-def _add_backbones(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_backbones(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "backbones",
         help="published networks on images",
@@ -123,7 +124,7 @@ def _add_backbones(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part.set_defaults(run=run_backbones, format=backbones.format_table)
 
 
-def _add_recipe(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_recipe(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "recipe",
         help="the model of a recipe or a run, by part",
@@ -140,7 +141,7 @@ def _add_recipe(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part.set_defaults(run=run_recipe)
 
 
-def _add_match(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_match(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "match",
         help="a backbone without attention that takes as long as one with it",
@@ -161,7 +162,7 @@ def _add_match(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part.set_defaults(run=run_match, format=match.format_table)
 
 
-def _add_runs(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_runs(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "runs",
         help="the networks of trained runs, each configuration once, in turn",
@@ -175,8 +176,8 @@ def _add_runs(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part.set_defaults(run=run_runs)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m tasks.profile", description="Measures what parts of a model cost.")
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python -m tasks.profile", description="Measures what parts of a model cost.")
     add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="PART")
     for add in (_add_attention, _add_backbones, _add_recipe, _add_match, _add_runs):
@@ -213,7 +214,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         result = options.run(options)
     except TaskError as error:
-        sys.exit(f"error: {error}")
+        end_with(error)
     print(json.dumps(result, indent=2) if options.json else options.format(result))  # noqa: T201
     if options.run is run_match:
         end_match(result, options.write)

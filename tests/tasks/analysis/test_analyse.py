@@ -5,9 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tasks.analyse import main
+from tests.tasks.conftest import refused
 
 
 def test_a_run_is_analysed(trained: Callable[[str], Path], shapes: Path, tmp_path: Path) -> None:
@@ -30,9 +29,9 @@ def test_a_run_is_analysed(trained: Callable[[str], Path], shapes: Path, tmp_pat
 
 
 def test_what_cannot_be_analysed_is_one_line(trained: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"error: .*nowhere has no checkpoint; give the folder of a trained run"):
+    with refused(r"error: .*nowhere has no checkpoint; give the folder of a trained run"):
         main([str(tmp_path / "nowhere"), f"--images={tmp_path}"])
     folder = shutil.copytree(trained("detect"), tmp_path / "run")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit, match=r"error: .*empty has 0 images; give a folder with at least two of .jpg"):
+    with refused(r"error: .*empty has 0 images; give a folder with at least two of .jpg"):
         main([str(folder), f"--images={tmp_path / 'empty'}"])
