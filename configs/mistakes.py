@@ -38,6 +38,18 @@ class CommandParser(ArgumentParser):
         self.arguments = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
 
+    def refuse_misspelt(self, more: Sequence[str]) -> None:
+        """Ends the command where an option that is to be handed on is nearly one of its own.
+
+        Args:
+            more: Arguments that are not its own. Options with a dot belong to a group of another command.
+        """
+        own = [action.option_strings[-1] for action in self._actions if action.option_strings]
+        for word in more:
+            option = word.partition("=")[0]
+            if option.startswith("--") and "." not in option and "did you mean" in near(option, own):
+                end_with(f"{option} is no option{near(option, own)}")
+
     def error(self, message: str) -> NoReturn:
         """Ends the command.
 

@@ -119,7 +119,7 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments; default: those of the process.
     """
     options, more = _parser().parse_known_args(args)
-    from tasks.built import build, read_source
+    from tasks.built import behind_recipe, build, read_source
     from tasks.command_line import run
 
     try:
@@ -128,7 +128,7 @@ def main(args: list[str] | None = None) -> None:
             raise TaskError("--ckpt_path continues a run; --model.weights begins with the weights of a checkpoint")
     except TaskError as error:
         end_with(error)
-    options.built = build(kind, ["fit", f"--config={config}", *more])
+    options.built = build(kind, ["fit", f"--config={config}", *behind_recipe(more)])
     options.recipe_batch = options.built.data.batch_size
     run(partial(options.find, options))
 
