@@ -14,6 +14,7 @@ from torchvision.transforms.v2.functional import resize
 
 from attention import record_attention
 from configs.mistakes import CommandParser, end_with
+from configs.numbers import at_least
 from configs.version import add_version
 from tasks.analysis import figures, maps, scale
 from tasks.errors import TaskError
@@ -54,8 +55,15 @@ def read_images(folder: Path, size: tuple[int, int], limit: int) -> list[Tensor]
 def read_objects(
     annotations: Path, folder: Path, size: tuple[int, int], limit: int
 ) -> list[tuple[Tensor, list[float], str]]:
-    """The largest object of each of the first images of a COCO file: image, box and class, brought to one size."""
-    coco = COCO(str(annotations))
+    """The largest object of each of the first images of a COCO file: image, box and class, brought to one size.
+
+    Raises:
+        TaskError: It is no COCO file.
+    """
+    try:
+        coco = COCO(str(annotations))
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        raise TaskError(f"--annotations {annotations} is no COCO file ({type(error).__name__})") from error
     names = {category["id"]: category["name"] for category in coco.loadCats(coco.getCatIds())}
     found = []
     for number in sorted(coco.getImgIds())[:limit]:
@@ -149,7 +157,7 @@ def main(args: list[str] | None = None) -> None:
         "--annotations", type=Path, metavar="FILE", help="COCO file of these images, for selective kernels"
     )
     parser.add_argument("--output", type=Path, default=Path("analyses"), metavar="FOLDER", help="where to (analyses)")
-    parser.add_argument("--limit", type=int, default=64, help="images at most (64)")
+    parser.add_argument("--limit", type=at_least(2), default=64, help="images at most (64)")
     options = parser.parse_args(args)
     try:
         model, size = load_model(options.run)
@@ -158,7 +166,10 @@ def main(args: list[str] | None = None) -> None:
     except TaskError as error:
         end_with(error)
     result = analyse(model, images, objects)
-    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        end_with(f"--output {options.output}: {error.strerror}; give a folder")
     (options.output / "analyses.json").write_text(json.dumps(_short(result)) + "\n")
     files = draw(result, options.output)
     if not files:

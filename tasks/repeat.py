@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from configs.mistakes import CommandParser
+from configs.numbers import at_least
 from configs.version import add_version
 from tasks import detect, segment
 from tasks.command_line import run
@@ -128,7 +129,7 @@ def main(args: list[str] | None = None) -> None:
     )
     add_version(parser)
     parser.add_argument("run", type=Path, help="the run folder, such as runs/detect/NAME")
-    parser.add_argument("--step", type=int, help="which of its kept steps; default: the last")
+    parser.add_argument("--step", type=at_least(0), help="which of its kept steps; default: the last")
     options = parser.parse_args(args)
     with tempfile.TemporaryDirectory() as scratch:
         prepared: list[tuple[str, list[str]]] = []

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from configs.mistakes import CommandParser, end_with
+from configs.numbers import at_least
 from configs.version import add_version
 from tasks.errors import TaskError
 
@@ -35,26 +36,13 @@ def find_batch_size(options: Namespace) -> None:
     print(report(trials, options.mode, options.built, options.recipe_batch))  # noqa: T201
 
 
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
-def _steps(text: str) -> int:
-    if int(text) < LEAST_STEPS:
-        raise ValueError(text)
-    return int(text)
-
-
 def _gigabytes(text: str) -> float:
     if not float(text) > 0:
         raise ValueError(text)
     return float(text)
 
 
-_positive.__name__, _gigabytes.__name__ = "a positive integer", "a number of GB"  # argparse names them in its errors
-_steps.__name__ = f"a number of steps from {LEAST_STEPS} on"
+_gigabytes.__name__ = "a number of GB"  # for the parser's errors
 
 
 def _add_rate(commands: "_SubParsersAction[CommandParser]") -> None:
@@ -66,7 +54,9 @@ def _add_rate(commands: "_SubParsersAction[CommandParser]") -> None:
         "the recipe may follow, as at `fit`: --model.backbone.attention CBAM.",
         allow_abbrev=False,
     )
-    part.add_argument("--steps", type=_steps, default=100, help="optimiser steps, each with a rate of its own (100)")
+    part.add_argument(
+        "--steps", type=at_least(LEAST_STEPS), default=100, help="optimiser steps, each with a rate of its own (100)"
+    )
     part.add_argument("--least", type=float, default=1e-6, help="the first rate (1e-6)")
     part.add_argument("--most", type=float, default=1.0, help="the last rate (1)")
     part.add_argument("--write", type=Path, metavar="FILE.csv", help="write the curve, and FILE.png beside it")
@@ -89,9 +79,9 @@ def _add_batch_size(commands: "_SubParsersAction[CommandParser]") -> None:
         help="double the batch, or then search between the last that fits and the first that does not, and take 5 %% "
         "less (power)",
     )
-    part.add_argument("--first", type=_positive, default=2, help="the first batch (2)")
-    part.add_argument("--most", type=_positive, help="the largest batch to try (the images of the training split)")
-    part.add_argument("--steps", type=_positive, default=3, help="optimiser steps of a trial (3)")
+    part.add_argument("--first", type=at_least(1), default=2, help="the first batch (2)")
+    part.add_argument("--most", type=at_least(1), help="the largest batch to try (the images of the training split)")
+    part.add_argument("--steps", type=at_least(1), default=3, help="optimiser steps of a trial (3)")
     part.add_argument(
         "--memory",
         type=_gigabytes,

@@ -76,10 +76,10 @@ def test_what_does_not_run_is_listed_with_the_reason(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--names", "CBAN"], "there is no operator 'CBAN'; choose from .*CBAM"),
+        (["--names", "CBAN"], "there is no operator 'CBAN', .*; did you mean CBAM"),
         (["--size", "6"], "--size is '6', expected HEIGHTxWIDTH"),
         (["--size", "0x4"], "--size is '0x4', expected HEIGHTxWIDTH"),
-        (["--batch", "0"], "--batch is '0', expected a positive integer"),
+        (["--batch", "0"], "--batch is '0', expected an integer from 1 on"),
         (["--peers"], "--peers is no option; known: --help, --size"),
         pytest.param(
             ["--device", "cuda"],
@@ -181,7 +181,7 @@ def test_backbones_that_do_not_run_are_listed(
     lines = capsys.readouterr().out.splitlines()
     assert "float32, CPU, one thread" in lines[0] and lines[-1] == "left out: swin_t: and the reason"
     assert lines[4].split()[1::2] == ["resnet50", "1", "2", "3.0", "4.0", "5.0", "6.0"]
-    with refused(r"there is no backbone 'resnet51'; choose from .*resnet50"):
+    with refused(r"there is no backbone 'resnet51'; did you mean .*resnet50"):
         main(["backbones", "resnet51"])
 
 
