@@ -40,6 +40,7 @@ def test_a_page_is_a_screen(task: str, answer: Answer) -> None:
         lines = answer(task, *arguments).splitlines()
         assert 5 < len(lines) <= 45 and max(map(len, lines)) <= 100, arguments
     assert len(answer(task, "fit", "--help", "all").splitlines()) > 200
+    assert answer(task, "--help", "all") == answer(task, "fit", "--help", "all")
 
 
 def test_every_hint_can_be_typed(answer: Answer) -> None:
@@ -76,8 +77,28 @@ def test_page_of_an_option(question: str, words: str, answer: Answer) -> None:
     assert words in answer("detect", "fit", *question.split())
 
 
+@pytest.mark.parametrize(
+    ("option", "example", "not_chosen"),
+    [
+        ("writer", "DetectionWriter", "PredictionWriter"),
+        ("pictures", "DetectionPictures", "Pictures"),
+        ("data", "COCO", "ADE20K"),
+        ("data", "COCO", "LabelMasks"),
+        ("model.optimizer", "SGD", "Optimizer"),
+        ("trainer.logger", "CSVLogger", "DummyLogger"),
+        ("trainer.callbacks", "EarlyStopping", "Callback"),
+    ],
+)
+def test_lists_leave_out_what_cannot_be_chosen(option: str, example: str, not_chosen: str, answer: Answer) -> None:
+    head, _, *rows = answer("detect", "fit", f"--{option}.help").splitlines()
+    assert head.endswith(f"; --{option}.help {example} explains one:")
+    named = {row.split()[0] for row in rows if row.startswith("  ") and row[2:3].strip()}
+    assert example in named and not_chosen not in named
+
+
 def test_unknown_option_or_class(capsys: pytest.CaptureFixture[str]) -> None:
     for question, line in (
+        ("--completion bash", "--completion stands without a command: python -m tasks.detect --completion bash"),
         ("--model.backbone.atention.help", "--model.backbone.atention is no option; did you mean --model.backbone?"),
         ("--model.backbone.help RestNet", "--model.backbone RestNet cannot be found; did you mean ResNet?"),
         ("--help trainer", "--help trainer: expected nothing or `all`; options of a group: --trainer.help"),
