@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from configs.parts import part_file, part_names
 from tasks.choices import choices, first_sentence
 from tasks.errors import TaskError
+from tasks.help_defaults import take_defaults
 from tasks.near_names import instead, listed
 from tasks.option_types import (
     Option,
@@ -106,14 +107,16 @@ def help_page(parser: ArgumentParser, module: str, arguments: Sequence[str], nam
     following = arguments[place + 1] if place + 1 < len(arguments) else ""
     if not equals and not following.startswith("-") and following not in commands:
         value = following
+    own = commands[command or "fit"]
+    given = take_defaults(own, arguments)
+    named = {name: build for name, build in named.items() if name == "data" or name not in given}
     if option not in ("-h", "--help"):
-        own = commands[command or "fit"]
         return option_page(own, option.removeprefix("--").removesuffix(".help"), value, _named(own, arguments, named))
     if value not in ("", "all"):
         raise TaskError(f"--help {value}: expected nothing or `all`; options of a group: --{value}.help")
     if value:
-        return all_page(commands[command or "fit"])
-    return command_page(commands[command], module, command, named) if command else commands_page(commands, module)
+        return all_page(own)
+    return command_page(own, module, command, named) if command else commands_page(commands, module)
 
 
 def commands_page(commands: Mapping[str, ArgumentParser], module: str) -> str:

@@ -109,6 +109,25 @@ def test_unknown_option_or_class(capsys: pytest.CaptureFixture[str]) -> None:
         assert capsys.readouterr().err == f"error: {line}\n"
 
 
+def test_help_behind_a_recipe_shows_its_values(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe = ("--config", "configs/detect/quickstart.yaml")
+    for question, line in (
+        ("--model.optimizer.lr.help", "  --model.optimizer.lr 0.002"),
+        ("--model.backbone.width.help", "  --model.backbone.width 0.5"),
+        ("--trainer.max_epochs.help", "  --trainer.max_epochs 10"),
+    ):
+        assert answer("detect", "fit", *recipe, question).splitlines()[0] == line
+    page = answer("detect", "fit", *recipe, "--help")
+    for option, value in (("model.optimizer", "AdamW"), ("model.optimizer.lr", "0.002"), ("model.detector", "FCOS")):
+        assert re.search(rf"^  --{option} {value} ", page, re.MULTILINE)
+    assert re.search("^  --model.optimizer SGD ", answer("detect", "fit", "--help"), re.MULTILINE)
+    with refused("^error: --config: no file nosuch.yaml$"):
+        MAINS["detect"](["fit", "--config", "nosuch.yaml", "--help"])
+
+
 def test_version(answer: Answer) -> None:
     for arguments in (("--version",), ("fit", "--version")):
         assert re.fullmatch(
