@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from tasks.argument_order import CONFIG
+from tasks.choices import choices
 from tasks.errors import TaskError
 from tasks.near_names import missing_file
 
@@ -30,7 +31,8 @@ def take_defaults(parser: ArgumentParser, arguments: Sequence[str]) -> set[str]:
         content = _content(file)
         for action in parser._actions:
             if (value := _value(content, action.dest)) is not None:
-                action.default = value
+                is_class = isinstance(value, str) and choices(getattr(action, "_typehint", None))
+                action.default = {"class_path": value, "init_args": {}} if is_class else value
                 given.add(action.dest)
     return given
 
@@ -54,7 +56,7 @@ def _content(file: Path) -> Any:
 
 def _with_files(value: Any, folder: Path) -> Any:
     if isinstance(value, dict):
-        options = {"init_args": {}} if "class_path" in value else {}
+        options: dict[str, Any] = {"init_args": {}} if "class_path" in value else {}
         return options | {name: _with_files(each, folder) for name, each in value.items()}
     return _content(folder / value) if isinstance(value, str) and value.endswith(".yaml") else value
 
