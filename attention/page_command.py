@@ -5,7 +5,15 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 
-def run_page_command(module: str, description: str, text: str, page: Path, root: Path, args: list[str] | None) -> None:
+def run_page_command(
+    module: str,
+    description: str,
+    text: str,
+    page: Path,
+    root: Path,
+    args: list[str] | None,
+    parser_class: type[ArgumentParser] = ArgumentParser,
+) -> None:
     """Runs the command line.
 
     Args:
@@ -15,9 +23,10 @@ def run_page_command(module: str, description: str, text: str, page: Path, root:
         page: The page as it is.
         root: Folder that the project lies in.
         args: Arguments; default: those of the process.
+        parser_class: Class of the parser.
     """
     shown = page.relative_to(root)
-    parser = ArgumentParser(prog=f"python -m {module}", description=description)
+    parser = parser_class(prog=f"python -m {module}", description=description)
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the page to this file instead")
     parser.add_argument("--check", action="store_true", help=f"exit code 1 when {shown} is outdated")
     options = parser.parse_args(args)
@@ -27,6 +36,6 @@ def run_page_command(module: str, description: str, text: str, page: Path, root:
         try:
             options.write.write_text(text)
         except OSError as error:
-            sys.exit(f"error: cannot write {options.write}: {error.strerror}")
+            parser.exit(2, f"error: cannot write {options.write}: {error.strerror}\n")
     elif not options.check:
         print(text, end="")  # noqa: T201

@@ -1,10 +1,9 @@
 """Writes all recipes of this installation to a folder: `python -m configs FOLDER`."""
 
 import shutil
-import sys
-from argparse import ArgumentParser
 from pathlib import Path
 
+from configs.mistakes import CommandParser, end_with
 from configs.version import add_version
 
 HERE = Path(__file__).parent
@@ -16,16 +15,16 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    parser = ArgumentParser(prog="python -m configs", description="Writes all recipes and their parts to a folder.")
+    parser = CommandParser(prog="python -m configs", description="Writes all recipes and their parts to a folder.")
     add_version(parser)
     parser.add_argument("folder", type=Path, help="a folder that does not exist yet, such as configs")
     folder = parser.parse_args(args).folder
     try:
         shutil.copytree(HERE, folder, ignore=shutil.ignore_patterns("*.py", "*.csv", "__pycache__"))
     except FileExistsError:
-        sys.exit(f"error: {folder} exists already; give the name of a folder that does not")
+        end_with(f"{folder} exists already; give the name of a folder that does not")
     except OSError as error:
-        sys.exit(f"error: cannot write {folder}: {error}")
+        end_with(f"cannot write {folder}: {error}")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from jsonargparse import ArgumentParser
 
 import datamodules
+from configs.mistakes import end_with
 from configs.version import add_version
 from datamodules.base import VisionDataModule
+from datamodules.command_parser import OneLineParser
 from datamodules.errors import DataError
 from datamodules.preflight.before_a_run import look_through
 from datamodules.preflight.report import Split, SplitReport
@@ -38,11 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         options = _parser().parse_args(with_data(sys.argv[1:] if arguments is None else arguments))
-        data = _parser().instantiate_classes(options).data
+        data = _parser().instantiate(options).data
         reports = look_through(data, splits_of(data), whole=True)
     except DataError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(WRONG)
+        end_with(error)
     if options.json:
         print(json.dumps({report.split: report.content() for report in reports}, indent=2))  # noqa: T201
     else:
@@ -77,6 +77,8 @@ def with_data(arguments: Sequence[str]) -> list[str]:
     while rest:
         argument = rest.pop(0)
         name, equals, value = argument.partition("=")
+        if name == "--config" and not (equals or rest):
+            raise DataError("--config stands without a file; expected one such as configs/detect/quickstart.yaml")
         if name in ("--config", "--data") and (equals or rest):
             value = value if equals else rest.pop(0)
             part = Path("configs/data") / f"{value}.yaml"
@@ -93,13 +95,13 @@ def _data_of(recipe: Path) -> str:
     """What a recipe says of the data: a file, or the options themselves as json."""
     try:
         data = yaml.safe_load(recipe.read_text())["data"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(f"{recipe} is no recipe with `data` ({type(error).__name__}); give --data COCO") from None
     return str(recipe.parent / data) if isinstance(data, str) else json.dumps(data)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m datamodules.check", description=__doc__.partition("\n\n")[2])
+def _parser() -> OneLineParser:
+    parser = OneLineParser(prog="python -m datamodules.check", description=__doc__.partition("\n\n")[2])
     add_version(parser)
     parser.add_subclass_arguments(datamodules.VisionDataModule, "data", required=True)
     parser.add_argument("--json", action="store_true", help="Print one json object: the facts and findings of splits.")

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from configs.mistakes import end_with
 from configs.version import version_line
+from datamodules.command_parser import OneLineParser
 from datamodules.conversions.labelme import read_labelme
 from datamodules.conversions.split import Converted
 from datamodules.conversions.voc import Corners, Difficult, read_voc
@@ -37,11 +39,15 @@ def main(arguments: list[str] | None = None) -> None:
     commands = {"yolo": yolo, "voc": voc, "labelme": labelme}
     try:
         lines = auto_cli(
-            commands, args=arguments, as_positional=False, prog="python -m datamodules.convert", version=version_line()
+            commands,
+            args=arguments,
+            as_positional=False,
+            parser_class=OneLineParser,
+            prog="python -m datamodules.convert",
+            version=version_line(),
         )
     except (DataError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        end_with(error)
     sys.stdout.write("\n".join(lines) + "\n")
 
 

@@ -30,7 +30,9 @@ from jsonargparse import auto_cli
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from PIL import Image
 
+from configs.mistakes import end_with
 from configs.version import version_line
+from datamodules.command_parser import OneLineParser
 from datamodules.errors import DataError
 from datamodules.shapes_scene import KINDS, NAMES, Instance, Mask, Pixels, Scene, draw_scene
 
@@ -249,10 +251,16 @@ def run_writer(write: Callable[..., object], module: str, args: list[str] | None
         args: Arguments; default: those of the process.
     """
     try:
-        done = auto_cli(write, args=args, as_positional=False, prog=f"python -m {module}", version=version_line())
+        done = auto_cli(
+            write,
+            args=args,
+            as_positional=False,
+            parser_class=OneLineParser,
+            prog=f"python -m {module}",
+            version=version_line(),
+        )
     except (DataError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+        end_with(error)
     sys.stdout.write(f"{done}\n")
 
 

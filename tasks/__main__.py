@@ -1,13 +1,12 @@
 """`python -m tasks [KIND...]`: the commands, and what can be chosen in them, with a line about each."""
 
 import ast
-import sys
 import textwrap
 import warnings
-from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from configs.mistakes import CommandParser, end_with, near
 from configs.parts import recipe_names
 from configs.version import add_version
 from tasks.printed import show
@@ -154,14 +153,14 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    parser = ArgumentParser(prog="python -m tasks", description="Shows the commands, and what can be chosen in them.")
+    parser = CommandParser(prog="python -m tasks", description="Shows the commands, and what can be chosen in them.")
     kinds = [kind.__name__ for kind in KINDS]
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"{', '.join(kinds)} or all: a line about each")
     add_version(parser)
     names = parser.parse_args(args).kinds
     for name in names:
         if name not in (*kinds, "all"):
-            sys.exit(f"error: {name} is no kind; known: {', '.join(kinds)}, all")
+            end_with(f"{name} is no kind{near(name, [*kinds, 'all'])}")
     show(page(names))
 
 

@@ -1,8 +1,6 @@
 """`python -m tasks.analyse RUN --images FOLDER`: what the attention of a trained run does, as numbers and figures."""
 
 import json
-import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +13,8 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2.functional import resize
 
 from attention import record_attention
+from configs.mistakes import CommandParser, end_with
+from configs.numbers import at_least
 from configs.version import add_version
 from tasks.analysis import figures, maps, scale
 from tasks.errors import TaskError
@@ -55,8 +55,15 @@ def read_images(folder: Path, size: tuple[int, int], limit: int) -> list[Tensor]
 def read_objects(
     annotations: Path, folder: Path, size: tuple[int, int], limit: int
 ) -> list[tuple[Tensor, list[float], str]]:
-    """The largest object of each of the first images of a COCO file: image, box and class, brought to one size."""
-    coco = COCO(str(annotations))
+    """The largest object of each of the first images of a COCO file: image, box and class, brought to one size.
+
+    Raises:
+        TaskError: It is no COCO file.
+    """
+    try:
+        coco = COCO(str(annotations))
+    except (OSError, ValueError, KeyError, AssertionError) as error:
+        raise TaskError(f"--annotations {annotations} is no COCO file ({type(error).__name__})") from error
     names = {category["id"]: category["name"] for category in coco.loadCats(coco.getCatIds())}
     found = []
     for number in sorted(coco.getImgIds())[:limit]:
@@ -142,7 +149,7 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    parser = ArgumentParser(prog="python -m tasks.analyse", description=__doc__)
+    parser = CommandParser(prog="python -m tasks.analyse", description=__doc__)
     add_version(parser)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a trained run, such as runs/detect/NAME")
     parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="folder of images")
@@ -150,20 +157,23 @@ def main(args: list[str] | None = None) -> None:
         "--annotations", type=Path, metavar="FILE", help="COCO file of these images, for selective kernels"
     )
     parser.add_argument("--output", type=Path, default=Path("analyses"), metavar="FOLDER", help="where to (analyses)")
-    parser.add_argument("--limit", type=int, default=64, help="images at most (64)")
+    parser.add_argument("--limit", type=at_least(2), default=64, help="images at most (64)")
     options = parser.parse_args(args)
     try:
         model, size = load_model(options.run)
         images = read_images(options.images, size, options.limit)
         objects = read_objects(options.annotations, options.images, size, options.limit) if options.annotations else []
     except TaskError as error:
-        sys.exit(f"error: {error}")
+        end_with(error)
     result = analyse(model, images, objects)
-    options.output.mkdir(parents=True, exist_ok=True)
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        end_with(f"--output {options.output}: {error.strerror}; give a folder")
     (options.output / "analyses.json").write_text(json.dumps(_short(result)) + "\n")
     files = draw(result, options.output)
     if not files:
-        sys.exit(f"error: {options.run} has no attention to analyse; give a run whose backbone has some")
+        end_with(f"{options.run} has no attention to analyse; give a run whose backbone has some")
     for file in files:
         print(file)  # noqa: T201
 

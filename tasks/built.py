@@ -63,12 +63,25 @@ def read_source(source: Path) -> tuple[Path, dict[str, Any], str]:
     config = source / SAVED_CONFIG if source.is_dir() else source
     if not config.is_file():
         raise TaskError(f"there is no {config}; give a recipe, or the folder of a run, such as runs/detect/NAME")
-    content = yaml.safe_load(config.read_text())
+    try:
+        content = yaml.safe_load(config.read_text())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TaskError(f"{config} is no yaml ({' '.join(str(error).split())}); give a recipe") from error
     model = content.get("model") if isinstance(content, dict) else None
     kind = next((kind for kind in MAINS if isinstance(model, dict) and kind in model), None)
     if kind is None:
         raise TaskError(f"{config} is no recipe: its model has neither {' nor '.join(MAINS)}")
     return config, content, kind
+
+
+def behind_recipe(more: Sequence[str]) -> list[str]:
+    """The options behind a recipe that stands alone; `--config RECIPE` says the same.
+
+    Args:
+        more: Arguments that are left when the recipe is taken out, so that `--config` has lost its file.
+    """
+    following = [*more[1:], "--"]
+    return [word for word, after in zip(more, following, strict=False) if word != "--config" or after[:1] != "-"]
 
 
 def build(kind: str, arguments: Sequence[str]) -> Built:

@@ -42,6 +42,8 @@ def choices(hint: Any) -> list[Choice]:
     classes = {path: _imported(path) for path in get_all_subclass_paths(hint)}
     # What a program makes while it runs, such as Lightning's wrappers of optimisers, is in no module.
     paths = [path for path, value in classes.items() if _is_choice(value)]
+    bases = get_class_types(hint) or ()
+    paths = [path for path in paths if classes[path] not in bases] or paths  # what its subclasses share
     found = [Choice(path.rpartition(".")[2], classes[path]) for path in paths]
     for module in dict.fromkeys(path.rpartition(".")[0] for path in paths if path.count(".") == 1):
         for name, value in inspect.getmembers(import_module(module), inspect.isfunction):
@@ -64,8 +66,10 @@ def _imported(path: str) -> Any:
 
 
 def _is_choice(value: object) -> bool:
-    """Whether it is a class that a user can name: no number, and no base that only its subclasses are built of."""
-    return inspect.isclass(value) and not issubclass(value, Tensor) and not (value.__doc__ or "").startswith("Base of")
+    """Whether it is a class that a user can name: no number, no base of others, and none of a library's own use."""
+    if not inspect.isclass(value) or issubclass(value, Tensor) or inspect.isabstract(value):
+        return False
+    return not re.match(r"((Abstract )?base (of|class)|Dummy) ", value.__doc__ or "", re.IGNORECASE)
 
 
 def _is_open(function: Callable[..., Any]) -> bool:

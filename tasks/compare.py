@@ -2,12 +2,13 @@
 
 import json
 import re
-import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.mistakes import CommandParser, end_with
+from configs.numbers import at_least
 from configs.version import add_version
 from tasks.errors import TaskError
 from tasks.printed import show
@@ -61,7 +62,7 @@ def read_about(file: Path) -> list[str]:
 
 
 def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m tasks.compare",
         description="Compares runs: a table on the terminal, seeds folded into mean ± standard deviation, or a report "
         "in one HTML file. Runs on different data, or scored in different ways, are never ranked together.",
@@ -89,7 +90,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--port", type=int, default=8765, help="port of --serve, 8765 by default; 0: any free one")
     parser.add_argument(
         "--resamples",
-        type=int,
+        type=at_least(0),
         default=1000,
         help="resamples of the images for the report's intervals, half a second to minutes for each run; 0: none",
     )
@@ -170,12 +171,15 @@ def main(args: list[str] | None = None) -> None:
         if baseline is not None:
             _check_baseline(baseline, sections, options)
         if options.write:
-            options.write.write_text(replace_table(options.write.read_text(), sections, baseline))
+            _write_table(options.write, sections, baseline)
             return
         if options.output:
             from tasks.report.writing import write_report  # takes seconds
 
-            print(write_report(sections, options.output, options.resamples, about))  # noqa: T201
+            try:
+                print(write_report(sections, options.output, options.resamples, about))  # noqa: T201
+            except (FileExistsError, NotADirectoryError, PermissionError) as error:
+                raise TaskError(f"--output {options.output}: {error.strerror}; give a folder") from error
             return
         if options.wandb_report:
             from tasks.report.wandb_report import write_wandb_report  # takes seconds
@@ -184,7 +188,15 @@ def main(args: list[str] | None = None) -> None:
             return
         show(_table(sections, options.form, options.by, baseline))
     except TaskError as error:
-        sys.exit(f"error: {error}")
+        end_with(error)
+
+
+def _write_table(document: Path, sections: Sequence[Section], baseline: Baseline | None) -> None:
+    try:
+        document.write_text(replace_table(document.read_text(), sections, baseline))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise TaskError(f"--write {document}: {reason}; expected a text with <!-- runs --> marks") from error
 
 
 def _check_baseline(baseline: Baseline, sections: Sequence[Section], options: Namespace) -> None:

@@ -44,12 +44,14 @@ def completion_script(commands: Mapping[str, Any], task: str, shell: str) -> str
         shell: One of `SHELLS`.
 
     Raises:
-        TaskError: It is for another shell, or shtab is missing.
+        TaskError: It is for another shell or one command alone, or shtab is missing.
     """
     if shell not in SHELLS:
         raise TaskError(f"--completion is {shell!r}, expected {' or '.join(SHELLS)}")
     if find_spec("shtab") is None:
         raise TaskError("--completion needs the package shtab; install the extra: pip install 'attndense[completion]'")
+    if len(commands) == 1:
+        raise TaskError(f"--completion stands without a command: python -m tasks.{task} --completion {shell}")
     import shtab
 
     parser = ArgumentParser(prog=f"attndense-{task}")

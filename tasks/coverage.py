@@ -15,6 +15,7 @@ from torch import nn
 
 from attention.page_command import run_page_command
 from backbones import Backbone, list_backbones
+from configs.mistakes import CommandParser
 from tasks.detectors.base import Detector
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +164,7 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    run_page_command("tasks.coverage", "the papers' ablations as options", page(), PAGE, ROOT, args)
+    run_page_command("tasks.coverage", "the papers' ablations as options", page(), PAGE, ROOT, args, CommandParser)
 
 
 if __name__ == "__main__":

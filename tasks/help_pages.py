@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from configs.parts import part_file, part_names
 from tasks.choices import choices, first_sentence
 from tasks.errors import TaskError
+from tasks.help_defaults import take_defaults
 from tasks.near_names import instead, listed
 from tasks.option_types import (
     Option,
@@ -71,6 +72,8 @@ TRAINS_ONLY = (
     "wandb.mode",
 )
 PREDICTS_ONLY = ("data.images", "writer")
+EXAMPLES = ("EarlyStopping", "CSVLogger")
+"""Classes that stand as examples where an option names none by itself."""
 COMMANDS = {
     "fit": "Trains a model, and goes on where a run has stopped.",
     "validate": "Scores a model on the validation images.",
@@ -104,14 +107,16 @@ def help_page(parser: ArgumentParser, module: str, arguments: Sequence[str], nam
     following = arguments[place + 1] if place + 1 < len(arguments) else ""
     if not equals and not following.startswith("-") and following not in commands:
         value = following
+    own = commands[command or "fit"]
+    given = take_defaults(own, arguments)
+    named = {name: build for name, build in named.items() if name == "data" or name not in given}
     if option not in ("-h", "--help"):
-        own = commands[command or "fit"]
         return option_page(own, option.removeprefix("--").removesuffix(".help"), value, _named(own, arguments, named))
     if value not in ("", "all"):
         raise TaskError(f"--help {value}: expected nothing or `all`; options of a group: --{value}.help")
-    if command is None:
-        return commands_page(commands, module)
-    return all_page(commands[command]) if value else command_page(commands[command], module, command, named)
+    if value:
+        return all_page(own)
+    return command_page(own, module, command, named) if command else commands_page(commands, module)
 
 
 def commands_page(commands: Mapping[str, ArgumentParser], module: str) -> str:
@@ -189,19 +194,26 @@ def option_page(parser: ArgumentParser, name: str, value: str, named: Mapping[st
         return "\n".join(_described(group))
     if not choices(option.hint):
         return "\n".join(_described([option]))
-    return _class_page(option, value) if value else _list_page(option)
+    return _class_page(option, value) if value else _list_page(option, named.get(name))
 
 
-def _list_page(option: Option) -> str:
-    """What can be chosen for an option, a line each."""
+def _list_page(option: Option, usual: Any) -> str:
+    """What can be chosen for an option, a line each; of data sets only those that give what the task learns."""
     found = choices(option.hint)
+    if option.name == "data":
+        found = [choice for choice in found if _is_kin(choice.build, usual)]
+    example = next((choice for choice in found if choice.name in (option.shown_default, *EXAMPLES)), found[0])
     null = " or null for none" if takes_null(option.hint) else ""
-    lines = [f"--{option.name} takes one of these{null}; --{option.name}.help {found[0].name} explains one:", ""]
+    lines = [f"--{option.name} takes one of these{null}; --{option.name}.help {example.name} explains one:", ""]
     lines += _table([(choice.name, choice.summary) for choice in found])
     if names := part_names(FOLDERS.get(f"--{option.name}", "")):
         lines += ["", f"or a file of configs/{FOLDERS[f'--{option.name}']}:", ""]
         lines += textwrap.wrap(", ".join(names), WIDTH, initial_indent="  ", subsequent_indent="  ")
     return "\n".join(lines)
+
+
+def _is_kin(one: Any, other: Any) -> bool:
+    return issubclass(one, other) or issubclass(other, one)
 
 
 def _class_page(option: Option, name: str) -> str:

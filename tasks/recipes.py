@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from attention.page_command import run_page_command
+from configs.mistakes import CommandParser
 from tasks.run.summary_file import SUMMARY, read_summary
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +70,7 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments; default: those of the process.
     """
     description = "Prints the table of all recipes: images a step, hardware, length, published and reached scores."
-    run_page_command("tasks.recipes", description, page(), PAGE, ROOT, args)
+    run_page_command("tasks.recipes", description, page(), PAGE, ROOT, args, CommandParser)
 
 
 if __name__ == "__main__":

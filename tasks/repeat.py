@@ -9,7 +9,6 @@ checkpoint. Nothing is written into the run folder.
 
 import json
 import tempfile
-from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from configs.mistakes import CommandParser
+from configs.numbers import at_least
 from configs.version import add_version
 from tasks import detect, segment
 from tasks.command_line import run
@@ -122,13 +123,13 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    parser = ArgumentParser(
+    parser = CommandParser(
         prog="python -m tasks.repeat",
         description="Takes the step again at which a run has ended because its numbers were not finite.",
     )
     add_version(parser)
     parser.add_argument("run", type=Path, help="the run folder, such as runs/detect/NAME")
-    parser.add_argument("--step", type=int, help="which of its kept steps; default: the last")
+    parser.add_argument("--step", type=at_least(0), help="which of its kept steps; default: the last")
     options = parser.parse_args(args)
     with tempfile.TemporaryDirectory() as scratch:
         prepared: list[tuple[str, list[str]]] = []

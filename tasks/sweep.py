@@ -7,13 +7,13 @@ interrupted, and `python -m tasks.compare runs/TASK/SWEEP` shows the whole sweep
 
 import shlex
 import sys
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
 import yaml
 
+from configs.mistakes import CommandParser, end_with
 from configs.version import add_version
 from tasks.errors import TaskError
 from tasks.near_names import instead
@@ -121,8 +121,8 @@ def _say(line: str) -> None:
     print(line, flush=True)  # noqa: T201
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> CommandParser:
+    parser = CommandParser(
         prog="python -m tasks.sweep",
         description="Runs one recipe over several backbones, variants of it (heads, say) and seeds, which a sweep's "
         "file lists: one after the other, skipping what is finished and continuing what was interrupted. Further "
@@ -153,28 +153,32 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: Arguments; default: those of the process.
     """
-    options, more = _parser().parse_known_args(args)
+    parser = _parser()
+    options, more = parser.parse_known_args(args)
+    parser.refuse_misspelt(more)
     try:
         sweep = read_sweep(options.sweep)
         refuse_own_options(more)
         chosen = choose(sweep, options.only)
+        # These import Lightning and both command lines; --help and a mistake in the file need neither.
+        from tasks.sweep_cost import describe_cost, parse_rates
+        from tasks.sweep_options import check_options
+
+        rates = parse_rates(options.images_per_second or (), sweep)
+        check_options(sweep, chosen, options.runs, more)
         if options.slurm:
             _say(slurm_array(sweep, chosen, options.slurm, options.runs, more))
         elif options.wandb:
             _write(options.wandb, wandb_sweep(sweep, chosen, options.sweep, options.runs, more))
             _say(f"wandb sweep {options.wandb}")
         elif options.dry_run:
-            # It builds models, and imports all that this takes: seconds that the other ways do without.
-            from tasks.sweep_cost import describe_cost, parse_rates
-
             for run in chosen:
                 _say(_shown(sweep, sweep.arguments(run, options.runs, more)))
-            rates = parse_rates(options.images_per_second or (), sweep)
             _say("\n" + describe_cost(sweep, chosen, options.runs, more, rates))
         elif code := run_loop(sweep, chosen, options.runs, more):
             sys.exit(code)
     except TaskError as error:
-        sys.exit(f"error: {error}")
+        end_with(error)
 
 
 if __name__ == "__main__":

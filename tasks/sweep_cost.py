@@ -12,11 +12,11 @@ from tasks.profile.recipes import build
 from tasks.run.record import read_record
 from tasks.run.summary_file import SUMMARY, read_summary
 from tasks.sweep_list import Sweep, SweepRun
+from tasks.sweep_options import KINDS
 
 RATE = "perf/images_per_second"
 """Column of `metrics.csv`: training images a second, over all processes."""
 UNKNOWN = "not measured"
-KINDS = {"detect": "detector", "segment": "segmentor"}
 
 
 def parse_rates(given: Sequence[str], sweep: Sweep) -> dict[str, float]:

@@ -16,6 +16,8 @@ from tasks.recipe_parts import with_files
 KEYS = ("task", "config", "backbones", "variants", "seeds", "options")
 OWN = ("--config", "--model.backbone", "--seed_everything", "--name", "--resume", "--runs")
 """Options that the sweep gives its runs itself."""
+IN_FILE = ("backbones", "variants", "seeds", "options")
+"""Keys of its file that could be taken for options."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,9 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         TaskError: It is no sweep, or names a recipe or a backbone that is not there.
     """
+    if path.is_dir():
+        example = next((f", such as {file}" for file in sorted(path.glob("*.yaml"))), "")
+        raise TaskError(f"{path} is a folder; expected the file of a sweep{example}")
     if not path.is_file():
         raise TaskError(missing_file(path))
     try:
@@ -159,8 +164,9 @@ def refuse_own_options(options: Sequence[str]) -> None:
         TaskError: There is one.
     """
     for option in options:
-        if option.partition("=")[0] in OWN:
-            raise TaskError(f"{option.partition('=')[0]} is the sweep's to give; write it into the sweep's file")
+        name = option.partition("=")[0]
+        if name in OWN or name.removeprefix("--") in IN_FILE:
+            raise TaskError(f"{name} is the sweep's to give; write it into the sweep's file")
 
 
 def _listed(path: Path, content: dict[str, Any], key: str, kind: type) -> tuple[Any, ...]:

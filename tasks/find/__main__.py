@@ -1,13 +1,13 @@
 """`python -m tasks.find {lr,batch_size} RECIPE`: learning rate and batch size for a recipe, by Lightning's finders."""
 
-import sys
-from argparse import ArgumentParser, Namespace, _SubParsersAction
+from argparse import Namespace, _SubParsersAction
 from functools import partial
 from pathlib import Path
 
+from configs.mistakes import CommandParser, end_with
+from configs.numbers import at_least
 from configs.version import add_version
 from tasks.errors import TaskError
-from tasks.run import exit_codes
 
 LEAST_STEPS = 13
 """Steps of a curve with two points to choose from."""
@@ -36,29 +36,16 @@ def find_batch_size(options: Namespace) -> None:
     print(report(trials, options.mode, options.built, options.recipe_batch))  # noqa: T201
 
 
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
-def _steps(text: str) -> int:
-    if int(text) < LEAST_STEPS:
-        raise ValueError(text)
-    return int(text)
-
-
 def _gigabytes(text: str) -> float:
     if not float(text) > 0:
         raise ValueError(text)
     return float(text)
 
 
-_positive.__name__, _gigabytes.__name__ = "positive integer", "number of GB"  # argparse names them in its errors
-_steps.__name__ = f"number of steps from {LEAST_STEPS} on"
+_gigabytes.__name__ = "a number of GB"  # for the parser's errors
 
 
-def _add_rate(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_rate(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "lr",
         help="the learning rate at which the loss falls fastest",
@@ -67,14 +54,16 @@ def _add_rate(commands: "_SubParsersAction[ArgumentParser]") -> None:
         "the recipe may follow, as at `fit`: --model.backbone.attention CBAM.",
         allow_abbrev=False,
     )
-    part.add_argument("--steps", type=_steps, default=100, help="optimiser steps, each with a rate of its own (100)")
+    part.add_argument(
+        "--steps", type=at_least(LEAST_STEPS), default=100, help="optimiser steps, each with a rate of its own (100)"
+    )
     part.add_argument("--least", type=float, default=1e-6, help="the first rate (1e-6)")
     part.add_argument("--most", type=float, default=1.0, help="the last rate (1)")
     part.add_argument("--write", type=Path, metavar="FILE.csv", help="write the curve, and FILE.png beside it")
     part.set_defaults(find=find_rate)
 
 
-def _add_batch_size(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_batch_size(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "batch_size",
         help="the largest batch that fits into memory",
@@ -90,9 +79,9 @@ def _add_batch_size(commands: "_SubParsersAction[ArgumentParser]") -> None:
         help="double the batch, or then search between the last that fits and the first that does not, and take 5 %% "
         "less (power)",
     )
-    part.add_argument("--first", type=_positive, default=2, help="the first batch (2)")
-    part.add_argument("--most", type=_positive, help="the largest batch to try (the images of the training split)")
-    part.add_argument("--steps", type=_positive, default=3, help="optimiser steps of a trial (3)")
+    part.add_argument("--first", type=at_least(1), default=2, help="the first batch (2)")
+    part.add_argument("--most", type=at_least(1), help="the largest batch to try (the images of the training split)")
+    part.add_argument("--steps", type=at_least(1), default=3, help="optimiser steps of a trial (3)")
     part.add_argument(
         "--memory",
         type=_gigabytes,
@@ -102,8 +91,8 @@ def _add_batch_size(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part.set_defaults(find=find_batch_size)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m tasks.find", description=__doc__.partition(": ")[2])
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python -m tasks.find", description=__doc__.partition(": ")[2])
     add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="WHAT")
     _add_rate(commands)
@@ -120,7 +109,7 @@ def main(args: list[str] | None = None) -> None:
         args: Arguments; default: those of the process.
     """
     options, more = _parser().parse_known_args(args)
-    from tasks.built import build, read_source
+    from tasks.built import behind_recipe, build, read_source
     from tasks.command_line import run
 
     try:
@@ -128,9 +117,8 @@ def main(args: list[str] | None = None) -> None:
         if any(word.partition("=")[0] == "--ckpt_path" for word in more):
             raise TaskError("--ckpt_path continues a run; --model.weights begins with the weights of a checkpoint")
     except TaskError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(exit_codes.MISTAKE)
-    options.built = build(kind, ["fit", f"--config={config}", *more])
+        end_with(error)
+    options.built = build(kind, ["fit", f"--config={config}", *behind_recipe(more)])
     options.recipe_batch = options.built.data.batch_size
     run(partial(options.find, options))
 

@@ -2,14 +2,19 @@
 
 import json
 import sys
-from argparse import ArgumentParser, Namespace, _SubParsersAction
+from argparse import Namespace, _SubParsersAction
 from pathlib import Path
 from typing import Any, get_args
 
 from backbones.zoo.registry import list_backbones
+from configs.mistakes import CommandParser, end_with
+from configs.numbers import at_least
 from configs.version import add_version
 from tasks.errors import TaskError
+from tasks.near_names import instead
 from tasks.profile import backbones, costs, match, operators
+
+LISTED_BY = "python -m tasks backbones"
 
 
 def run_attention(options: Namespace) -> dict[str, Any]:
@@ -28,7 +33,7 @@ def run_backbones(options: Namespace) -> dict[str, Any]:
     names = [name for text in options.names for name in text.split(",") if name]
     for name in names:
         if name not in list_backbones():
-            raise TaskError(f"there is no backbone {name!r}; choose from {', '.join(list_backbones())}")
+            raise TaskError(f"there is no backbone {name!r}{instead(name, list_backbones(), LISTED_BY)}")
     costs.prepare(options.device)
     return backbones.profile(names, options.size, options.batch, options.device, options.rounds)
 
@@ -58,7 +63,7 @@ def end_match(result: dict[str, Any], file: Path | None) -> None:
         try:
             file.write_text(match.backbone_file(result))
         except OSError as error:
-            sys.exit(f"error: cannot write {file}: {error.strerror}; the options above make the same network")
+            end_with(f"cannot write {file}: {error.strerror}; the options above make the same network")
 
 
 def run_runs(options: Namespace) -> dict[str, Any]:
@@ -79,38 +84,31 @@ def _size(text: str) -> tuple[int, int]:
     return int(rows), int(columns)
 
 
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError(text)
-    return int(text)
-
-
 def _share(text: str) -> float:
     if not 0 < float(text) < 1:
         raise ValueError(text)
     return float(text)
 
 
-_size.__name__, _positive.__name__ = "HEIGHTxWIDTH", "positive integer"  # argparse names them in its errors
-_share.__name__ = "share between 0 and 1"
+_size.__name__, _share.__name__ = "HEIGHTxWIDTH", "a share between 0 and 1"  # for the parser's errors
 
 
-def _add_attention(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_attention(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "attention",
         help="attention operators on one map, beside a 3x3 convolution",
         description="Parameters, MACs (convolutions and matrix products), time and peak memory of attention operators.",
     )
     part.add_argument("--size", type=_size, default=(50, 68), help="cells of the map, HEIGHTxWIDTH (50x68)")
-    part.add_argument("--channels", type=_positive, default=256, help="channels of the map (256)")
-    part.add_argument("--batch", type=_positive, default=2, help="samples (2)")
+    part.add_argument("--channels", type=at_least(1), default=256, help="channels of the map (256)")
+    part.add_argument("--batch", type=at_least(1), default=2, help="samples (2)")
     part.add_argument(
         "--names", help="operators, or your own classes as MODULE.CLASS, separated by commas (all operators)"
     )
     part.set_defaults(run=run_attention, format=operators.format_table)
 
 
-def _add_backbones(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_backbones(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "backbones",
         help="published networks on images",
@@ -119,11 +117,11 @@ def _add_backbones(commands: "_SubParsersAction[ArgumentParser]") -> None:
     )
     part.add_argument("names", nargs="*", metavar="NAME", help="networks of backbones.list_backbones()")
     part.add_argument("--size", type=_size, default=(800, 1333), help="pixels of the images, HEIGHTxWIDTH (800x1333)")
-    part.add_argument("--batch", type=_positive, default=1, help="images (1)")
+    part.add_argument("--batch", type=at_least(1), default=1, help="images (1)")
     part.set_defaults(run=run_backbones, format=backbones.format_table)
 
 
-def _add_recipe(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_recipe(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "recipe",
         help="the model of a recipe or a run, by part",
@@ -133,14 +131,14 @@ def _add_recipe(commands: "_SubParsersAction[ArgumentParser]") -> None:
     )
     part.add_argument("source", type=Path, metavar="RECIPE", help="a recipe, or a run folder such as runs/detect/NAME")
     part.add_argument(
-        "--classes", type=_positive, help="number of classes (the data set's, which is read; a run's own)"
+        "--classes", type=at_least(1), help="number of classes (the data set's, which is read; a run's own)"
     )
     part.add_argument("--size", type=_size, help="pixels of the images, HEIGHTxWIDTH (those of the recipe)")
-    part.add_argument("--batch", type=_positive, default=2, help="images (2)")
+    part.add_argument("--batch", type=at_least(1), default=2, help="images (2)")
     part.set_defaults(run=run_recipe)
 
 
-def _add_match(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_match(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "match",
         help="a backbone without attention that takes as long as one with it",
@@ -153,7 +151,7 @@ def _add_match(commands: "_SubParsersAction[ArgumentParser]") -> None:
     )
     part.add_argument("--step", choices=get_args(match.Step), default="forward", help="what is timed (forward)")
     part.add_argument("--size", type=_size, default=(800, 1333), help="pixels of the images, HEIGHTxWIDTH (800x1333)")
-    part.add_argument("--batch", type=_positive, default=1, help="images (1)")
+    part.add_argument("--batch", type=at_least(1), default=1, help="images (1)")
     part.add_argument(
         "--tolerance", type=_share, default=0.05, help="difference of times, as a share, that counts as equal (0.05)"
     )
@@ -161,7 +159,7 @@ def _add_match(commands: "_SubParsersAction[ArgumentParser]") -> None:
     part.set_defaults(run=run_match, format=match.format_table)
 
 
-def _add_runs(commands: "_SubParsersAction[ArgumentParser]") -> None:
+def _add_runs(commands: "_SubParsersAction[CommandParser]") -> None:
     part = commands.add_parser(
         "runs",
         help="the networks of trained runs, each configuration once, in turn",
@@ -170,13 +168,13 @@ def _add_runs(commands: "_SubParsersAction[ArgumentParser]") -> None:
     )
     part.add_argument("folders", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders above them")
     part.add_argument("--size", type=_size, help="pixels of the images, HEIGHTxWIDTH (those of each run)")
-    part.add_argument("--batch", type=_positive, help="images of a training step (those of a process of each run)")
-    part.add_argument("--threads", type=_positive, default=1, help="threads of the processor (1)")
+    part.add_argument("--batch", type=at_least(1), help="images of a training step (those of a process of each run)")
+    part.add_argument("--threads", type=at_least(1), default=1, help="threads of the processor (1)")
     part.set_defaults(run=run_runs)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="python -m tasks.profile", description="Measures what parts of a model cost.")
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="python -m tasks.profile", description="Measures what parts of a model cost.")
     add_version(parser)
     commands = parser.add_subparsers(required=True, metavar="PART")
     for add in (_add_attention, _add_backbones, _add_recipe, _add_match, _add_runs):
@@ -190,7 +188,7 @@ def _parser() -> ArgumentParser:
     ):
         part.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to run (cpu, one thread)")
         part.add_argument(
-            "--rounds", type=_positive, default=rounds, help=f"runs of which the median counts ({rounds})"
+            "--rounds", type=at_least(1), default=rounds, help=f"runs of which the median counts ({rounds})"
         )
         part.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser
@@ -213,7 +211,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         result = options.run(options)
     except TaskError as error:
-        sys.exit(f"error: {error}")
+        end_with(error)
     print(json.dumps(result, indent=2) if options.json else options.format(result))  # noqa: T201
     if options.run is run_match:
         end_match(result, options.write)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import attention
 from attention.base import Mixer, Operator, Refine
 from tasks.errors import TaskError
+from tasks.near_names import instead
 from tasks.profile import costs
 from tasks.profile.counting import count_macs
 
@@ -62,9 +63,8 @@ def operator_class(name: str) -> type[nn.Module]:
     if not module:
         known = operator_classes()
         if name not in known:
-            raise TaskError(
-                f"there is no operator {name!r}; choose from {', '.join(known)}, or name your own class as MODULE.CLASS"
-            )
+            near = instead(name, list(known), "python -m tasks attention mixers")
+            raise TaskError(f"there is no operator {name!r}, and a class of your own is named as MODULE.CLASS{near}")
         return known[name]
     try:
         found = getattr(import_module(module), last, None)

@@ -32,7 +32,7 @@ def build(source: Path, more: Sequence[str], classes: int | None) -> Any:
         TaskError: There is no such recipe or run.
         SystemExit: The command line has refused an option, in its own words.
     """
-    is_run = source.is_dir()
+    is_run, more = source.is_dir(), built.behind_recipe(more)
     config, content, kind = built.read_source(source)
     checkpoint = newest_good_checkpoint(source) if classes is None and is_run else None
     if checkpoint is not None:

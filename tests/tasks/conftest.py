@@ -1,9 +1,11 @@
 """Command lines on the sample data set, in this process."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,19 @@ def command_arguments(task: str, subcommand: str, shapes: Path, runs: Path, name
         f"--runs={runs}",
         f"--name={name}",
     ]
+
+
+@contextmanager
+def refused(line: str) -> Iterator[None]:
+    """A command that ends over a mistake of its user, and with one line on stderr.
+
+    Args:
+        line: Pattern that is found in the line.
+    """
+    with redirect_stderr(StringIO()) as shown, pytest.raises(SystemExit) as end:
+        yield
+    *_, last = shown.getvalue().splitlines()
+    assert end.value.code == exit_codes.MISTAKE and last.startswith("error: ") and re.search(line, last), last
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from tasks.analyse import main
+from tests.tasks.conftest import refused
 
 
 def test_a_run_is_analysed(trained: Callable[[str], Path], shapes: Path, tmp_path: Path) -> None:
@@ -29,10 +28,17 @@ def test_a_run_is_analysed(trained: Callable[[str], Path], shapes: Path, tmp_pat
     assert (tmp_path / "out" / "gates.svg").read_text() == first  # nothing of the day it was drawn on
 
 
-def test_what_cannot_be_analysed_is_one_line(trained: Callable[[str], Path], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"error: .*nowhere has no checkpoint; give the folder of a trained run"):
+def test_what_cannot_be_analysed_is_one_line(trained: Callable[[str], Path], shapes: Path, tmp_path: Path) -> None:
+    with refused(r"error: .*nowhere has no checkpoint; give the folder of a trained run"):
         main([str(tmp_path / "nowhere"), f"--images={tmp_path}"])
     folder = shutil.copytree(trained("detect"), tmp_path / "run")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit, match=r"error: .*empty has 0 images; give a folder with at least two of .jpg"):
+    with refused(r"error: .*empty has 0 images; give a folder with at least two of .jpg"):
         main([str(folder), f"--images={tmp_path / 'empty'}"])
+    images = next(shapes.rglob("coco/**/*.jpg")).parent
+    (tmp_path / "list.json").write_text("[1]")
+    for name, kind in (("nowhere.json", "FileNotFoundError"), ("list.json", "AssertionError")):
+        with refused(rf"^error: --annotations .*{name} is no COCO file \({kind}\)$"):
+            main([str(folder), f"--images={images}", "--limit=2", f"--annotations={tmp_path / name}"])
+    with refused(r"^error: --output .*list.json/out: Not a directory; give a folder$"):
+        main([str(folder), f"--images={images}", "--limit=2", f"--output={tmp_path / 'list.json' / 'out'}"])

@@ -129,8 +129,9 @@ MISTAKES = {
     "lr RECIPE --ckpt_path last.ckpt": "error: --ckpt_path continues a run; --model.weights begins with the weights",
     "lr RECIPE --least 1 --most 0.1": "error: --least is 1 and --most 0.1, expected 0 < least < most",
     "lr RECIPE --write curve.txt": "error: --write curve.txt: expected a file NAME.csv in a folder that exists",
-    "lr RECIPE --steps 12": "argument --steps: invalid number of steps from 13 on value: '12'",
+    "lr RECIPE --steps 12": "error: --steps is '12', expected an integer from 13 on",
     "lr RECIPE --model.optimizer.lr 0": "error: --model.optimizer.lr is 0, expected more",
+    "lr --config RECIPE --model.optimizer.lr 0": "error: --model.optimizer.lr is 0, expected more",
     "batch_size RECIPE --first 13": "error: --first is 13, expected at most 12: of 12 images",
 }
 

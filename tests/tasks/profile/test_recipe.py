@@ -11,7 +11,7 @@ from torch import nn
 from tasks.profile.__main__ import main
 from tasks.profile.counting import counted_macs
 from tasks.profile.parts import by_part, kept_bytes, parameters_by_part
-from tests.tasks.conftest import SIDE
+from tests.tasks.conftest import SIDE, refused
 
 ROOT = Path(__file__).parents[3]
 
@@ -106,5 +106,5 @@ def test_options_follow_the_recipe_and_no_data_set_is_needed(
             "is no recipe: its model has neither detector nor segmentor",
         ),
     ):
-        with pytest.raises(SystemExit, match=message):
+        with refused(message):
             main(["recipe", *arguments])

@@ -16,6 +16,7 @@ from tasks import compare
 from tasks.profile import runs
 from tasks.profile.__main__ import main
 from tasks.report.runs import find_runs
+from tests.tasks.conftest import refused
 
 
 @pytest.fixture
@@ -122,13 +123,13 @@ def test_what_cannot_be_measured_is_said_in_a_line(
     copies: Callable[..., Path], threads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runs, "_peaks", lambda *_: {"inference": 1.0, "training": 1.0})
-    with pytest.raises(SystemExit, match=r"error: no summary.json below .*nothing; expected run folders"):
+    with refused(r"error: no summary.json below .*nothing; expected run folders"):
         main(["runs", str(tmp_path / "nothing")])
     (copies("bare", 0) / "config.fit.yaml").unlink()
-    with pytest.raises(SystemExit, match=r"error: .*bare: it has no config.fit.yaml, or no summary"):
+    with refused(r"error: .*bare: it has no config.fit.yaml, or no summary"):
         main(["runs", str(tmp_path)])
     copies("odd", 0, width="seven")
-    with pytest.raises(SystemExit, match=r"error: .*odd: its options are refused, see above"):
+    with refused(r"error: .*odd: its options are refused, see above"):
         main(["runs", str(tmp_path / "odd")])
     for wrong in (["--rounds=0"], ["--threads=none"], ["--size=4"], []):
         with pytest.raises(SystemExit) as stop:

@@ -19,6 +19,7 @@ from tasks.report.runs import find_runs, ranked_by
 from tasks.report.sections import in_sections
 from tasks.report.writing import PAGE, assemble
 from tasks.run.evaluation_file import SegmentationEvaluation
+from tests.tasks.conftest import refused
 from tests.tasks.report.run_folders import BATCH, EPOCHS, SECONDS_PER_STEP, STEPS, write_run
 
 Study = tuple[Path, dict[str, dict[str, Any]]]
@@ -106,7 +107,7 @@ def test_another_score_than_the_headline(study: Study, tmp_path: Path, capsys: p
     assert [value, low, high] == pytest.approx([expected.estimate.value[0], *ends], abs=1e-6)
     compare.main([str(folder), "--score", "mAP50"])
     assert "mAP50 " in capsys.readouterr().out.split("| score")[1]
-    with pytest.raises(SystemExit, match=r"error: --score mAP5 is no score of these runs.*mAP50"):
+    with refused(r"error: --score mAP5 is no score of these runs.*mAP50"):
         compare.main([str(folder), "--score", "mAP5"])
 
 
@@ -178,7 +179,7 @@ def test_a_text_stands_above_the_numbers(study: Study, tmp_path: Path, capsys: p
     compare.main([*arguments, str(text)])
     page = Path(capsys.readouterr().out.strip()).read_text()
     assert '"about":["Drawn shapes, no photographs.","A \\u003cb> is no tag."]' in page
-    with pytest.raises(SystemExit, match=r"error: --about .*none.txt cannot be read as text"):
+    with refused(r"error: --about .*none.txt cannot be read as text"):
         compare.main([*arguments, str(tmp_path / "none.txt")])
 
 

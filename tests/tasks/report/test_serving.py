@@ -20,6 +20,7 @@ from tasks import compare
 from tasks.report import known_runs, serving
 from tasks.report.known_runs import KnownRuns
 from tasks.run.folder import RunRecord
+from tests.tasks.conftest import refused
 from tests.tasks.report.run_folders import write_run
 
 NEW = '"attention":"ECA"'
@@ -155,9 +156,9 @@ def test_files_that_are_half_written_are_shown_as_such(runs: Path, tmp_path: Pat
 def test_ports(runs: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(SystemExit, match=rf"^error: --port {port} of 127.0.0.1 is in use; give another one, or 0"):
+        with refused(rf"^error: --port {port} of 127.0.0.1 is in use; give another one, or 0"):
             compare.main([str(runs), "--serve", "--port", str(port)])
-    with pytest.raises(SystemExit, match=r"^error: --port 70000 is no port, expected 0 to 65535$"):
+    with refused(r"^error: --port 70000 is no port, expected 0 to 65535$"):
         compare.main([str(runs), "--serve", "--port", "70000"])
-    with pytest.raises(SystemExit, match=r"^error: no summary\.json below"):
+    with refused(r"^error: no summary\.json below"):
         compare.main([str(runs / "nothing"), "--serve", "--port", "0"])

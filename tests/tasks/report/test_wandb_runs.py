@@ -20,6 +20,7 @@ from tasks.report.wandb_file import Logged, records
 from tasks.report.wandb_runs import as_run, find_everywhere, joined
 from tasks.run.summary import _as_config
 from tasks.run.wandb_run import WandbRun
+from tests.tasks.conftest import refused
 from tests.tasks.report.run_folders import CLASSES, write_run
 from tests.tasks.run.test_wandb_run import KEY, Handler, Server, lines  # noqa: F401
 
@@ -96,7 +97,7 @@ def test_offline_run_is_its_folder_again(tmp_path: Path, lines: list[str]) -> No
     (cut,) = find_everywhere([logged])
     assert (cut.state, cut.reason) == ("unfinished", "running, or killed")
     file.write_bytes(data[:200] + bytes([data[200] ^ 1]) + data[201:])
-    with pytest.raises(SystemExit, match=r"^error: W&B: .*run-\w+\.wandb: it is damaged at byte \d+$"):
+    with refused(r"^error: W&B: .*run-\w+\.wandb: it is damaged at byte \d+$"):
         compare.main([str(logged)])
 
 
@@ -235,11 +236,11 @@ def test_project_through_the_api(project: Server, tmp_path: Path, capsys: pytest
     assert_same_run(found, folder, scores_of(summary))
     assert found.curves["train/loss"] == [(LATER + 1, 0.5)] and read_curves(found.folder) == {}
     assert crashed.state == "unfinished" and crashed.reason.startswith("W&B has not heard of it for minutes")
-    with pytest.raises(SystemExit, match=r"^error: W&B: .*"):
+    with refused(r"^error: W&B: .*"):
         compare.main(["--wandb", "team/other"])
-    with pytest.raises(SystemExit, match=r"^error: --wandb proj is no project of W&B, expected ENTITY/PROJECT$"):
+    with refused(r"^error: --wandb proj is no project of W&B, expected ENTITY/PROJECT$"):
         compare.main(["--wandb", "proj"])
-    with pytest.raises(SystemExit, match=r"^error: --serve shows run folders"):
+    with refused(r"^error: --serve shows run folders"):
         compare.main(["--wandb", "team/proj", "--serve"])
 
 
@@ -273,15 +274,13 @@ def test_report_in_wandb(
     kinds = [panel["viewType"] for panel in grid["panelBankSectionConfig"]["panels"]]
     assert kinds == ["Bar Chart", "Scalar Chart", *2 * ["Run History Line Plot"], *4 * ["Scatter Plot"]]
 
-    with pytest.raises(SystemExit, match=r"^error: W&B: team has no project other$"):
+    with refused(r"^error: W&B: team has no project other$"):
         compare.main([*command, "team/other"])
     for file in (tmp_path / "runs").glob("*/wandb_id.txt"):
         file.unlink()
-    with pytest.raises(SystemExit, match=r"^error: .*none of the finished runs was logged with W&B"):
+    with refused(r"^error: .*none of the finished runs was logged with W&B"):
         compare.main([*command, "team/proj"])
     monkeypatch.setattr(wandb_report, "find_spec", lambda _: None)
-    with pytest.raises(
-        SystemExit, match=r"^error: --wandb-report needs wandb-workspaces; install the extra: pip install"
-    ):
+    with refused(r"^error: --wandb-report needs wandb-workspaces; install the extra: pip install"):
         compare.main([*command, "team/proj"])
     assert len(project.upserts) == 1
