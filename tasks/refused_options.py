@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from jsonargparse._subcommands import find_action, find_parent_action
 from jsonargparse._typehints import get_class_types
 from lightning.pytorch.cli import LightningArgumentParser
@@ -62,14 +63,26 @@ class OptionParser(LightningArgumentParser):
             args = [re.sub("=None$", "=null", argument) for argument in args]
         return super().parse_args(args, *arguments, **options)
 
+    def parse_object(self, cfg_obj: Any, *arguments: Any, **options: Any) -> Any:
+        """Parses options of a class; jsonargparse drops one that is unknown and empty without a word."""
+        known = {action.dest.partition(".")[0] for action in self._actions}
+        for name, value in vars(cfg_obj).items() if isinstance(cfg_obj, Namespace) else cfg_obj.items():
+            if name not in known and isinstance(value, Namespace | dict) and not value:
+                self.error(f"Option '{name}' is not accepted")
+        return super().parse_object(cfg_obj, *arguments, **options)
+
     def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Any:
         """Parses a configuration file; what it refuses is said with the file's name."""
         try:
-            return super().parse_path(path, *arguments, **options)
+            found = super().parse_path(path, *arguments, **options)
         except TaskError as error:
             raise TaskError(f"{path}: {error}") from error
         except UnicodeDecodeError as error:
             raise TaskError(f"{path} is no text; --config expects a yaml file such as those in configs") from error
+        for name in self.groups:
+            if not isinstance(found.get(name, {}), Namespace | dict):
+                raise TaskError(f"{path}: {name} is {found[name]}, expected options such as `{name}: {{NAME: VALUE}}`")
+        return found
 
 
 class Refused(ArgumentError):

@@ -59,6 +59,9 @@ class FeaturePyramid(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("extra", extra, get_args(ExtraLevels))
+        for name, stride in (("finest_stride", finest_stride), ("coarsest_stride", coarsest_stride)):
+            if stride < 1 or stride & (stride - 1):
+                raise ValueError(f"{name} is {stride}, expected a power of two such as 8 or 128")
         self.simple = simple or len(backbone.strides) == 1
         if self.simple:
             backbone.use_maps([-1])

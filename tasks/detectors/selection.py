@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from tasks.ranges import check_range
+
 _FIRST = 1000  # candidates in the first attempt; torchvision's suppression takes so many at once on a CPU
 
 
@@ -30,6 +32,12 @@ class Selection:
     max_detections: int
     candidates: int | None = None
     per_class: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_range("score_threshold", self.score_threshold, 0, 1)
+        check_range("nms_threshold", self.nms_threshold, 0, 1)
+        check_range("max_detections", self.max_detections, 1)
 
     def __call__(self, scores: Tensor, decode: Callable[[Tensor], Tensor], ends: Tensor) -> dict[str, Tensor]:
         """Selects the boxes of one image.

@@ -24,6 +24,8 @@ def refusal(
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "shapes").symlink_to(shapes)
+    (tmp_path / "no.ckpt.json").write_text("{}")
+    (tmp_path / "number.yaml").write_text("trainer: 3\n")
 
     def refuse(line: str) -> str:
         task, *arguments = line.split()
@@ -33,7 +35,7 @@ def refusal(
         *notes, last = shown.err.splitlines()
         assert end.value.code == exit_codes.MISTAKE
         assert not any(re.search(r"Traceback|usage:|^error", note) for note in notes), shown.err
-        assert len(last) < 420 and not list((tmp_path / "runs").rglob("*.ckpt"))
+        assert len(last) < 420 and not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
         return last
 
     return refuse
@@ -142,7 +144,99 @@ MISTAKES = {
         "--wandb.mode disabled"
     ),
     f"{SEGMENT} --model.segmentor upernett": "error: --model.segmentor upernett cannot be found; did you mean upernet?",
+    f"{FIT} --model.backbone.attention.nosuch {{}}": (
+        "error: --model.backbone.attention.nosuch is no option of attention.CoordinateAttention; known: reduction, "
+        "min_channels, directions"
+    ),
+    f"{FIT} --config number.yaml": (
+        "error: number.yaml: trainer is 3, expected options such as `trainer: {NAME: VALUE}`"
+    ),
+    # numbers out of range
+    f"{FIT} --seed_everything -1": "error: --seed_everything is -1, expected 0 to 4294967295",
+    f"{FIT} --save_every_n_steps 0": "error: --save_every_n_steps is 0, expected at least 1, or null",
+    f"{FIT} --save_every_n_minutes -1": "error: --save_every_n_minutes is -1.0, expected at least 0, or null",
+    f"{FIT} --stop_within -1": "error: --stop_within is -1.0, expected at least 0",
+    f"{FIT} --skip_bad_steps -1": "error: --skip_bad_steps is -1, expected at least 0",
+    f"{FIT} --ema_decay 5": "error: --ema_decay is 5.0, expected 0 to 1, such as 0.999",
+    f"{FIT} --pictures.images -1": "error: --pictures.images is -1, expected at least 0",
+    f"{FIT} --host.drop_path 2": "error: --host.drop_path is 2.0, expected 0 to 1",
+    f"{FIT} --trainer.accumulate_grad_batches 0": (
+        "error: --trainer.accumulate_grad_batches is 0, expected at least 1"
+    ),
+    f"{FIT} --trainer.gradient_clip_val -1": "error: --trainer.gradient_clip_val is -1, expected at least 0, or null",
+    f"{FIT} --trainer.check_val_every_n_epoch 0": (
+        "error: --trainer.check_val_every_n_epoch is 0, expected at least 1; --trainer.limit_val_batches 0 switches "
+        "validation off"
+    ),
+    f"{FIT} --trainer.val_check_interval 0": (
+        "error: --trainer.val_check_interval is 0, expected a number of batches, or a share of an epoch such as 0.25; "
+        "--trainer.limit_val_batches 0 switches validation off"
+    ),
+    f"{FIT} --trainer.val_check_interval 5000 --wandb.mode disabled": (
+        "error: --trainer.val_check_interval 5000 is more batches than an epoch has; to count on over epochs add "
+        "--trainer.check_val_every_n_epoch null (after step 0)"
+    ),
+    f"{FIT} --model.parameter_rules.base_batch_size 0": (
+        "error: --model.parameter_rules.base_batch_size is 0, expected at least 1, or null"
+    ),
+    f"{FIT} --model.parameter_rules.layer_decay 1.5": (
+        "error: --model.parameter_rules.layer_decay is 1.5, expected above 0 and at most 1"
+    ),
+    f"{FIT} --model.detector.channels 0": (
+        "error: channels is 0, expected a multiple of 32: the head has 32 normalisation groups"
+    ),
+    f"{FIT} --model.detector.num_convs -1": "error: num_convs is -1, expected at least 0",
+    f"{FIT} --model.detector.coarsest_stride 48": (
+        "error: coarsest_stride is 48, expected a power of two such as 8 or 128"
+    ),
+    f"{FIT} --model.detector.score_threshold 2": "error: score_threshold is 2.0, expected 0 to 1",
+    f"{FIT} --model.detector.nms_threshold 5": "error: nms_threshold is 5.0, expected 0 to 1",
+    f"{FIT} --model.detector.max_detections -1": "error: max_detections is -1, expected at least 1",
+    f"{FIT} --model.lr_schedule.warmup_steps -1": "error: warmup_steps is -1, expected at least 0",
+    f"{FIT} --model.lr_schedule.warmup_factor 5": "error: warmup_factor is 5.0, expected 0 to 1",
+    f"{FIT} --model.lr_schedule Polynomial --model.lr_schedule.power -1": "error: power is -1.0, expected at least 0",
+    f"{FIT} --model.lr_schedule MultiStep --model.lr_schedule.milestones [11,8]": (
+        "error: milestones is [11.0, 8.0], expected rising numbers such as [8,11]"
+    ),
+    f"{FIT} --model.optimizer.lr -1": (
+        "error: --model.optimizer: Invalid learning rate: -1.0; see --model.optimizer.help"
+    ),
+    f"{FIT} --model.optimizer.weight_decay null": (
+        "error: --model.optimizer.weight_decay is null, expected a number such as 0.01"
+    ),
+    f"{FIT} --model.optimizer LBFGS": (
+        "error: --model.optimizer: LBFGS doesn't support per-parameter options (parameter groups); see "
+        "--model.optimizer.help"
+    ),
+    # classes that do not fit
+    f"{FIT} --pictures SegmentationPictures": (
+        "error: --pictures SegmentationPictures belongs to tasks.segment; --pictures.help lists what fits here"
+    ),
+    f"{FIT} --pictures Pictures": (
+        "error: --pictures Pictures is the base of what can be named; --pictures.help lists that"
+    ),
+    f"{FIT} --reports+=Report": "error: --reports Report is the base of what can be named; --reports.help lists that",
+    f"{FIT} --model.lr_schedule Schedule": (
+        "error: --model.lr_schedule Schedule is the base of what can be named; --model.lr_schedule.help lists that"
+    ),
+    f"{SEGMENT} --writer DetectionWriter": (
+        "error: --writer DetectionWriter belongs to tasks.detect; --writer.help lists what fits here"
+    ),
+    f"{FIT} --data shapes_segment": (
+        "error: --data ADE20K reads label masks, and tasks.detect needs boxes (COCO); for label masks: python -m "
+        "tasks.segment"
+    ),
     # data, checkpoints and runs
+    f"{FIT} --name ../up": "error: --name is '../up', expected a name such as first or sweep/first",
+    f"{FIT} --name=": "error: --name is '', expected a name such as first or sweep/first",
+    f"{FIT} --runs null": "error: --runs is null, expected a folder; leave it out for runs",
+    f"{FIT} --runs number.yaml": (
+        "error: --runs number.yaml: number.yaml/detect/quickstart leads through a file; expected a folder"
+    ),
+    f"{FIT} --ckpt_path no.ckpt.json": (
+        "error: no.ckpt.json is damaged or no checkpoint (BadZipFile); expected a checkpoint such as "
+        "RUN/checkpoints/best.ckpt or last.ckpt"
+    ),
     f"{FIT} --data.root nowhere": (
         "error: --data.root nowhere: no such folder; give that of the data set, or write the sample data set "
         "with: python -m datamodules.shapes --root data/shapes"
@@ -184,6 +278,12 @@ MISTAKES = {
     f"{FIT} --trainer.devices 2,3": (
         "error: --trainer.devices 2,3 names GPUs, and PyTorch sees none here; on the CPU it is a number of processes"
     ),
+    f"{FIT} --trainer.devices -1": (
+        "error: --trainer.devices -1 is all GPUs, and PyTorch sees none here; on the CPU it is a number of processes"
+    ),
+    f"{FIT} --trainer.devices two": (
+        "error: --trainer.devices is 'two', expected auto, a number, or GPUs such as [0,1]"
+    ),
     f"{FIT} --trainer.logger MLFlowLogger": (
         "error: --trainer.logger MLFlowLogger needs the package mlflow; install it: pip install mlflow"
     ),
@@ -209,7 +309,7 @@ MISTAKES = {
     ),
 }
 """Command line: the line that it ends with."""
-ON_CPU_ONLY = ("accelerator gpu", "devices 2,3")
+ON_CPU_ONLY = ("accelerator gpu", "devices 2,3", "devices -1")
 
 
 @pytest.mark.parametrize("command", MISTAKES)
