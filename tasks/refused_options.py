@@ -4,17 +4,19 @@ jsonargparse (4.53) wraps what a class within a class refuses in one more text a
 It keeps the chain of causes, though: the innermost link says what is wrong, the links before it say where.
 """
 
+import ast
 import inspect
 import re
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
 from jsonargparse._subcommands import find_action, find_parent_action
-from jsonargparse._typehints import get_class_types
 from lightning.pytorch.cli import LightningArgumentParser
 
 import attention
@@ -25,7 +27,7 @@ from tasks.choices import choices
 from tasks.config_kinds import owner_of, whose_config
 from tasks.errors import TaskError
 from tasks.near_names import instead, listed, missing_file
-from tasks.option_types import takes_null, type_words
+from tasks.option_types import given_by_caller, named_choice, takes_list, takes_null, type_words
 from tasks.other_names import COMMANDS as OTHER_COMMANDS
 from tasks.other_names import WORDS, other_name
 from tasks.precision import no_precision
@@ -116,6 +118,16 @@ class Place:
         command, _, rest = ".".join([*self.keys, *name]).partition(".")
         return f"--{rest}" if command in COMMANDS and rest else "--" + ".".join([*self.keys, *name])
 
+    def given(self, option: str) -> str:
+        """The last value of an option on the command line; empty where it has none."""
+        words = [*self.arguments, ""]
+        values = [
+            word.partition("=")[2] or following
+            for word, following in pairwise(words)
+            if word == option or word.startswith(f"{option}=")
+        ]
+        return values[-1] if values else ""
+
     def commands(self) -> Iterator[OptionParser]:
         """The parsers of the commands, where this is the parser above them."""
         action = self.parser._subcommands_action
@@ -145,7 +157,8 @@ def explain_refusal(parser: OptionParser, message: str, error: BaseException | N
         if isinstance(link, Refused):
             place.parser = link.parser
         elif type(link) is TypeError and (key := re.match(r'Parser key "([^"]+)"', text)):
-            place.keys.append(key[1])
+            outer = place.keys[-1:] if key[1].startswith(f"{place.keys[-1] if place.keys else ''}.") else []
+            place.keys[len(place.keys) - len(outer) :] = [key[1]]
         elif helped := re.match(r"--(\S+)\.help: ", text):
             place.keys.append(helped[1])
         elif owner := re.search(r"class_path[ =]'([^']+)'", text):
@@ -167,6 +180,9 @@ def _unknown_option(place: Place, found: re.Match[str]) -> str:
         if place.text.startswith("unrecognized") and find_parent_action(place.parser, typed.lstrip("-")):
             return f"{option} belongs behind the command: fit {option}"
     known = [place.option(dest) for dest in _destinations(place.parser, nested=not place.owner)]
+    if option in known:
+        word = next((word for word in place.arguments if word.startswith(f"{option} ")), option)
+        return f"{word!r} is one word; a value stands apart from its option, or behind =: {'='.join(word.split())}"
     of_command = [name.lstrip("-") for name in known]
     if not place.owner:
         if line := whose_config(place.arguments, of_command):
@@ -175,15 +191,16 @@ def _unknown_option(place: Place, found: re.Match[str]) -> str:
             return f"{option} is an option of {owner}: python -m {owner} fit {option}"
     owner = f" of {place.owner}" if place.owner else ""
     other = other_name(option)
-    near = f"; here it is {other}" if other and option not in known else instead(option, known)
+    near = f"; here it is {other}" if other else instead(option, known)
     return f"{option} is no option{owner}{near}"
 
 
 def _alone(word: str) -> str:
     if word.endswith((".yaml", ".yml")):
         return f"{word!r} stands alone; a configuration is given as --config {word}"
-    if "." in word and "=" not in word and "/" not in word:
-        return f"{word!r} stands alone; an option begins with two dashes: --{word}"
+    name = word.lstrip("+~\N{EN DASH}\N{EM DASH}")  # Hydra's, and a text editor's
+    if name != word or ("." in word and "/" not in word):
+        return f"{word!r} stands alone; an option begins with two dashes: --{name}"
     return f"{word!r} stands alone; an option is written --NAME VALUE or --NAME=VALUE, and a list without spaces: [3,4]"
 
 
@@ -191,11 +208,23 @@ def _missing_options(place: Place, found: re.Match[str]) -> str:
     names = [place.option(name) for name in found[1].split(", ")]
     if place.owner:
         return f"{place.owner} needs {listed(names, 'and')}"
-    return f"{listed(names, 'and')} not given; a recipe gives them: --config configs/.../NAME.yaml"
+    return _no_checkpoint(place) or f"{listed(names, 'and')} not given; a recipe gives them: --config {_recipe(place)}"
+
+
+def _recipe(place: Place) -> str:
+    return "configs/.../NAME.yaml" if place.arguments[:1] in ([], ["fit"]) else "RUN/config.fit.yaml"
+
+
+def _no_checkpoint(place: Place) -> str | None:
+    """That the checkpoint is missing which would say, in place of a recipe, what the command needs."""
+    file = place.given("--ckpt_path")
+    if place.given("--config") or not file or file in ("best", "last") or Path(file).is_file():
+        return None
+    return f"no checkpoint at {file}; --ckpt_path expects a file such as RUN/checkpoints/last.ckpt"
 
 
 def _unknown_class(place: Place, found: re.Match[str]) -> str:
-    name = found[1] or place.owner
+    name = found[1] or place.owner or place.given(place.option())
     if re.search(r"\.(ya?ml|json)$|/", name):
         return f"{place.option()}: {missing_file(Path(name))}"
     if not name or name.lower() in WORDS:
@@ -230,6 +259,8 @@ def _null(place: Place) -> str:
 
 
 def _no_class_yet(place: Place, _: re.Match[str]) -> str:
+    if place.option() == "--data" and not place.given("--config"):
+        return _no_checkpoint(place) or f"no recipe given; add --config {_recipe(place)}"
     return f"{place.option()} needs its class before the options of the class{_instead_of_class(place, '')}"
 
 
@@ -239,6 +270,8 @@ def _wrong_class(place: Place, found: re.Match[str]) -> str:
 
 def _wrong_value(place: Place, found: re.Match[str]) -> str:
     value = found[1]
+    if value.startswith("Namespace(class_path="):
+        return _incomplete_class(place, value)
     if nested := re.match(r"NestedArg\(key='([^']+)', val='?(.*?)'?\)$", value):
         place.keys[-1:] = [f"{place.keys[-1]}.{nested[1]}"]
         return f"{place.option()} is {nested[2]}, which does not fit; see {place.option().rpartition('.')[0]}.help"
@@ -250,11 +283,38 @@ def _wrong_value(place: Place, found: re.Match[str]) -> str:
         near = _null(place)
     elif place.option() == "--resume":
         near = "; which run goes on is said by --name"
-    elif re.fullmatch(r"[\w.]+(,[\w.]+)+,?", value):
+    elif re.fullmatch(r"[\w.]+(,[\w.]+)+,?", value) and takes_list(place.type()):
         near = f"; write [{value.strip(',')}]"
     elif value.startswith("[") and not value.endswith("]"):
         near = "; write a list without spaces, or in quotes"
     return f"{place.option()} is {value!r}, expected {_values(place)}{near}"
+
+
+def _incomplete_class(place: Place, value: str) -> str:
+    """Which options of a class have no value, in jsonargparse's text of the class."""
+    path = re.findall(r"class_path='([^']+)'", value)[0]
+    module, _, name = path.rpartition(".")
+    parameters = inspect.signature(getattr(import_module(module), name)).parameters.values()
+    needed = [option.name for option in parameters if option.default is option.empty and f"{option.name}=None" in value]
+    return (
+        f"{path} needs {listed([place.option(name) for name in needed], 'and')}"
+        if needed
+        else (f"{place.option()} {path} does not fit; {place.option()}.help {name} lists its options")
+    )
+
+
+def _no_class(place: Place, found: re.Match[str]) -> str:
+    """Null, or a list in which a name is unknown, where a class is expected."""
+    given = ast.literal_eval(found[1]) if found[1].startswith("[") else found[1]
+    for name in given if isinstance(given, list) else ():
+        if isinstance(name, str) and "." not in name and named_choice(place.type(), name) is None:
+            return f"{place.option()} {name} cannot be found{_instead_of_class(place, name)}"
+    shown = "null" if given == "None" else repr(given)
+    return f"{place.option()} is {shown}, expected {_values(place)}"
+
+
+def _linked(_: Place, found: re.Match[str]) -> str:
+    return f"--{found[1]} comes from the data; give --{found[2]}"
 
 
 def _no_value(place: Place, found: re.Match[str]) -> str:
@@ -307,7 +367,7 @@ RULES: tuple[tuple[str, Callable[[Place, re.Match[str]], str]], ...] = (
     (r"^Parser key \"config\": File does not exist: '(.+)'", _no_config),
     (r"^Parser key \"config\": Path is not a file: '(.+)'", _no_file),
     (r"^(?:argument )?(\S+): expected one argument", _no_value),
-    (r"^Parser key \"(\w+)\": Unable to load config \"(.*)\"", _no_group),
+    (r"^Parser key \"([\w.]+)\": Unable to load config \"(.*)\"", _no_group),
     (r"^Unexpected config: *([^\n]*)", _no_mapping),
     (r"(?s)^Problems parsing config: (.*)", _no_yaml),
     (r"(?:^Option|does not accept option) '([^']+)'", _unknown_option),
@@ -316,7 +376,13 @@ RULES: tuple[tuple[str, Callable[[Place, re.Match[str]], str]], ...] = (
     (r"^(?:module '[^']+' has no attribute|No module named) ()", _unknown_class),
     (r"^Expected an instantiatable class, but \S+ is abstract", _no_class_yet),
     (r"^Import path (\S+) does not correspond to a subclass of (\S+)", _wrong_class),
-    (r"^Expected '(\S+)' to be (?:a subclass of|a function that returns) (\S+?)\.?$", _wrong_class),
+    (
+        r"^Expected '(\S+)' to be (?:a subclass of|a function that returns) (?:<class ')?([\w.]+?)(?:'>)?\.?$",
+        _wrong_class,
+    ),
+    (r"^Expected an import path or a subclass spec, but got (.*)", _no_class),
+    (r"^Not a valid subclass of \S+ Got value: (\S+)", _no_class),
+    (r"^Linked \"(\S+)\" must be given via \"(\S+)\"", _linked),
     (r"(?s)^Expected an? .*Got value: (.*)", _wrong_value),
 )
 """What jsonargparse says, and what is said instead."""
@@ -334,9 +400,10 @@ def _destinations(parser: OptionParser, nested: bool) -> Iterator[str]:
     for action in parser._actions:
         if action.option_strings and not action.dest.endswith(("help", "print_shtab")):
             yield action.dest
-            for owner in get_class_types(getattr(action, "_typehint", None)) if nested else ():
-                for cls in (owner, *owner.__subclasses__()):
-                    yield from (f"{action.dest}.{name}" for name in list(inspect.signature(cls).parameters))
+            hint = getattr(action, "_typehint", None)
+            for choice in choices(hint) if nested else ():
+                names = list(inspect.signature(choice.build).parameters)[given_by_caller(hint) :]
+                yield from (f"{action.dest}.{name}" for name in names)
 
 
 def _class_names(place: Place) -> list[str]:

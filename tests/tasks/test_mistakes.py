@@ -67,6 +67,17 @@ MISTAKES = {
     "detect fit --config configs/detect": (
         "error: --config configs/detect is a folder; expected a file, such as configs/detect/quickstart.yaml"
     ),
+    "detect fit --config configs/detect/*.yaml": (
+        "error: --config: no file configs/detect/*.yaml; expected the name of one file"
+    ),
+    "detect predict --data.images data/shapes": "error: no recipe given; add --config RUN/config.fit.yaml",
+    "detect predict --ckpt_path best": (
+        "error: --model.backbone, --model.detector and --data not given; a recipe gives them: --config "
+        "RUN/config.fit.yaml"
+    ),
+    "detect validate --ckpt_path nosuch.ckpt --data.root data/shapes/coco": (
+        "error: no checkpoint at nosuch.ckpt; --ckpt_path expects a file such as RUN/checkpoints/last.ckpt"
+    ),
     "detect fit --config configs/segment/quickstart.yaml": (
         "error: configs/segment/quickstart.yaml is a configuration of tasks.segment: python -m tasks.segment fit "
         "--config configs/segment/quickstart.yaml"
@@ -93,6 +104,26 @@ MISTAKES = {
     f"{FIT} -trainer.max_epochs 3": "error: -trainer.max_epochs is no option; did you mean --trainer.max_epochs?",
     f"{FIT} trainer.max_epochs=3": (
         "error: 'trainer.max_epochs' stands alone; an option begins with two dashes: --trainer.max_epochs"
+    ),
+    f"{FIT} ++trainer.max_epochs=3": (
+        "error: '++trainer.max_epochs' stands alone; an option begins with two dashes: --trainer.max_epochs"
+    ),
+    f"{FIT} \N{EM DASH}trainer.max_epochs 3": (
+        "error: '\N{EM DASH}trainer.max_epochs' stands alone; an option begins with two dashes: --trainer.max_epochs"
+    ),
+    f"{FIT} --host.droppath 0.1": "error: --host.droppath is no option; did you mean --host.drop_path?",
+    f"{FIT} --model.optimzer SGD": "error: --model.optimzer is no option; did you mean --model.optimizer?",
+    f"{FIT} --wandb.projct x": "error: --wandb.projct is no option; did you mean --wandb.project?",
+    f"{FIT} --config-name x": "error: --config-name is no option; here it is --config configs/.../NAME.yaml",
+    f"{FIT} --cfg-options x=1": (
+        "error: --cfg-options is no option; here it is the option itself: --data.batch_size 4"
+    ),
+    f"{FIT} --work-dir x": ("error: --work-dir is no option; here it is --runs, the folder of all runs, or --name"),
+    f"{FIT} --multirun": (
+        "error: --multirun is no option; here it is a sweep: python -m tasks.sweep configs/sweeps/NAME.yaml"
+    ),
+    f"{FIT} --local_rank 0": (
+        "error: --local_rank is no option; here it is given by torchrun or srun (docs/cluster.md)"
     ),
     f"{FIT} --model.num_classes 3": (
         "error: --model.num_classes is no option; here it is --data.class_names; the classes are read from the data set"
@@ -150,6 +181,26 @@ MISTAKES = {
     ),
     f"{FIT} --config number.yaml": (
         "error: number.yaml: trainer is 3, expected options such as `trainer: {NAME: VALUE}`"
+    ),
+    f"{FIT} --data.pipeline.height 160,160": "error: --data.pipeline.height is '160,160', expected an integer",
+    f"{FIT} --trainer.callbacks EarlyStopping": (
+        "error: lightning.pytorch.callbacks.EarlyStopping needs --trainer.callbacks.monitor"
+    ),
+    f"{FIT} --model.optimizer torch.optim.Adamw": (
+        "error: --model.optimizer torch.optim.Adamw cannot be found (module 'torch.optim' has no attribute 'Adamw'); "
+        "did you mean AdamW?"
+    ),
+    f"{FIT} --model.optimizer torch.nn.Linear": (
+        "error: --model.optimizer torch.nn.Linear is no Optimizer; --model.optimizer.help lists all"
+    ),
+    f"{FIT} --model.lr_schedule null": (
+        "error: --model.lr_schedule is null, expected a class (--model.lr_schedule.help lists them)"
+    ),
+    f"{FIT} --model.backbone null": (
+        "error: --model.backbone is null, expected a class (--model.backbone.help lists them)"
+    ),
+    f"{FIT} --model.parameter_rules 3": (
+        "error: --model.parameter_rules 3 is no file of options; --model.parameter_rules.help lists its options"
     ),
     # numbers out of range
     f"{FIT} --seed_everything -1": "error: --seed_everything is -1, expected 0 to 4294967295",
