@@ -4,34 +4,28 @@ jsonargparse (4.53) wraps what a class within a class refuses in one more text a
 It keeps the chain of causes, though: the innermost link says what is wrong, the links before it say where.
 """
 
-import ast
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import Namespace
-from jsonargparse._subcommands import find_action, find_parent_action
+from jsonargparse._subcommands import find_parent_action
 from lightning.pytorch.cli import LightningArgumentParser
 
-import attention
-from configs.parts import part_names
 from tasks.argument_order import COMMANDS
 from tasks.base import VisionTask
 from tasks.choices import choices
 from tasks.config_kinds import owner_of, whose_config
 from tasks.errors import TaskError
 from tasks.near_names import instead, listed, missing_file
-from tasks.option_types import given_by_caller, named_choice, takes_list, takes_null, type_words
+from tasks.option_types import given_by_caller
 from tasks.other_names import COMMANDS as OTHER_COMMANDS
-from tasks.other_names import WORDS, other_name
-from tasks.precision import no_precision
-from tasks.recipe_parts import FOLDERS
+from tasks.other_names import other_name
+from tasks.refused_place import Place
+from tasks.refused_values import no_class, no_class_yet, no_value, unknown_class, wrong_class, wrong_value
 from tasks.task_options import add_task_options
 
 
@@ -95,49 +89,6 @@ class Refused(ArgumentError):
         self.parser = parser
 
 
-@dataclass
-class Place:
-    """Where an option was refused.
-
-    Attributes:
-        parser: Parser of the class that refused it, or of the command.
-        keys: Options that lead there: `["model.backbone", "attention"]`.
-        owner: Import path of the class; empty for the command itself.
-        arguments: The whole command line.
-        text: What the innermost error says.
-    """
-
-    parser: OptionParser
-    text: str
-    keys: list[str] = field(default_factory=list)
-    owner: str = ""
-    arguments: Sequence[str] = ()
-
-    def option(self, *name: str) -> str:
-        """The option as a user writes it: `--model.backbone.attention`."""
-        command, _, rest = ".".join([*self.keys, *name]).partition(".")
-        return f"--{rest}" if command in COMMANDS and rest else "--" + ".".join([*self.keys, *name])
-
-    def given(self, option: str) -> str:
-        """The last value of an option on the command line; empty where it has none."""
-        words = [*self.arguments, ""]
-        values = [
-            word.partition("=")[2] or following
-            for word, following in pairwise(words)
-            if word == option or word.startswith(f"{option}=")
-        ]
-        return values[-1] if values else ""
-
-    def commands(self) -> Iterator[OptionParser]:
-        """The parsers of the commands, where this is the parser above them."""
-        action = self.parser._subcommands_action
-        yield from () if action is None else action.choices.values()
-
-    def type(self) -> Any:
-        """Type of the option at the end of the keys; None where it is unknown."""
-        return getattr(find_action(self.parser, self.keys[-1]), "_typehint", None) if self.keys else None
-
-
 def explain_refusal(parser: OptionParser, message: str, error: BaseException | None) -> str:
     """One line about a refused option: where it stands, what was expected, and the nearest names.
 
@@ -187,6 +138,10 @@ def _unknown_option(place: Place, found: re.Match[str]) -> str:
     if not place.owner:
         if line := whose_config(place.arguments, of_command):
             return line
+        if option.startswith("--model.windows") and "model.windows" not in of_command:
+            return (
+                f"{option} is for detectors; for windows in tasks.segment: --model.segmentor.inference SlideInference"
+            )
         if owner := owner_of(option, of_command):
             return f"{option} is an option of {owner}: python -m {owner} fit {option}"
     owner = f" of {place.owner}" if place.owner else ""
@@ -208,122 +163,14 @@ def _missing_options(place: Place, found: re.Match[str]) -> str:
     names = [place.option(name) for name in found[1].split(", ")]
     if place.owner:
         return f"{place.owner} needs {listed(names, 'and')}"
-    return _no_checkpoint(place) or f"{listed(names, 'and')} not given; a recipe gives them: --config {_recipe(place)}"
-
-
-def _recipe(place: Place) -> str:
-    return "configs/.../NAME.yaml" if place.arguments[:1] in ([], ["fit"]) else "RUN/config.fit.yaml"
-
-
-def _no_checkpoint(place: Place) -> str | None:
-    """That the checkpoint is missing which would say, in place of a recipe, what the command needs."""
-    file = place.given("--ckpt_path")
-    if place.given("--config") or not file or file in ("best", "last") or Path(file).is_file():
-        return None
-    return f"no checkpoint at {file}; --ckpt_path expects a file such as RUN/checkpoints/last.ckpt"
-
-
-def _unknown_class(place: Place, found: re.Match[str]) -> str:
-    name = found[1] or place.owner or place.given(place.option())
-    if re.search(r"\.(ya?ml|json)$|/", name):
-        return f"{place.option()}: {missing_file(Path(name))}"
-    if not name or name.lower() in WORDS:
-        return f"{place.option()} is {name!r}, expected a class ({place.option()}.help lists them){_null(place)}"
-    if beside := _other_kind(place, name):
-        return beside
-    reason = "" if found[1] else f" ({place.text})"
-    if place.text.startswith("No module named"):
-        remedy = "; a module of your own is looked for in the folder where you are and in those of PYTHONPATH"
-        return f"{place.option()} {name} cannot be found{reason}{remedy}"
-    return f"{place.option()} {name} cannot be found{reason}{_instead_of_class(place, name)}"
-
-
-def _other_kind(place: Place, name: str) -> str | None:
-    """That a mixer was given where refinements stand, or the other way round."""
-    given = getattr(attention, name, None)
-    here, there = ("attention", "mixer") if place.option().endswith("attention") else ("mixer", "attention")
-    kind = {"mixer": attention.Mixer, "attention": attention.Refine}[there]
-    if not place.option().endswith(here) or not (inspect.isclass(given) and issubclass(given, kind)):
-        return None
-    other = place.option().removesuffix(here) + there
-    role = {"mixer": "replaces convolutions", "attention": "refines a map behind them"}[there]
-    return f"{place.option()} {name}: {name} {role}, so it is given as {other} {name}"
-
-
-def _instead_of_class(place: Place, name: str) -> str:
-    return instead(name, _class_names(place), f"{place.option()}.help")
-
-
-def _null(place: Place) -> str:
-    return f"; nothing is written null: {place.option()} null" if takes_null(place.type()) else ""
-
-
-def _no_class_yet(place: Place, _: re.Match[str]) -> str:
-    if place.option() == "--data" and not place.given("--config"):
-        return _no_checkpoint(place) or f"no recipe given; add --config {_recipe(place)}"
-    return f"{place.option()} needs its class before the options of the class{_instead_of_class(place, '')}"
-
-
-def _wrong_class(place: Place, found: re.Match[str]) -> str:
-    return f"{place.option()} {found[1]} is no {found[2]}{_instead_of_class(place, found[1])}"
-
-
-def _wrong_value(place: Place, found: re.Match[str]) -> str:
-    value = found[1]
-    if value.startswith("Namespace(class_path="):
-        return _incomplete_class(place, value)
-    if nested := re.match(r"NestedArg\(key='([^']+)', val='?(.*?)'?\)$", value):
-        place.keys[-1:] = [f"{place.keys[-1]}.{nested[1]}"]
-        return f"{place.option()} is {nested[2]}, which does not fit; see {place.option().rpartition('.')[0]}.help"
-    if place.option() == "--trainer.precision":
-        return no_precision(value)
-    near = instead(value, list(dict.fromkeys(type_words(place.type()))))
-    near = near if "did you mean" in near else ""
-    if value.lower() in WORDS or value == "None":
-        near = _null(place)
-    elif place.option() == "--resume":
-        near = "; which run goes on is said by --name"
-    elif re.fullmatch(r"[\w.]+(,[\w.]+)+,?", value) and takes_list(place.type()):
-        near = f"; write [{value.strip(',')}]"
-    elif value.startswith("[") and not value.endswith("]"):
-        near = "; write a list without spaces, or in quotes"
-    return f"{place.option()} is {value!r}, expected {_values(place)}{near}"
-
-
-def _incomplete_class(place: Place, value: str) -> str:
-    """Which options of a class have no value, in jsonargparse's text of the class."""
-    path = re.findall(r"class_path='([^']+)'", value)[0]
-    module, _, name = path.rpartition(".")
-    parameters = inspect.signature(getattr(import_module(module), name)).parameters.values()
-    needed = [option.name for option in parameters if option.default is option.empty and f"{option.name}=None" in value]
     return (
-        f"{path} needs {listed([place.option(name) for name in needed], 'and')}"
-        if needed
-        else (f"{place.option()} {path} does not fit; {place.option()}.help {name} lists its options")
+        place.missing_checkpoint()
+        or f"{listed(names, 'and')} not given; a recipe gives them: --config {place.recipe()}"
     )
-
-
-def _no_class(place: Place, found: re.Match[str]) -> str:
-    """Null, or a list in which a name is unknown, where a class is expected."""
-    given = ast.literal_eval(found[1]) if found[1].startswith("[") else found[1]
-    for name in given if isinstance(given, list) else ():
-        if isinstance(name, str) and "." not in name and named_choice(place.type(), name) is None:
-            return f"{place.option()} {name} cannot be found{_instead_of_class(place, name)}"
-    shown = "null" if given == "None" else repr(given)
-    return f"{place.option()} is {shown}, expected {_values(place)}"
 
 
 def _linked(_: Place, found: re.Match[str]) -> str:
     return f"--{found[1]} comes from the data; give --{found[2]}"
-
-
-def _no_value(place: Place, found: re.Match[str]) -> str:
-    option = found[1].rpartition("/")[2]
-    if option == "--config":
-        return "--config stands without a file; expected one such as configs/detect/quickstart.yaml"
-    place.keys[:] = [option.lstrip("-")]
-    place.parser = next((own for own in place.commands() if find_action(own, place.keys[0])), place.parser)
-    return f"{option} stands without a value; expected {_values(place)}"
 
 
 def _no_group(_: Place, found: re.Match[str]) -> str:
@@ -366,24 +213,24 @@ RULES: tuple[tuple[str, Callable[[Place, re.Match[str]], str]], ...] = (
     (r"^expected \"subcommand\" to be one of", _no_command),
     (r"^Parser key \"config\": File does not exist: '(.+)'", _no_config),
     (r"^Parser key \"config\": Path is not a file: '(.+)'", _no_file),
-    (r"^(?:argument )?(\S+): expected one argument", _no_value),
+    (r"^(?:argument )?(\S+): expected one argument", no_value),
     (r"^Parser key \"([\w.]+)\": Unable to load config \"(.*)\"", _no_group),
     (r"^Unexpected config: *([^\n]*)", _no_mapping),
     (r"(?s)^Problems parsing config: (.*)", _no_yaml),
     (r"(?:^Option|does not accept option) '([^']+)'", _unknown_option),
     (r"^the following arguments are required: (.+)", _missing_options),
-    (r"^(?:Expected a dot import path string|Unexpected import path format): (.+)", _unknown_class),
-    (r"^(?:module '[^']+' has no attribute|No module named) ()", _unknown_class),
-    (r"^Expected an instantiatable class, but \S+ is abstract", _no_class_yet),
-    (r"^Import path (\S+) does not correspond to a subclass of (\S+)", _wrong_class),
+    (r"^(?:Expected a dot import path string|Unexpected import path format): (.+)", unknown_class),
+    (r"^(?:module '[^']+' has no attribute|No module named) ()", unknown_class),
+    (r"^Expected an instantiatable class, but \S+ is abstract", no_class_yet),
+    (r"^Import path (\S+) does not correspond to a subclass of (\S+)", wrong_class),
     (
         r"^Expected '(\S+)' to be (?:a subclass of|a function that returns) (?:<class ')?([\w.]+?)(?:'>)?\.?$",
-        _wrong_class,
+        wrong_class,
     ),
-    (r"^Expected an import path or a subclass spec, but got (.*)", _no_class),
-    (r"^Not a valid subclass of \S+ Got value: (\S+)", _no_class),
+    (r"^Expected an import path or a subclass spec, but got (.*)", no_class),
+    (r"^Not a valid subclass of \S+ Got value: (\S+)", no_class),
     (r"^Linked \"(\S+)\" must be given via \"(\S+)\"", _linked),
-    (r"(?s)^Expected an? .*Got value: (.*)", _wrong_value),
+    (r"(?s)^Expected an? .*Got value: (.*)", wrong_value),
 )
 """What jsonargparse says, and what is said instead."""
 
@@ -404,22 +251,6 @@ def _destinations(parser: OptionParser, nested: bool) -> Iterator[str]:
             for choice in choices(hint) if nested else ():
                 names = list(inspect.signature(choice.build).parameters)[given_by_caller(hint) :]
                 yield from (f"{action.dest}.{name}" for name in names)
-
-
-def _class_names(place: Place) -> list[str]:
-    """What can be named for an option: classes, functions, and files of options where nothing else has the name."""
-    names = [choice.name for choice in choices(place.type())]
-    taken = {name.rpartition(".")[2].lower() for name in names}
-    return [*names, *(name for name in part_names(FOLDERS.get(place.option(), "")) if name not in taken)]
-
-
-def _values(place: Place) -> str:
-    """What an option takes, in words."""
-    hint = place.type()
-    if choices(hint):
-        null = ", or null for none" if takes_null(hint) else ""
-        return f"a class ({place.option()}.help lists them){null}"
-    return listed(list(dict.fromkeys(type_words(hint))))
 
 
 def _one_line(text: str) -> str:

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import StrategyRegistry
 
 from tasks.errors import TaskError
 from tasks.ranges import check_range
@@ -43,6 +44,11 @@ def refuse_trainer_options(trainer: Any, job: Job) -> None:
             "switches logging off"
         )
     _refuse_counts(trainer)
+    strategy, known = trainer.strategy, ("auto", *StrategyRegistry.available_strategies())
+    if isinstance(strategy, str) and strategy not in known:
+        raise TaskError(f"--trainer.strategy is {strategy!r}, expected auto, ddp, fsdp or another of Lightning's names")
+    if isinstance(trainer.max_time, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", trainer.max_time):
+        raise TaskError(f"--trainer.max_time is {trainer.max_time!r}, expected DD:HH:MM:SS; one hour is 00:01:00:00")
     for name in ("max_epochs", "max_steps"):
         if isinstance(value := trainer.get(name), int) and value < -1:
             raise TaskError(f"--trainer.{name} is {value}, expected at least 0, or -1 for no limit")

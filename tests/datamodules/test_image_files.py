@@ -173,7 +173,7 @@ def test_list_images(
 @pytest.mark.parametrize("source", ["nothing", "*.tif", "/nothing/here/*.jpg", "**x"])
 def test_nothing_found_is_an_error(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"no image found at .* give an image, a folder"):
+    with pytest.raises(DataError, match=r"no image there.*; give an image, a folder"):
         list_images(source)
 
 

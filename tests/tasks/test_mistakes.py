@@ -202,6 +202,23 @@ MISTAKES = {
     f"{FIT} --model.parameter_rules 3": (
         "error: --model.parameter_rules 3 is no file of options; --model.parameter_rules.help lists its options"
     ),
+    f"{FIT} --model.backbone CBAM": (
+        "error: --model.backbone CBAM: CBAM refines the maps behind convolutions, so it is given as "
+        "--model.backbone.attention CBAM"
+    ),
+    f"{SEGMENT} --model.windows.size 512": (
+        "error: --model.windows.size is for detectors; for windows in tasks.segment: --model.segmentor.inference "
+        "SlideInference"
+    ),
+    f"{FIT} --trainer.strategy ddpstrategy": (
+        "error: --trainer.strategy is 'ddpstrategy', expected auto, ddp, fsdp or another of Lightning's names"
+    ),
+    f"{FIT} --trainer.max_time 1h": (
+        "error: --trainer.max_time is '1h', expected DD:HH:MM:SS; one hour is 00:01:00:00"
+    ),
+    f"{FIT} --host.weights imagnet": (
+        "error: weights imagnet: no such file, and timm has no network of that name; did you mean imagenet?"
+    ),
     # numbers out of range
     f"{FIT} --seed_everything -1": "error: --seed_everything is -1, expected 0 to 4294967295",
     f"{FIT} --save_every_n_steps 0": "error: --save_every_n_steps is 0, expected at least 1, or null",
@@ -370,6 +387,13 @@ def test_mistake(command: str, refusal: Refusal) -> None:
     if "MLFlowLogger" in command and find_spec("mlflow"):
         pytest.skip("mlflow is installed")
     assert refusal(command) == MISTAKES[command]
+
+
+def test_weights_of_the_other_task(trained: Callable[[str], Path], refusal: Refusal) -> None:
+    file = trained("segment") / "checkpoints" / "best.ckpt"
+    assert refusal(f"{FIT} --model.weights {file}") == (
+        f"error: --model.weights {file} is a segmentor's; for its backbone alone: --model.backbone.weights {file}"
+    )
 
 
 def test_checkpoint_of_the_other_task(
