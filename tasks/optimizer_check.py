@@ -23,9 +23,10 @@ def check_optimizer(optimizer: OptimizerCallable, schedule: ScheduleBuilder) -> 
     """
     for name, value in optimizer.keywords.items() if isinstance(optimizer, partial) else ():
         usual = _default(optimizer, name)
-        if value is None and isinstance(usual, float):
-            raise TaskError(f"--model.optimizer.{name} is null, expected a number such as {usual:g}")
-    groups = [{"params": [nn.Parameter(torch.zeros(1, 1, device="cpu"))]} for _ in range(2)]
+        if value is None and isinstance(usual, float | tuple):
+            shown = usual if isinstance(usual, float) else list(usual)
+            raise TaskError(f"--model.optimizer.{name} is null, expected a value such as {shown}")
+    groups = [{"params": [nn.Parameter(torch.zeros(1, device="cpu"))]} for _ in range(2)]
     try:
         built = optimizer(groups)
     except ValueError as error:

@@ -131,9 +131,8 @@ def _unknown_option(place: Place, found: re.Match[str]) -> str:
         if place.text.startswith("unrecognized") and find_parent_action(place.parser, typed.lstrip("-")):
             return f"{option} belongs behind the command: fit {option}"
     known = [place.option(dest) for dest in _destinations(place.parser, nested=not place.owner)]
-    if option in known:
-        word = next((word for word in place.arguments if word.startswith(f"{option} ")), option)
-        return f"{word!r} is one word; a value stands apart from its option, or behind =: {'='.join(word.split())}"
+    if option in known and (line := place.one_word(option)):
+        return line
     of_command = [name.lstrip("-") for name in known]
     if not place.owner:
         if line := whose_config(place.arguments, of_command):

@@ -1,5 +1,6 @@
 """Where on a command line an option was refused."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -53,6 +54,14 @@ class Place:
     def type(self) -> Any:
         """Type of the option at the end of the keys; None where it is unknown."""
         return getattr(find_action(self.parser, self.keys[-1]), "_typehint", None) if self.keys else None
+
+    def one_word(self, option: str) -> str | None:
+        """That an option was quoted together with its value."""
+        word = next((word for word in self.arguments if re.match(rf"{re.escape(option)}[\w.]* ", word)), None)
+        if word is None:
+            return None
+        parts = "=".join(word.split(maxsplit=1))
+        return f"{word!r} is one word; a value stands apart from its option, or behind =: {parts}"
 
     def recipe(self) -> str:
         """What gives the options that are missing: a recipe to train, the configuration of a run to all else."""

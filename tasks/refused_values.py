@@ -60,6 +60,8 @@ def no_class_yet(place: Place, _: re.Match[str]) -> str:
     """Options of a class that is not named."""
     if place.option() == "--data" and not place.given("--config"):
         return place.missing_checkpoint() or f"no recipe given; add --config {place.recipe()}"
+    if place.given(place.option()) == "null":
+        return f"{place.option()} is null, expected a class ({place.option()}.help lists them)"
     return f"{place.option()} needs its class before the options of the class{_instead_of_class(place, '')}"
 
 
@@ -119,6 +121,8 @@ def no_value(place: Place, found: re.Match[str]) -> str:
     option = found[1].rpartition("/")[2]
     if option == "--config":
         return "--config stands without a file; expected one such as configs/detect/quickstart.yaml"
+    if line := place.one_word(option):
+        return line
     place.keys[:] = [option.lstrip("-")]
     place.parser = next((own for own in place.commands() if find_action(own, place.keys[0])), place.parser)
     return f"{option} stands without a value; expected {_values(place)}"

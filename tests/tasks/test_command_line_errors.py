@@ -150,6 +150,10 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
             "'--trainer.max_epochs 3' is one word; a value stands apart from its option, or behind =: "
             "--trainer.max_epochs=3",
         ),
+        (
+            "--data.batch_size 4",
+            "'--data.batch_size 4' is one word; a value stands apart from its option, or behind =: ",
+        ),
         ("--model.backbone.attention=[CBAM, null, Fooo]", "--model.backbone.attention Fooo cannot be found; "),
         ("--config=nofile.yaml", "--config: no file nofile.yaml"),
     ],

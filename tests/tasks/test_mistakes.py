@@ -193,6 +193,7 @@ MISTAKES = {
     f"{FIT} --model.optimizer torch.nn.Linear": (
         "error: --model.optimizer torch.nn.Linear is no Optimizer; --model.optimizer.help lists all"
     ),
+    f"{FIT} --data null --data.root data/shapes/coco": "error: --data is null, expected a class (--data.help lists them)",
     f"{FIT} --model.lr_schedule null": (
         "error: --model.lr_schedule is null, expected a class (--model.lr_schedule.help lists them)"
     ),
@@ -270,7 +271,10 @@ MISTAKES = {
         "error: --model.optimizer: Invalid learning rate: -1.0; see --model.optimizer.help"
     ),
     f"{FIT} --model.optimizer.weight_decay null": (
-        "error: --model.optimizer.weight_decay is null, expected a number such as 0.01"
+        "error: --model.optimizer.weight_decay is null, expected a value such as 0.01"
+    ),
+    f"{FIT} --model.optimizer.betas null": (
+        "error: --model.optimizer.betas is null, expected a value such as [0.9, 0.999]"
     ),
     f"{FIT} --model.optimizer LBFGS": (
         "error: --model.optimizer: LBFGS doesn't support per-parameter options (parameter groups); see "
