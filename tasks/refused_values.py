@@ -9,6 +9,7 @@ from pathlib import Path
 from jsonargparse._subcommands import find_action
 
 import attention
+import datamodules
 from configs.parts import part_names
 from tasks.choices import choices
 from tasks.near_names import instead, listed, missing_file
@@ -26,7 +27,7 @@ def unknown_class(place: Place, found: re.Match[str]) -> str:
         return f"{place.option()}: {missing_file(Path(name))}"
     if not name or name.lower() in WORDS:
         return f"{place.option()} is {name!r}, expected a class ({place.option()}.help lists them){_null(place)}"
-    if beside := _other_kind(place, name):
+    if beside := _other_kind(place, name) or _other_pipeline(place, name):
         return beside
     reason = "" if found[1] else f" ({place.text})"
     if place.text.startswith("No module named"):
@@ -46,6 +47,16 @@ def _other_kind(place: Place, name: str) -> str | None:
     other = f"{option if here == 'backbone' else group}.{there}"
     role = {"mixer": "replaces convolutions", "attention": "refines the maps behind convolutions"}[there]
     return f"{option} {name}: {name} {role}, so it is given as {other} {name}"
+
+
+def _other_pipeline(place: Place, name: str) -> str | None:
+    """That a pipeline prepares images for the other task."""
+    given = getattr(datamodules, name, None)
+    owners = {datamodules.DetectionPipeline: "tasks.detect", datamodules.SegmentationPipeline: "tasks.segment"}
+    for pipeline, owner in owners.items():
+        if inspect.isclass(given) and issubclass(given, pipeline):
+            return f"{place.option()} {name} belongs to {owner}{_instead_of_class(place, '')}"
+    return None
 
 
 def _instead_of_class(place: Place, name: str) -> str:

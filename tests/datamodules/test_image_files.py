@@ -177,6 +177,11 @@ def test_nothing_found_is_an_error(source: str, tmp_path: Path, monkeypatch: pyt
         list_images(source)
 
 
+def test_a_web_address_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"--data.images https://a.org/b.jpg: .*; download it first"):
+        list_images("https://a.org/b.jpg")
+
+
 def test_links_out_of_the_folder_are_found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "secret.png").write_bytes((folder / "a.PNG").read_bytes())

@@ -193,7 +193,19 @@ MISTAKES = {
     f"{FIT} --model.optimizer torch.nn.Linear": (
         "error: --model.optimizer torch.nn.Linear is no Optimizer; --model.optimizer.help lists all"
     ),
-    f"{FIT} --data null --data.root data/shapes/coco": "error: --data is null, expected a class (--data.help lists them)",
+    f"{FIT} --data null --data.root data/shapes/coco": (
+        "error: --data is null, expected a class (--data.help lists them)"
+    ),
+    f"{FIT} --data.pipeline RandomRatioCrop": (
+        "error: --data.pipeline RandomRatioCrop belongs to tasks.segment; known: ShorterSide, MultiScaleCrop, "
+        "FixedSize, SSDCrop"
+    ),
+    f"{SEGMENT} --data.pipeline FixedSize": (
+        "error: --data.pipeline FixedSize belongs to tasks.detect; known: RandomRatioCrop"
+    ),
+    f"{FIT} --launcher pytorch": (
+        "error: --launcher is no option; here it is torchrun or srun in front of the command (docs/cluster.md)"
+    ),
     f"{FIT} --model.lr_schedule null": (
         "error: --model.lr_schedule is null, expected a class (--model.lr_schedule.help lists them)"
     ),
