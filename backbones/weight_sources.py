@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlparse
@@ -94,10 +95,9 @@ def _of_timm(weights: str) -> object:
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     if not timm.is_model(weights.split(".")[0]):
-        raise ValueError(
-            f"weights={weights!r} is no file, and timm has no network of that name; "
-            "give a path, or see timm.list_pretrained()"
-        )
+        near = get_close_matches(weights, ("imagenet", "imagenet_v1"), n=1)
+        remedy = f"did you mean {near[0]}?" if near else "give a path, or see timm.list_pretrained()"
+        raise ValueError(f"weights {weights}: no such file, and timm has no network of that name; {remedy}")
     try:
         with _without_retries_in_the_log():
             network = timm.create_model(weights, pretrained=True)

@@ -4,6 +4,7 @@ A file is judged by its name. What is named singly, on the command line or in a 
 """
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from glob import glob, has_magic
@@ -110,9 +111,12 @@ def list_images(source: str, recursive: bool = False, follow_links: bool = True)
         matches = [Path(match) for match in glob(source, recursive=True)]
         found, others = sorted(filter(is_image, matches)), f"; {len(matches)} other files match" * bool(matches)
     if not found:
+        if re.match("[a-z]+://", source):
+            raise DataError(f"--data.images {source}: images are read from files; download it first")
+        below = "" if recursive else " (with its sub-folders: --data.recursive true)"
         raise DataError(
-            f"no image found at {source!r}{others}; give an image, a folder of {', '.join(sorted(IMAGE_SUFFIXES))} "
-            f"files{'' if recursive else ' (with its sub-folders: --data.recursive true)'}, or a glob"
+            f"--data.images {source}: no image there{others}; give an image, a folder{below} or a quoted glob such as "
+            "'photos/*.jpg'"
         )
     if not follow_links:
         folder = path if path.is_dir() else _fixed_part(path)

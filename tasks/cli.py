@@ -33,6 +33,7 @@ from tasks.precision import refuse_precision
 from tasks.printed import show
 from tasks.recipe_parts import with_files
 from tasks.refused_options import OptionParser
+from tasks.refused_parts import refuse_parts
 from tasks.run import exit_codes
 from tasks.run.checkpoint_files import BEST, CHECKPOINTS
 from tasks.run.checkpoint_options import merge_options
@@ -50,7 +51,7 @@ from tasks.run.start import RunEnded, RunStart, named_checkpoint
 from tasks.run.stop import StopRequests, StopRun, listening
 from tasks.run.summary import RunSummary
 from tasks.run.table import CSVMetrics
-from tasks.run.trainer_options import refuse_trainer_options
+from tasks.run.trainer_options import refuse_seed, refuse_trainer_options
 from tasks.run.wandb_run import make_wandb_run
 from tasks.run_options import RunOptions, add_run_options
 from tasks.saved_data import with_checkpoint
@@ -136,6 +137,11 @@ class VisionCLI(LightningCLI):
             parser.set_defaults({"return_predictions": False})  # they are written; nobody takes them from here
         return parser
 
+    def _set_seed(self) -> None:
+        """Seeds everything, once the seed is one."""
+        refuse_seed(self.config[self.subcommand].seed_everything)
+        super()._set_seed()
+
     def _parse_ckpt_path(self) -> None:
         """Nothing yet: which checkpoint it is, is known when the run folder is."""
 
@@ -143,6 +149,8 @@ class VisionCLI(LightningCLI):
         """Claims the run folder, chooses the checkpoint, and lets that decide about the model."""
         config = self.config[self.subcommand]
         self._stop_if_asked()
+        refuse_parts(self.name, config)
+        RunOptions.of(config)
         if isinstance(config.trainer.callbacks, Mapping) or hasattr(config.trainer.callbacks, "class_path"):
             config.trainer.callbacks = [config.trainer.callbacks]
         refuse_trainer_options(config.trainer, self.job)

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from attention import IdentityStart
 from backbones.dilation import Dilation
 from tasks.errors import TaskError
+from tasks.ranges import check_range
 
 Start = Literal["pretrained_host", "pretrained", "scratch"]
 
@@ -52,6 +53,12 @@ class HostOptions:
     last_conv: bool | None = None
     tap_expansion: bool | dict[str, bool] | None = None
     drop_path: float | dict[str, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the range of the probability."""
+        drop_path = self.drop_path
+        for value in drop_path.values() if isinstance(drop_path, dict) else [drop_path]:
+            check_range("--host.drop_path", value, 0, 1)
 
     def asked_of(self, name: str) -> dict[str, Any]:
         """The options that the recipe sets, by their names, for the backbone of this name."""

@@ -14,7 +14,8 @@ def instead(typed: str, known: Sequence[str], where: str = "--help all") -> str:
     """What to write instead of a name.
 
     Args:
-        typed: The name that is unknown; with dots, its last part counts most.
+        typed: The name that is unknown; with dots, its last part counts most. Of options, those of its group are
+            offered before all others.
         known: All names.
         where: What lists all of them.
 
@@ -22,6 +23,9 @@ def instead(typed: str, known: Sequence[str], where: str = "--help all") -> str:
         `; did you mean X or Y?`, or all names where none is near and they fit in a line.
     """
     scores = {name: similarity(typed, name) for name in known}
+    if typed.startswith("--"):
+        beside = {name: score for name, score in scores.items() if _group(name) == _group(typed) and score >= NEAR}
+        scores = beside or scores
     best = max(scores.values(), default=0.0)
     near = sorted((name for name in scores if scores[name] >= max(NEAR, best - 0.1)), key=lambda name: -scores[name])
     if near:
@@ -42,6 +46,10 @@ def similarity(typed: str, name: str) -> float:
     return ends if group == own_group else max(0.99 * ends, SequenceMatcher(None, typed, name).ratio())
 
 
+def _group(name: str) -> str:
+    return name.rpartition(".")[0].lower()
+
+
 def missing_file(path: Path) -> str:
     """Says that a file is missing, with files of nearly that name beside it.
 
@@ -49,11 +57,13 @@ def missing_file(path: Path) -> str:
         path: The file.
     """
     shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    if "*" in path.name:
+        return f"no file {shown}; expected the name of one file"
     beside = {file.name: str(shown.parent / file.name) for file in sorted(path.parent.glob(f"*{path.suffix}"))}
     near = [beside[name] for name in get_close_matches(path.name, beside, cutoff=NEAR)]
     if not near:
         near = [str(file) for file in sorted(Path("configs").glob(f"*/{path.stem}.yaml"))]
-    return f"no file {shown}" + (f"; did you mean {listed(near)}?" if near else "")
+    return f"no file {shown}" + (f"; did you mean {listed(near[:3])}?" if near else "")
 
 
 def listed(names: Sequence[str], conjunction: str = "or") -> str:

@@ -12,6 +12,7 @@ from attention import IdentityStart
 from attention.base import find_position_tables
 from backbones import Backbone
 from tasks.errors import TaskError
+from tasks.ranges import check_range
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,12 @@ class ParameterRules:
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        if self.backbone_multiplier < 0 or not 0 < self.layer_decay <= 1:
-            raise ValueError(
-                f"backbone_multiplier is {self.backbone_multiplier}, layer_decay {self.layer_decay}; expected >= 0 and "
-                "a value in (0, 1]; to freeze the backbone use frozen_stages"
+        note = "; to freeze the backbone use --host.frozen_stages"
+        check_range("--model.parameter_rules.backbone_multiplier", self.backbone_multiplier, 0, note=note)
+        check_range("--model.parameter_rules.base_batch_size", self.base_batch_size, 1, note=", or null")
+        if not 0 < self.layer_decay <= 1:
+            raise TaskError(
+                f"--model.parameter_rules.layer_decay is {self.layer_decay}, expected above 0 and at most 1"
             )
 
     def build(self, optimizer: OptimizerCallable, model: nn.Module, images_per_step: int) -> Optimizer:

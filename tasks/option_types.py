@@ -118,6 +118,11 @@ def takes_null(hint: Any) -> bool:
     return NoneType in type_parts(hint)
 
 
+def takes_list(hint: Any) -> bool:
+    """Whether a type allows a list."""
+    return any(typing.get_origin(part) in (tuple, list) for part in type_parts(hint))
+
+
 def type_parts(hint: Any) -> tuple[Any, ...]:
     """The types of a union, or the one type."""
     if typing.get_origin(hint) in (typing.Union, UnionType):

@@ -26,6 +26,12 @@ OPTIONS = {
     "output_dir": "--runs, the folder of all runs, or --name",
     "img_size": "--data.pipeline",
     "image_size": "--data.pipeline",
+    "config_name": "--config configs/.../NAME.yaml",
+    "cfg_options": "the option itself: --data.batch_size 4",
+    "work_dir": "--runs, the folder of all runs, or --name",
+    "launcher": "torchrun or srun in front of the command (docs/cluster.md)",
+    "local_rank": "given by torchrun or srun (docs/cluster.md)",
+    "multirun": "a sweep: python -m tasks.sweep configs/sweeps/NAME.yaml",
     "num_classes": "--data.class_names; the classes are read from the data set",
 }
 """By the last part of the name, with underscores."""

@@ -7,28 +7,25 @@ It keeps the chain of causes, though: the innermost link says what is wrong, the
 import inspect
 import re
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse._subcommands import find_action, find_parent_action
-from jsonargparse._typehints import get_class_types
+from jsonargparse import Namespace
+from jsonargparse._subcommands import find_parent_action
 from lightning.pytorch.cli import LightningArgumentParser
 
-import attention
-from configs.parts import part_names
 from tasks.argument_order import COMMANDS
 from tasks.base import VisionTask
 from tasks.choices import choices
 from tasks.config_kinds import owner_of, whose_config
 from tasks.errors import TaskError
 from tasks.near_names import instead, listed, missing_file
-from tasks.option_types import takes_null, type_words
+from tasks.option_types import given_by_caller
 from tasks.other_names import COMMANDS as OTHER_COMMANDS
-from tasks.other_names import WORDS, other_name
-from tasks.precision import no_precision
-from tasks.recipe_parts import FOLDERS
+from tasks.other_names import other_name
+from tasks.refused_place import Place
+from tasks.refused_values import no_class, no_class_yet, no_value, unknown_class, wrong_class, wrong_value
 from tasks.task_options import add_task_options
 
 
@@ -62,14 +59,26 @@ class OptionParser(LightningArgumentParser):
             args = [re.sub("=None$", "=null", argument) for argument in args]
         return super().parse_args(args, *arguments, **options)
 
+    def parse_object(self, cfg_obj: Any, *arguments: Any, **options: Any) -> Any:
+        """Parses options of a class; jsonargparse drops one that is unknown and empty without a word."""
+        known = {action.dest.partition(".")[0] for action in self._actions}
+        for name, value in vars(cfg_obj).items() if isinstance(cfg_obj, Namespace) else cfg_obj.items():
+            if name not in known and isinstance(value, Namespace | dict) and not value:
+                self.error(f"Option '{name}' is not accepted")
+        return super().parse_object(cfg_obj, *arguments, **options)
+
     def parse_path(self, path: Any, *arguments: Any, **options: Any) -> Any:
         """Parses a configuration file; what it refuses is said with the file's name."""
         try:
-            return super().parse_path(path, *arguments, **options)
+            found = super().parse_path(path, *arguments, **options)
         except TaskError as error:
             raise TaskError(f"{path}: {error}") from error
         except UnicodeDecodeError as error:
             raise TaskError(f"{path} is no text; --config expects a yaml file such as those in configs") from error
+        for name in self.groups:
+            if not isinstance(found.get(name, {}), Namespace | dict):
+                raise TaskError(f"{path}: {name} is {found[name]}, expected options such as `{name}: {{NAME: VALUE}}`")
+        return found
 
 
 class Refused(ArgumentError):
@@ -78,39 +87,6 @@ class Refused(ArgumentError):
     def __init__(self, parser: OptionParser, message: str) -> None:
         super().__init__(None, message)
         self.parser = parser
-
-
-@dataclass
-class Place:
-    """Where an option was refused.
-
-    Attributes:
-        parser: Parser of the class that refused it, or of the command.
-        keys: Options that lead there: `["model.backbone", "attention"]`.
-        owner: Import path of the class; empty for the command itself.
-        arguments: The whole command line.
-        text: What the innermost error says.
-    """
-
-    parser: OptionParser
-    text: str
-    keys: list[str] = field(default_factory=list)
-    owner: str = ""
-    arguments: Sequence[str] = ()
-
-    def option(self, *name: str) -> str:
-        """The option as a user writes it: `--model.backbone.attention`."""
-        command, _, rest = ".".join([*self.keys, *name]).partition(".")
-        return f"--{rest}" if command in COMMANDS and rest else "--" + ".".join([*self.keys, *name])
-
-    def commands(self) -> Iterator[OptionParser]:
-        """The parsers of the commands, where this is the parser above them."""
-        action = self.parser._subcommands_action
-        yield from () if action is None else action.choices.values()
-
-    def type(self) -> Any:
-        """Type of the option at the end of the keys; None where it is unknown."""
-        return getattr(find_action(self.parser, self.keys[-1]), "_typehint", None) if self.keys else None
 
 
 def explain_refusal(parser: OptionParser, message: str, error: BaseException | None) -> str:
@@ -132,7 +108,8 @@ def explain_refusal(parser: OptionParser, message: str, error: BaseException | N
         if isinstance(link, Refused):
             place.parser = link.parser
         elif type(link) is TypeError and (key := re.match(r'Parser key "([^"]+)"', text)):
-            place.keys.append(key[1])
+            outer = place.keys[-1:] if key[1].startswith(f"{place.keys[-1] if place.keys else ''}.") else []
+            place.keys[len(place.keys) - len(outer) :] = [key[1]]
         elif helped := re.match(r"--(\S+)\.help: ", text):
             place.keys.append(helped[1])
         elif owner := re.search(r"class_path[ =]'([^']+)'", text):
@@ -154,23 +131,30 @@ def _unknown_option(place: Place, found: re.Match[str]) -> str:
         if place.text.startswith("unrecognized") and find_parent_action(place.parser, typed.lstrip("-")):
             return f"{option} belongs behind the command: fit {option}"
     known = [place.option(dest) for dest in _destinations(place.parser, nested=not place.owner)]
+    if option in known and (line := place.one_word(option)):
+        return line
     of_command = [name.lstrip("-") for name in known]
     if not place.owner:
         if line := whose_config(place.arguments, of_command):
             return line
+        if option.startswith("--model.windows") and "model.windows" not in of_command:
+            return (
+                f"{option} is for detectors; for windows in tasks.segment: --model.segmentor.inference SlideInference"
+            )
         if owner := owner_of(option, of_command):
             return f"{option} is an option of {owner}: python -m {owner} fit {option}"
     owner = f" of {place.owner}" if place.owner else ""
     other = other_name(option)
-    near = f"; here it is {other}" if other and option not in known else instead(option, known)
+    near = f"; here it is {other}" if other else instead(option, known)
     return f"{option} is no option{owner}{near}"
 
 
 def _alone(word: str) -> str:
     if word.endswith((".yaml", ".yml")):
         return f"{word!r} stands alone; a configuration is given as --config {word}"
-    if "." in word and "=" not in word and "/" not in word:
-        return f"{word!r} stands alone; an option begins with two dashes: --{word}"
+    name = word.lstrip("+~\N{EN DASH}\N{EM DASH}")  # Hydra's, and a text editor's
+    if name != word or ("." in word and "/" not in word):
+        return f"{word!r} stands alone; an option begins with two dashes: --{name}"
     return f"{word!r} stands alone; an option is written --NAME VALUE or --NAME=VALUE, and a list without spaces: [3,4]"
 
 
@@ -178,79 +162,14 @@ def _missing_options(place: Place, found: re.Match[str]) -> str:
     names = [place.option(name) for name in found[1].split(", ")]
     if place.owner:
         return f"{place.owner} needs {listed(names, 'and')}"
-    return f"{listed(names, 'and')} not given; a recipe gives them: --config configs/.../NAME.yaml"
+    return (
+        place.missing_checkpoint()
+        or f"{listed(names, 'and')} not given; a recipe gives them: --config {place.recipe()}"
+    )
 
 
-def _unknown_class(place: Place, found: re.Match[str]) -> str:
-    name = found[1] or place.owner
-    if re.search(r"\.(ya?ml|json)$|/", name):
-        return f"{place.option()}: {missing_file(Path(name))}"
-    if not name or name.lower() in WORDS:
-        return f"{place.option()} is {name!r}, expected a class ({place.option()}.help lists them){_null(place)}"
-    if beside := _other_kind(place, name):
-        return beside
-    reason = "" if found[1] else f" ({place.text})"
-    if place.text.startswith("No module named"):
-        remedy = "; a module of your own is looked for in the folder where you are and in those of PYTHONPATH"
-        return f"{place.option()} {name} cannot be found{reason}{remedy}"
-    return f"{place.option()} {name} cannot be found{reason}{_instead_of_class(place, name)}"
-
-
-def _other_kind(place: Place, name: str) -> str | None:
-    """That a mixer was given where refinements stand, or the other way round."""
-    given = getattr(attention, name, None)
-    here, there = ("attention", "mixer") if place.option().endswith("attention") else ("mixer", "attention")
-    kind = {"mixer": attention.Mixer, "attention": attention.Refine}[there]
-    if not place.option().endswith(here) or not (inspect.isclass(given) and issubclass(given, kind)):
-        return None
-    other = place.option().removesuffix(here) + there
-    role = {"mixer": "replaces convolutions", "attention": "refines a map behind them"}[there]
-    return f"{place.option()} {name}: {name} {role}, so it is given as {other} {name}"
-
-
-def _instead_of_class(place: Place, name: str) -> str:
-    return instead(name, _class_names(place), f"{place.option()}.help")
-
-
-def _null(place: Place) -> str:
-    return f"; nothing is written null: {place.option()} null" if takes_null(place.type()) else ""
-
-
-def _no_class_yet(place: Place, _: re.Match[str]) -> str:
-    return f"{place.option()} needs its class before the options of the class{_instead_of_class(place, '')}"
-
-
-def _wrong_class(place: Place, found: re.Match[str]) -> str:
-    return f"{place.option()} {found[1]} is no {found[2]}{_instead_of_class(place, found[1])}"
-
-
-def _wrong_value(place: Place, found: re.Match[str]) -> str:
-    value = found[1]
-    if nested := re.match(r"NestedArg\(key='([^']+)', val='?(.*?)'?\)$", value):
-        place.keys[-1:] = [f"{place.keys[-1]}.{nested[1]}"]
-        return f"{place.option()} is {nested[2]}, which does not fit; see {place.option().rpartition('.')[0]}.help"
-    if place.option() == "--trainer.precision":
-        return no_precision(value)
-    near = instead(value, list(dict.fromkeys(type_words(place.type()))))
-    near = near if "did you mean" in near else ""
-    if value.lower() in WORDS or value == "None":
-        near = _null(place)
-    elif place.option() == "--resume":
-        near = "; which run goes on is said by --name"
-    elif re.fullmatch(r"[\w.]+(,[\w.]+)+,?", value):
-        near = f"; write [{value.strip(',')}]"
-    elif value.startswith("[") and not value.endswith("]"):
-        near = "; write a list without spaces, or in quotes"
-    return f"{place.option()} is {value!r}, expected {_values(place)}{near}"
-
-
-def _no_value(place: Place, found: re.Match[str]) -> str:
-    option = found[1].rpartition("/")[2]
-    if option == "--config":
-        return "--config stands without a file; expected one such as configs/detect/quickstart.yaml"
-    place.keys[:] = [option.lstrip("-")]
-    place.parser = next((own for own in place.commands() if find_action(own, place.keys[0])), place.parser)
-    return f"{option} stands without a value; expected {_values(place)}"
+def _linked(_: Place, found: re.Match[str]) -> str:
+    return f"--{found[1]} comes from the data; give --{found[2]}"
 
 
 def _no_group(_: Place, found: re.Match[str]) -> str:
@@ -293,18 +212,24 @@ RULES: tuple[tuple[str, Callable[[Place, re.Match[str]], str]], ...] = (
     (r"^expected \"subcommand\" to be one of", _no_command),
     (r"^Parser key \"config\": File does not exist: '(.+)'", _no_config),
     (r"^Parser key \"config\": Path is not a file: '(.+)'", _no_file),
-    (r"^(?:argument )?(\S+): expected one argument", _no_value),
-    (r"^Parser key \"(\w+)\": Unable to load config \"(.*)\"", _no_group),
+    (r"^(?:argument )?(\S+): expected one argument", no_value),
+    (r"^Parser key \"([\w.]+)\": Unable to load config \"(.*)\"", _no_group),
     (r"^Unexpected config: *([^\n]*)", _no_mapping),
     (r"(?s)^Problems parsing config: (.*)", _no_yaml),
     (r"(?:^Option|does not accept option) '([^']+)'", _unknown_option),
     (r"^the following arguments are required: (.+)", _missing_options),
-    (r"^(?:Expected a dot import path string|Unexpected import path format): (.+)", _unknown_class),
-    (r"^(?:module '[^']+' has no attribute|No module named) ()", _unknown_class),
-    (r"^Expected an instantiatable class, but \S+ is abstract", _no_class_yet),
-    (r"^Import path (\S+) does not correspond to a subclass of (\S+)", _wrong_class),
-    (r"^Expected '(\S+)' to be (?:a subclass of|a function that returns) (\S+?)\.?$", _wrong_class),
-    (r"(?s)^Expected an? .*Got value: (.*)", _wrong_value),
+    (r"^(?:Expected a dot import path string|Unexpected import path format): (.+)", unknown_class),
+    (r"^(?:module '[^']+' has no attribute|No module named) ()", unknown_class),
+    (r"^Expected an instantiatable class, but \S+ is abstract", no_class_yet),
+    (r"^Import path (\S+) does not correspond to a subclass of (\S+)", wrong_class),
+    (
+        r"^Expected '(\S+)' to be (?:a subclass of|a function that returns) (?:<class ')?([\w.]+?)(?:'>)?\.?$",
+        wrong_class,
+    ),
+    (r"^Expected an import path or a subclass spec, but got (.*)", no_class),
+    (r"^Not a valid subclass of \S+ Got value: (\S+)", no_class),
+    (r"^Linked \"(\S+)\" must be given via \"(\S+)\"", _linked),
+    (r"(?s)^Expected an? .*Got value: (.*)", wrong_value),
 )
 """What jsonargparse says, and what is said instead."""
 
@@ -321,25 +246,10 @@ def _destinations(parser: OptionParser, nested: bool) -> Iterator[str]:
     for action in parser._actions:
         if action.option_strings and not action.dest.endswith(("help", "print_shtab")):
             yield action.dest
-            for owner in get_class_types(getattr(action, "_typehint", None)) if nested else ():
-                for cls in (owner, *owner.__subclasses__()):
-                    yield from (f"{action.dest}.{name}" for name in list(inspect.signature(cls).parameters))
-
-
-def _class_names(place: Place) -> list[str]:
-    """What can be named for an option: classes, functions, and files of options where nothing else has the name."""
-    names = [choice.name for choice in choices(place.type())]
-    taken = {name.rpartition(".")[2].lower() for name in names}
-    return [*names, *(name for name in part_names(FOLDERS.get(place.option(), "")) if name not in taken)]
-
-
-def _values(place: Place) -> str:
-    """What an option takes, in words."""
-    hint = place.type()
-    if choices(hint):
-        null = ", or null for none" if takes_null(hint) else ""
-        return f"a class ({place.option()}.help lists them){null}"
-    return listed(list(dict.fromkeys(type_words(hint))))
+            hint = getattr(action, "_typehint", None)
+            for choice in choices(hint) if nested else ():
+                names = list(inspect.signature(choice.build).parameters)[given_by_caller(hint) :]
+                yield from (f"{action.dest}.{name}" for name in names)
 
 
 def _one_line(text: str) -> str:

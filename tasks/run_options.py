@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.cli import LightningArgumentParser
 
 from tasks.host_options import HostOptions
+from tasks.ranges import check_range
 from tasks.run.folder import Resume
 from tasks.run.wandb_run import WandbOptions
 
@@ -59,6 +60,14 @@ class RunOptions:
     check_every_step: bool = False
     ema_decay: float | None = None
     keep_evaluation: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_range("--save_every_n_steps", self.save_every_n_steps, 1, note=", or null")
+        check_range("--save_every_n_minutes", self.save_every_n_minutes, 0, note=", or null")
+        check_range("--stop_within", self.stop_within, 0)
+        check_range("--skip_bad_steps", self.skip_bad_steps, 0)
+        check_range("--ema_decay", self.ema_decay, 0, 1, note=", such as 0.999")
 
     @classmethod
     def of(cls, config: Any) -> "RunOptions":

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from tasks.errors import TaskError
+from tasks.ranges import check_range
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class Schedule(LambdaLR):
         warmup_epochs: float = 0.0,
         warmup_factor: float = 0.001,
     ) -> None:
+        check_range("warmup_steps", warmup_steps, 0)
+        check_range("warmup_epochs", warmup_epochs, 0)
+        check_range("warmup_factor", warmup_factor, 0, 1)
         self.total_steps, self.steps_per_epoch = length.steps, length.steps_per_epoch
         self._options = [{name: group[name] for name in optimizer.defaults} for group in optimizer.param_groups]
         self.warmup_steps = warmup_steps + round(warmup_epochs * length.steps_per_epoch)
@@ -172,6 +176,8 @@ class MultiStep(Schedule):
         gamma: float = 0.1,
     ) -> None:
         steps = length.require_steps()
+        if list(milestones) != sorted(milestones) or min(milestones, default=0) < 0:
+            raise TaskError(f"milestones is {list(milestones)}, expected rising numbers such as [8,11]")
         per_run = {"fraction": 1.0, "epochs": steps / length.steps_per_epoch, "steps": steps}[unit]
         self.milestones, self.gamma = [milestone / per_run for milestone in milestones], gamma
         super().__init__(optimizer, length, warmup_steps, warmup_epochs, warmup_factor)
@@ -208,6 +214,7 @@ class Polynomial(Schedule):
         final_factor: float = 0.01,
     ) -> None:
         length.require_steps()
+        check_range("power", power, 0)
         self.power, self.final_factor = power, final_factor
         super().__init__(optimizer, length, warmup_steps, warmup_epochs, warmup_factor)
 

@@ -15,6 +15,7 @@ from torch import nn
 from backbones import Backbone
 from tasks.errors import TaskError
 from tasks.optimization import ParameterRules
+from tasks.optimizer_check import check_optimizer
 from tasks.schedules import ScheduleBuilder
 
 
@@ -51,6 +52,10 @@ class TaskOptions:
     compile_backbone: bool = False
     headline: str | None = None
     validation_loss: bool = False
+
+    def __post_init__(self) -> None:
+        """Builds optimiser and schedule once, for what their classes refuse."""
+        check_optimizer(self.optimizer, self.lr_schedule)
 
     def plain(self) -> dict[str, Any]:
         """Those that are data, as a checkpoint can hold them; what was built in Python is left out."""

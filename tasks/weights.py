@@ -207,6 +207,7 @@ def load_model_weights(model: DenseModel, class_names: Sequence[str], path: str 
     if published is None:
         verify_checkpoint(path)
         checkpoint = read_checkpoint(path)
+        _require_kind(model, checkpoint, path)
         found = {
             name.replace("_orig_mod.", "").removeprefix("model."): value  # torch.compile(module) puts the former in
             for name, value in checkpoint["state_dict"].items()
@@ -258,6 +259,16 @@ def _verify_published(path: str | Path) -> None:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         if not found.startswith(named[1]):
             raise DamagedCheckpoint(f"{path} is damaged: its SHA-256 begins with {found[:8]}, not with {named[1]}")
+
+
+def _require_kind(model: DenseModel, checkpoint: Mapping[str, Any], path: object) -> None:
+    """Refuses the checkpoint of the other task, of whose head nothing fits."""
+    own, other = ("segmentor", "detector") if hasattr(model, "label_maps") else ("detector", "segmentor")
+    saved = checkpoint.get("hyper_parameters", {})
+    if other in saved and own not in saved:
+        raise TaskError(
+            f"--model.weights {path} is a {other}'s; for its backbone alone: --model.backbone.weights {path}"
+        )
 
 
 def _check_head(

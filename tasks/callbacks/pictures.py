@@ -17,6 +17,7 @@ from tasks.base import VisionTask
 from tasks.batch import Batch
 from tasks.callbacks.report import Report
 from tasks.drawing import Colour, draw_detections, draw_label_map, pad_to_equal, side_by_side
+from tasks.ranges import check_range
 from tasks.run.summary_file import SUMMARY, read_summary
 from tasks.run.wandb_run import WandbRun
 
@@ -27,7 +28,7 @@ Palette = Sequence[Colour] | None
 
 
 class Pictures(Report):
-    """Writes `pictures/<image id>.png` (ground truth left, prediction right), and sends the same to W&B.
+    """Base of pictures: `pictures/<image id>.png` (ground truth left, prediction right), also sent to W&B.
 
     The first images of the validation split are taken, so every epoch and every run shows the same ones. Those of the
     best epoch of a training, whose numbers `summary.json` holds, are in `pictures/best` too. Before the first step
@@ -40,6 +41,8 @@ class Pictures(Report):
     """
 
     def __init__(self, images: int = 8, every_n_epochs: int = 1) -> None:
+        check_range("--pictures.images", images, 0)
+        check_range("--pictures.every_n_epochs", every_n_epochs, 1)
         self.images, self.every_n_epochs = images, every_n_epochs
         self.palette: Palette = None
         self._drawn: dict[int, Tensor] = {}

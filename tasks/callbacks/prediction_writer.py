@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes predictions into `predictions/` of the run folder, with a picture of each image unless told not to.
+    """Base of writers: predictions go into `predictions/` of the run folder, with pictures unless told not to.
 
     Files are called as `prediction_names` says: `pictures/cam1/0001.png` for `.../cam1/0001.jpg`. Images that could
     not be read have no predictions: once all others have theirs, the command ends with their number. Where an image

@@ -4,7 +4,7 @@ from lightning.pytorch import Callback
 
 
 class Report(Callback):
-    """Shows something of an evaluation, in files of the run folder (`trainer.default_root_dir`) or in its loggers.
+    """Base of reports, which show an evaluation in files of the run folder (`trainer.default_root_dir`) or in loggers.
 
     A report of your own is a class derived from this with Lightning's hooks, such as `on_validation_batch_end`, which
     gets the predictions as `outputs`, and `on_validation_end`; its constructor's arguments are its options:

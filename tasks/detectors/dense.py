@@ -147,5 +147,5 @@ class DenseDetector(Detector):
 
 def require_groups(channels: int, normalised: bool = True) -> None:
     """Raises `ValueError` if a head with group normalisations cannot have so many channels."""
-    if normalised and channels % 32:
+    if channels < 1 or (normalised and channels % 32):
         raise ValueError(f"channels is {channels}, expected a multiple of 32: the head has 32 normalisation groups")

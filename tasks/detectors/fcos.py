@@ -19,6 +19,7 @@ from tasks.detectors.giou import giou_loss
 from tasks.detectors.head_operators import Mixing, place_in_heads
 from tasks.detectors.pyramid import ExtraLevels, FeaturePyramid
 from tasks.detectors.selection import Selection
+from tasks.ranges import check_range
 from tasks.reduction import reduce_mean
 
 
@@ -73,6 +74,7 @@ class FCOS(DenseDetector):
     ) -> None:
         super().__init__(Selection(score_threshold, nms_threshold, max_detections, candidates=1000), ignore_crowds)
         require_groups(channels)
+        check_range("num_convs", num_convs, 0)
         neck = FeaturePyramid(
             backbone,
             channels,

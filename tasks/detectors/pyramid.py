@@ -12,6 +12,7 @@ from attention.base import Refine, check_choice
 from backbones import Backbone
 from tasks.detectors.head_operators import Mixing, mix_convolutions
 from tasks.detectors.simple_pyramid import SimplePyramid
+from tasks.ranges import check_range
 
 ExtraLevels = Literal["p6p7_from_p5", "p6p7_from_c5", "max_pool"]
 _SIMPLE_COARSEST = 32  # stride of the coarsest level that is made of the single map itself
@@ -59,6 +60,10 @@ class FeaturePyramid(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("extra", extra, get_args(ExtraLevels))
+        check_range("channels", channels, 1)
+        for name, stride in (("finest_stride", finest_stride), ("coarsest_stride", coarsest_stride)):
+            if stride < 1 or stride & (stride - 1):
+                raise ValueError(f"{name} is {stride}, expected a power of two such as 8 or 128")
         self.simple = simple or len(backbone.strides) == 1
         if self.simple:
             backbone.use_maps([-1])

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
+from tasks.ranges import check_range
+
 _FIRST = 1000  # candidates in the first attempt; torchvision's suppression takes so many at once on a CPU
 
 
@@ -30,6 +32,10 @@ class Selection:
     max_detections: int
     candidates: int | None = None
     per_class: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_limits(self.score_threshold, self.nms_threshold, self.max_detections)
 
     def __call__(self, scores: Tensor, decode: Callable[[Tensor], Tensor], ends: Tensor) -> dict[str, Tensor]:
         """Selects the boxes of one image.
@@ -58,6 +64,13 @@ class Selection:
             if len(remaining) == self.max_detections or count >= len(values):
                 return {"boxes": boxes[remaining], "scores": best[remaining], "labels": labels[remaining]}
             count *= 4
+
+
+def check_limits(score_threshold: float, nms_threshold: float, max_detections: int) -> None:
+    """Refuses thresholds and numbers of detections that no detector can have."""
+    check_range("score_threshold", score_threshold, 0, 1)
+    check_range("nms_threshold", nms_threshold, 0, 1)
+    check_range("max_detections", max_detections, 1)
 
 
 def _first_of_each(groups: Tensor, count: int) -> Tensor:

@@ -8,7 +8,7 @@ it now is in `run.lock`.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Literal
 
 from tasks.errors import TaskError
@@ -46,6 +46,18 @@ class Request:
     checkpoint: Path | None = None
     resume: Resume | None = None
     command: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks that the run lies below the folder of its task.
+
+        Raises:
+            TaskError: It would lie elsewhere.
+        """
+        name = PurePath(self.name or "")
+        if self.name is not None and (not name.parts or name.is_absolute() or ".." in name.parts):
+            raise TaskError(f"--name is {self.name!r}, expected a name such as first or sweep/first")
+        if str(self.root) == "null":
+            raise TaskError("--runs is null, expected a folder; leave it out for runs")
 
     def base(self, job: Job) -> Path:
         """The folder by its name, before any number is put behind it."""
@@ -148,7 +160,7 @@ def _claim_new(base: Path, request: Request, job: Job) -> Claim:
         if is_run(folder):
             continue
         is_made = not folder.exists()
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder, request.root)
         lock = RunLock(folder)
         if lock.claim() is not None:
             continue
@@ -158,6 +170,15 @@ def _claim_new(base: Path, request: Request, job: Job) -> Claim:
         RunRecord(command=list(request.command), job=job.key, restarts=job.restarts).write(folder)
         return Claim(folder, lock, None, is_made)
     raise AssertionError("unreachable")
+
+
+def _make(folder: Path, root: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise TaskError(f"--runs {root}: {error.filename} leads through a file; expected a folder") from error
+    except FileNotFoundError as error:  # what the system keeps in /proc takes no folders
+        raise TaskError(f"--runs {root}: no folder can be made there; give one in which you may write") from error
 
 
 def take_up(claim: Claim, job: Job, step: int = 0) -> None:

@@ -102,6 +102,12 @@ KNOWN_FAILURES = (
     KnownFailure(r"^[\w.]*MisconfigurationException: (.*)", "{0}", exit_codes.MISTAKE),
     KnownFailure(r"^RuntimeError: (Early stopping conditioned on metric .*)", "{0}", exit_codes.MISTAKE),
     KnownFailure(
+        r"`val_check_interval` \((\d+)\) must be less than or equal to the number of the training batches",
+        "--trainer.val_check_interval {0} is more batches than an epoch has; to count on over epochs add "
+        "--trainer.check_val_every_n_epoch null",
+        exit_codes.MISTAKE,
+    ),
+    KnownFailure(
         r"^ValueError: (Invalid (?:learning rate|weight_decay|momentum|beta|epsilon|alpha)[\w ]*: .*)",
         "{0}; see --model.optimizer.help CLASS for what the optimiser takes",
         exit_codes.MISTAKE,

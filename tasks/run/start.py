@@ -97,21 +97,22 @@ class RunStart:
             self.lock.release()
 
     def _choose(self) -> str:
+        checkpoint = self.request.checkpoint
+        step = 0 if checkpoint is None else int(verify_checkpoint(checkpoint)["global_step"])  # before anything is made
         claim = claim_run_folder(self.request, self.job)
         self.lock, self._is_made, self._found = claim.lock, claim.is_made, claim.found
         try:
-            start = self._begin(claim)
+            start = self._begin(claim, step)
         except BaseException:
             claim.lock.release()
             raise
         return json.dumps(asdict(start))
 
-    def _begin(self, claim: Claim) -> Start:
+    def _begin(self, claim: Claim, step: int) -> Start:
         folder, checkpoint = claim.folder, self.request.checkpoint
         remove_leftovers(folder)
         remove_leftovers(folder / CHECKPOINTS)
         if checkpoint is not None:
-            step = int(verify_checkpoint(checkpoint)["global_step"])
             take_up(claim, self.job, step)
             return Start(str(folder), str(checkpoint), step, continues=claim.found is not None)
         if claim.found is None:

@@ -173,8 +173,13 @@ def test_list_images(
 @pytest.mark.parametrize("source", ["nothing", "*.tif", "/nothing/here/*.jpg", "**x"])
 def test_nothing_found_is_an_error(source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"no image found at .* give an image, a folder"):
+    with pytest.raises(DataError, match=r"no image there.*; give an image, a folder"):
         list_images(source)
+
+
+def test_a_web_address_is_an_error() -> None:
+    with pytest.raises(DataError, match=r"--data.images https://a.org/b.jpg: .*; download it first"):
+        list_images("https://a.org/b.jpg")
 
 
 def test_links_out_of_the_folder_are_found(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:

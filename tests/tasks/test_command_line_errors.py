@@ -143,7 +143,18 @@ def refusal(parser: OptionParser) -> Callable[..., str]:
             "--trainer.precision=15",
             "--trainer.precision is '15', expected bf16-mixed, 16-mixed, 32-true or 64-true",
         ),
-        ("--model.class_names=[a]", 'Linked "model.class_names" must be given via "data.class_names".'),
+        ("--model.class_names=[a]", "--model.class_names comes from the data; give --data.class_names"),
+        ("--trainer={max_epochs: ten}", "--trainer.max_epochs is 'ten', expected an integer or null"),
+        (
+            "--trainer.max_epochs 3",
+            "'--trainer.max_epochs 3' is one word; a value stands apart from its option, or behind =: "
+            "--trainer.max_epochs=3",
+        ),
+        (
+            "--data.batch_size 4",
+            "'--data.batch_size 4' is one word; a value stands apart from its option, or behind =: ",
+        ),
+        ("--model.backbone.attention=[CBAM, null, Fooo]", "--model.backbone.attention Fooo cannot be found; "),
         ("--config=nofile.yaml", "--config: no file nofile.yaml"),
     ],
 )

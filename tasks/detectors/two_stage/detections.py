@@ -6,6 +6,7 @@ from torch import Tensor
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from tasks.detectors.base import Detections
+from tasks.detectors.selection import check_limits
 from tasks.detectors.two_stage.anchors import Size
 from tasks.detectors.two_stage.box_coding import BoxCoding
 from tasks.detectors.two_stage.box_head import BoxHead
@@ -26,6 +27,10 @@ class DetectionRules:
     nms_threshold: float
     max_detections: int
     smallest_side: float
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_limits(self.score_threshold, self.nms_threshold, self.max_detections)
 
     def __call__(
         self,
