@@ -5,11 +5,16 @@ from importlib import import_module
 from typing import Any
 
 from datamodules import COCO, LabelMasks
-from tasks.callbacks import DetectionPictures, DetectionWriter, LabelMapWriter, SegmentationPictures
+from tasks.callbacks import DetectionPictures, DetectionWriter, LabelMapWriter, Report, SegmentationPictures
+from tasks.callbacks.pictures import Pictures
+from tasks.callbacks.prediction_writer import PredictionWriter
 from tasks.errors import TaskError
+from tasks.schedules import Schedule
 
 OWN = {"detect": (DetectionPictures, DetectionWriter), "segment": (SegmentationPictures, LabelMapWriter)}
 """Classes that show and write what one command predicts, and nothing else."""
+BASES = (Pictures, PredictionWriter, Report, Schedule)
+"""Classes of what can be named, which do nothing by themselves."""
 DATA = {"detect": (COCO, "boxes (COCO)"), "segment": (LabelMasks, "label masks")}
 """Its data modules, and what they read."""
 
@@ -26,7 +31,7 @@ def refuse_parts(task: str, config: Any) -> None:
     """
     other = next(name for name in OWN if name != task)
     for option, part in _named_parts(config):
-        if (part.__doc__ or "").startswith("Base of"):
+        if part in BASES:
             raise TaskError(f"{option} {part.__name__} is the base of what can be named; {option}.help lists that")
         if issubclass(part, OWN[other]):
             raise TaskError(f"{option} {part.__name__} belongs to tasks.{other}; {option}.help lists what fits here")
