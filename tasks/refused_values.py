@@ -55,7 +55,7 @@ def _other_pipeline(place: Place, name: str) -> str | None:
     owners = {datamodules.DetectionPipeline: "tasks.detect", datamodules.SegmentationPipeline: "tasks.segment"}
     for pipeline, owner in owners.items():
         if inspect.isclass(given) and issubclass(given, pipeline):
-            return f"{place.option()} {name} belongs to {owner}{_instead_of_class(place, '')}"
+            return f"{place.option()} {name} belongs to {owner}; {place.option()}.help lists what fits here"
     return None
 
 

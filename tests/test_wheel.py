@@ -52,7 +52,7 @@ def test_recipes_are_written_once(tmp_path: Path) -> None:
     recipes = [file for pattern in ("*.yaml", "*.sbatch") for file in (ROOT / "configs").rglob(pattern)]
     assert written == {file.relative_to(ROOT / "configs") for file in recipes}
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 1 and again.stderr.endswith(
+    assert again.returncode == 2 and again.stderr.endswith(
         "recipes exists already; give the name of a folder that does not\n"
     )
 

@@ -197,11 +197,10 @@ MISTAKES = {
         "error: --data is null, expected a class (--data.help lists them)"
     ),
     f"{FIT} --data.pipeline RandomRatioCrop": (
-        "error: --data.pipeline RandomRatioCrop belongs to tasks.segment; known: ShorterSide, MultiScaleCrop, "
-        "FixedSize, SSDCrop"
+        "error: --data.pipeline RandomRatioCrop belongs to tasks.segment; --data.pipeline.help lists what fits here"
     ),
     f"{SEGMENT} --data.pipeline FixedSize": (
-        "error: --data.pipeline FixedSize belongs to tasks.detect; known: RandomRatioCrop"
+        "error: --data.pipeline FixedSize belongs to tasks.detect; --data.pipeline.help lists what fits here"
     ),
     f"{FIT} --launcher pytorch": (
         "error: --launcher is no option; here it is torchrun or srun in front of the command (docs/cluster.md)"
