@@ -131,6 +131,12 @@ class LocalFilter(Mixer):
         if application == "window":
             self.register_buffer("index", self._offsets(), persistent=False)
 
+    def extra_repr(self) -> str:
+        """What its parts do not show: which of the family it is."""
+        terms = ", ".join(term for term in get_args(Term) if term in self.terms)
+        form = f"terms=({terms}), normalization={self.normalization}, application={self.application}"
+        return f"{form}, kernel_size={self.kernel_size}, heads={self.heads}, shift={self.shift}"
+
     def shift_windows(self, shift: int) -> None:
         """Shifts the windows by so many cells, 0 to k - 1."""
         if not 0 <= shift < self.kernel_size or (shift and self.application != "window"):
