@@ -38,7 +38,11 @@ from tasks.task_options import build_options, saved_options
 from tasks.weights import arguments_without_weights, verify_checkpoint
 
 Found = TypeVar("Found", FoundObjects, LabelMap)
-KINDS: dict[str, type[DetectionTask] | type[SegmentationTask]] = {"detect": DetectionTask, "segment": SegmentationTask}
+KINDS: dict[str, tuple[str, type[DetectionTask] | type[SegmentationTask]]] = {
+    "detector": ("detect", DetectionTask),
+    "segmentor": ("segment", SegmentationTask),
+}
+"""Tasks by the option that only theirs have."""
 
 
 class Predictor(Generic[Found]):
@@ -61,7 +65,7 @@ class Predictor(Generic[Found]):
         batch_size: int | None = None,
         precision: str = "32-true",
     ) -> None:
-        if precision not in EVALUATES:
+        if str(precision) not in EVALUATES:
             raise TaskError(no_precision(precision, "precision"))
         if batch_size is not None and not (isinstance(batch_size, int) and batch_size > 0):
             raise TaskError(f"batch_size is {batch_size!r}, expected a whole number of images, at least 1")
@@ -233,13 +237,13 @@ def _built(
         The task, and what its data module is where there are changes.
     """
     options = content.get("hyper_parameters", {})
-    name = next((name for name, kind in KINDS.items() if _main(kind) in options), None)
-    if name is None or "backbone" not in options:
+    owner = next((owner for option, owner in KINDS.items() if option in options), None)
+    if owner is None or "backbone" not in options:
         raise TaskError(
             f"{path} holds the weights of a task that was made of objects in Python; build it again, and give it: "
             "tasks.load(checkpoint, task=...)"
         )
-    kind = KINDS[name]
+    name, kind = owner
     data: dict[str, Any] | None = None
     saved = saved_options(content, path, kind.options_class)
     if changes:
@@ -263,10 +267,6 @@ def _checkpoint_file(given: str | Path) -> Path:
 def _ordinary(tensor: Tensor) -> Tensor:
     """A tensor on the CPU that may be changed in place, and taken into gradients, unlike those of inference."""
     return tensor.cpu().clone()
-
-
-def _main(kind: type[VisionTask]) -> str:
-    return "detector" if kind is DetectionTask else "segmentor"
 
 
 def _fabric(device: str | int | torch.device, precision: str) -> Fabric:

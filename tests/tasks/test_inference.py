@@ -251,6 +251,7 @@ def test_mistakes_are_one_line(alone: Callable[[str], Path], fails: Callable[...
         with pytest.raises(TaskError, match=words) as refused:
             tasks.load(checkpoint, **options)
         assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
+    assert tasks.load(checkpoint, device="cpu", precision=32).batch_size > 0
     with pytest.raises(TaskError, match="checkpoint is None, expected the path"):
         tasks.load(None)
     (tmp_path / "cut.ckpt").write_bytes(checkpoint.read_bytes()[:5000])
